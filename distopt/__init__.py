@@ -1,0 +1,70 @@
+"""distopt: data-parallel training with the semantics of Keras optimizers.
+
+Names and rooms are loaded on first touch: ``import distopt`` loads no MPI, Numba or autograd and starts nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distopt.distribute.ending import install
+from distopt.lazy import attach
+
+if TYPE_CHECKING:
+    from distopt.arena import digest
+    from distopt.distribute import (
+        Strategy,
+        all_gather,
+        all_reduce,
+        barrier,
+        broadcast,
+        get_strategy,
+        num_replicas,
+        print_once,
+        replica_index,
+        simulate,
+    )
+    from distopt.gradients import GradientTape, stop_gradient
+    from distopt.indexed_slices import IndexedSlices
+    from distopt.variable import Variable
+
+__version__ = "0.1.0"
+
+_ROOMS = (
+    "aggregators", "constraints", "data", "distribute", "errors", "gradients", "kernels", "losses", "ops",
+    "optimizers", "telemetry", "testing", "transformers",
+)  # fmt: skip
+
+__all__ = [
+    "GradientTape",
+    "IndexedSlices",
+    "Strategy",
+    "Variable",
+    "all_gather",
+    "all_reduce",
+    "barrier",
+    "broadcast",
+    "digest",
+    "get_strategy",
+    "num_replicas",
+    "print_once",
+    "replica_index",
+    "simulate",
+    "stop_gradient",
+]
+
+_homes = dict.fromkeys(__all__, "distopt.distribute") | {
+    "GradientTape": "distopt.gradients",
+    "IndexedSlices": "distopt.indexed_slices",
+    "Variable": "distopt.variable",
+    "digest": "distopt.arena",
+    "stop_gradient": "distopt.gradients",
+}
+__getattr__ = attach(__name__, _homes | {room: f"distopt.{room}" for room in _ROOMS})
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_ROOMS, "__version__"])
+
+
+install()

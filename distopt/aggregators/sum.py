@@ -1,0 +1,37 @@
+"""The default: the sum over replicas, in distopt's own order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+from distopt.aggregators.aggregator import FlatAggregator
+from distopt.arrays import Array
+from distopt.distribute.communicator import Communicator
+from distopt.distribute.summation import Summation, sum_in_place
+
+
+@final
+class Sum(FlatAggregator):
+    """The sum over replicas: ``((g0 + g1) + (g2 + g3)) + ...``, the same bits under every transport.
+
+    What an optimizer does without a ``gradient_aggregator``. Averaging is the loss's business.
+
+    Example:
+        >>> import distopt
+        >>> def total():
+        ...     v = distopt.Variable([0.0])
+        ...     mine = np.float32([distopt.replica_index() + 1])
+        ...     return Sum()([(mine, v)])[0][0].item()
+        >>> import numpy as np
+        >>> distopt.simulate(3, total)
+        [6.0, 6.0, 6.0]
+    """
+
+    def reduce(self, communicator: Communicator, flat: Array) -> None:
+        """Sum a flat array over replicas, in place."""
+        sum_in_place(communicator, flat)
+
+    def prepare(self, communicator: Communicator, flat: Array) -> Callable[[], None]:
+        """Prepare the sum of a buffer, to be done step after step."""
+        return Summation(communicator, flat)

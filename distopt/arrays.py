@@ -1,0 +1,80 @@
+"""What all arrays share: how values become arrays, which dtypes are floating, where they are summed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distopt.errors import InvalidArgumentError
+
+Array = npt.NDArray[Any]
+
+_SIXTEEN_BIT = frozenset({"float16", "bfloat16"})
+_FLOATING = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
+_EXACT = frozenset("biu")
+
+
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether variables of ``dtype`` can be trained (bfloat16 is a foreign type to NumPy, hence by name)."""
+    return dtype.name in _FLOATING
+
+
+def wide_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which sums of ``dtype`` are formed: float32 for the 16-bit types, else itself."""
+    return np.dtype(np.float32) if dtype.name in _SIXTEEN_BIT else dtype
+
+
+def to_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """``np.dtype``, which also knows "bfloat16" before ``ml_dtypes`` was imported."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        import ml_dtypes
+
+        dtype = ml_dtypes.bfloat16
+    known: np.dtype[Any] = np.dtype(dtype)
+    return known
+
+
+def to_array(value: Any, what: str) -> Array:
+    """``value`` as an array, without a copy where possible; numbers of Python become float32.
+
+    Raises:
+        InvalidArgumentError: ``value`` (called ``what`` in the text) does not consist of numbers.
+    """
+    try:
+        array = np.asarray(value, dtype=np.float32 if _is_python(value) else None)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{what} is no array: {error}. Give nested sequences of equal lengths.") from error
+    if not (array.dtype.kind in _EXACT or is_floating(array.dtype)):
+        raise InvalidArgumentError(
+            f"{what} has dtype {array.dtype} (a {type(value).__name__}); only numbers can be held. "
+            "Convert it with np.asarray(..., dtype='float32')."
+        )
+    return array
+
+
+def cast(array: Array, dtype: np.dtype[Any], what: str) -> Array:
+    """``array`` in ``dtype``, itself where it has it.
+
+    Raises:
+        InvalidArgumentError: the number would be lost: a fraction into integers, a complex number into reals.
+    """
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind == "c":
+        fits = dtype.kind == "c"
+    else:
+        fits = is_floating(dtype) or bool(np.all(np.isfinite(array) & (np.trunc(array) == array)))
+    if not fits:
+        raise InvalidArgumentError(
+            f"{what} of dtype {dtype} received {array.dtype}, which it cannot hold. "
+            f"Convert it first: value.astype({dtype.name!r})."
+        )
+    return array.astype(dtype)
+
+
+def _is_python(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_python, value))
+    return isinstance(value, (bool, int, float)) and not isinstance(value, np.generic)

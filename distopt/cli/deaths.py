@@ -1,0 +1,97 @@
+"""Which replica died first: what the launcher says, and what was seen of the processes on this host."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import threading
+from pathlib import Path
+
+_MPICH = re.compile(r"PID (\d+) RUNNING AT (\S+)(?:(?!RUNNING AT).)*?\(signal (\d+)\)", re.DOTALL)
+_OPEN_MPI = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited on\s+signal (\d+)")
+
+
+class Watch(threading.Thread):
+    """Notes which of this host's replicas ended first.
+
+    MPICH kills the others at once and then may name one of those as the cause; even process ids tell of deaths
+    in another order. So each replica holds a named pipe open: the kernel closes it before the others can know, and
+    epoll reports events in their order, however late it is asked.
+
+    Args:
+        folder: where the replicas report; holds the pipes.
+        replicas: how many there will be.
+    """
+
+    def __init__(self, folder: Path, replicas: int) -> None:
+        super().__init__(daemon=True)
+        self.folder = folder
+        self.first: int | None = None
+        self._ended = threading.Event()
+        self._pipes: dict[int, int] = {}
+        for index in range(replicas):
+            path = folder / f"alive-{index}"
+            os.mkfifo(path)
+            self._pipes[os.open(path, os.O_RDONLY | os.O_NONBLOCK)] = index
+        self.start()
+
+    def run(self) -> None:
+        """Look until one has ended, or nobody needs to know any more."""
+        with select.epoll() as epoll:
+            for pipe in self._pipes:
+                epoll.register(pipe, select.EPOLLHUP)
+            while self.first is None and not self._ended.is_set():
+                for pipe, _ in epoll.poll(0.05, maxevents=1):
+                    self.first = self._pipes[pipe]
+        for pipe in self._pipes:
+            os.close(pipe)
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._ended.set()
+        self.join()
+
+    def first_name(self) -> str | None:
+        """Return the name of the replica that ended first, if that is known."""
+        if self.first is None:
+            return None
+        pid, host = _record(self.folder / f"replica-{self.first}.json")
+        return _name(str(self.first), pid, host)
+
+
+def killed(text: str, watch: Watch) -> list[str]:
+    """Return a sentence for each replica that was killed, from the launcher's last words."""
+    sentences = [
+        _sentence(_name(index, pid, host), int(number)) for index, pid, host, number in _OPEN_MPI.findall(text)
+    ]
+    for pid, host, number in _MPICH.findall(text):
+        first = watch.first_name() if host == os.uname().nodename else None
+        sentences.append(_sentence(first or _name(_index(watch.folder, pid, host), pid, host), int(number)))
+    return sentences
+
+
+def _index(folder: Path, pid: str, host: str) -> str | None:
+    """The index of a replica, as it has reported."""
+    for path in folder.glob("replica-*.json"):
+        if _record(path) == (pid, host):
+            return path.stem.removeprefix("replica-")
+    return None
+
+
+def _record(path: Path) -> tuple[str, str]:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return str(record["pid"]), record["host"]
+
+
+def _name(index: str | None, pid: str, host: str) -> str:
+    return f"{'a replica' if index is None else f'replica {index}'} (pid {pid} on {host})"
+
+
+def _sentence(who: str, number: int) -> str:
+    text = f"distopt run: {who} was killed by signal {number} ({signal.Signals(number).name})"
+    if number == signal.SIGKILL:
+        text += "; if nobody killed it, it may have run out of memory"
+    return text

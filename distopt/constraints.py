@@ -1,0 +1,200 @@
+"""Constraints: functions that put a variable back where it may be, after each update."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from numpy.exceptions import AxisError
+
+from distopt.errors import InvalidArgumentError
+
+_EPSILON = 1e-7
+
+Axis = int | tuple[int, ...]
+
+
+class Constraint:
+    """A function from the value of a variable to the allowed value that replaces it: same shape, same dtype.
+
+    Any callable of that kind can be the ``constraint`` of a Variable; a class of this kind can also be saved.
+
+    Example:
+        >>> class AtMostOne(Constraint):
+        ...     def __call__(self, value):
+        ...         return np.minimum(value, 1)
+        >>> AtMostOne()(np.array([0.5, 2.0]))
+        array([0.5, 1. ])
+
+    Source: Keras 3, ``keras.constraints.Constraint``.
+    """
+
+    def __call__(self, value: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the allowed value in place of ``value``, which is not mutated."""
+        raise NotImplementedError(f"{type(self).__name__} is a constraint without __call__(value).")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that ``from_config`` needs to make this constraint again."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make a constraint from what ``get_config`` returned."""
+        return cls(**config)
+
+
+class NonNeg(Constraint):
+    """Set negative elements to zero: ``max(w, 0)``.
+
+    Example:
+        >>> NonNeg()(np.array([-1.0, 0.5]))
+        array([0. , 0.5])
+
+    Source: Keras 3, ``keras.constraints.NonNeg``.
+    """
+
+    def __call__(self, value: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return ``max(value, 0)``."""
+        array = np.asarray(value)
+        result: npt.NDArray[Any] = np.maximum(array, np.zeros((), array.dtype))
+        return result
+
+
+class MaxNorm(Constraint):
+    """Shrink vectors that are longer than ``max_value``: ``w * min(|w|, max_value) / (1e-7 + |w|)``.
+
+    Args:
+        max_value: the greatest L2 norm, a number >= 0.
+        axis: the axis or axes that a vector runs along; 0 for the weights that enter each unit of a
+            dense layer's (inputs, units) matrix.
+
+    Raises:
+        InvalidArgumentError: ``max_value`` is not a number >= 0; called: the value has no such axis.
+
+    Example:
+        >>> MaxNorm(1.0)(np.array([[3.0, 0.3], [4.0, 0.4]])).round(4)
+        array([[0.6, 0.3],
+               [0.8, 0.4]])
+
+    Source: Srivastava et al., "Dropout" (2014), section 5.1; formula of Keras 3's ``MaxNorm``.
+    """
+
+    def __init__(self, max_value: float = 2, axis: Axis = 0) -> None:
+        self.max_value = _not_negative("MaxNorm", "max_value", max_value)
+        self.axis = axis
+
+    def __call__(self, value: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return ``value`` with no vector longer than ``max_value``."""
+        array, norms = _with_norms(self, value, self.axis)
+        return _scaled(value, array * (np.minimum(norms, self.max_value) / (_EPSILON + norms)))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of this constraint."""
+        return {"max_value": self.max_value, "axis": self.axis}
+
+
+class MinMaxNorm(Constraint):
+    """Bring the lengths of vectors into a range: ``w * desired / (1e-7 + |w|)``.
+
+    ``desired = rate * clip(|w|, min_value, max_value) + (1 - rate) * |w|``; a vector of zeros stays one.
+
+    Args:
+        min_value: the smallest L2 norm, a number >= 0.
+        max_value: the greatest L2 norm, not below ``min_value``.
+        rate: how much of the way to go at each step, from 0 to 1.
+        axis: the axis or axes that a vector runs along.
+
+    Raises:
+        InvalidArgumentError: an argument out of its range; called: the value has no such axis.
+
+    Example:
+        >>> MinMaxNorm(1.0, 2.0)(np.array([[3.0, 0.3], [4.0, 0.4]])).round(4)
+        array([[1.2, 0.6],
+               [1.6, 0.8]])
+
+    Source: Keras 3, ``keras.constraints.MinMaxNorm``.
+    """
+
+    def __init__(self, min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: Axis = 0) -> None:
+        self.min_value = _not_negative("MinMaxNorm", "min_value", min_value)
+        self.max_value = _not_negative("MinMaxNorm", "max_value", max_value)
+        self.rate = _not_negative("MinMaxNorm", "rate", rate)
+        self.axis = axis
+        if self.min_value > self.max_value:
+            raise InvalidArgumentError(
+                f"MinMaxNorm: min_value must not exceed max_value, received {min_value!r} and {max_value!r}."
+            )
+        if self.rate > 1:
+            raise InvalidArgumentError(f"MinMaxNorm: rate must be from 0 to 1, received {rate!r}.")
+
+    def __call__(self, value: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return ``value`` with the length of each vector moved towards the range."""
+        array, norms = _with_norms(self, value, self.axis)
+        desired = self.rate * np.clip(norms, self.min_value, self.max_value) + (1 - self.rate) * norms
+        return _scaled(value, array * (desired / (_EPSILON + norms)))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of this constraint."""
+        return {
+            "min_value": self.min_value,
+            "max_value": self.max_value,
+            "rate": self.rate,
+            "axis": self.axis,
+        }
+
+
+class UnitNorm(Constraint):
+    """Give each vector the length 1: ``w / (1e-7 + |w|)``; a vector of zeros stays one.
+
+    Args:
+        axis: the axis or axes that a vector runs along.
+
+    Raises:
+        InvalidArgumentError: called: the value has no such axis.
+
+    Example:
+        >>> UnitNorm()(np.array([3.0, 4.0])).round(4)
+        array([0.6, 0.8])
+
+    Source: Keras 3, ``keras.constraints.UnitNorm``.
+    """
+
+    def __init__(self, axis: Axis = 0) -> None:
+        self.axis = axis
+
+    def __call__(self, value: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return ``value`` with each vector scaled to length 1."""
+        array, norms = _with_norms(self, value, self.axis)
+        return _scaled(value, array / (_EPSILON + norms))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of this constraint."""
+        return {"axis": self.axis}
+
+
+def _with_norms(
+    owner: Constraint, value: npt.ArrayLike, axis: Axis | list[int]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the value, 16-bit ones as float32 (their squares overflow), and the norms along ``axis``."""
+    array = np.asarray(value)
+    if array.dtype.itemsize < 4:
+        array = array.astype(np.float32)
+    axes = tuple(axis) if isinstance(axis, list) else axis  # what JSON makes of a tuple
+    try:
+        return array, np.sqrt(np.sum(np.square(array), axis=axes, keepdims=True))
+    except AxisError:
+        raise InvalidArgumentError(
+            f"{type(owner).__name__}(axis={axis!r}): a value of shape {array.shape} has no such axis."
+        ) from None
+
+
+def _scaled(value: npt.ArrayLike, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return result.astype(np.asarray(value).dtype, copy=False)
+
+
+def _not_negative(owner: str, argument: str, number: float) -> float:
+    if not (number >= 0 and math.isfinite(number)):
+        raise InvalidArgumentError(f"{owner}: {argument} must be a finite number >= 0, received {number!r}.")
+    return float(number)

@@ -1,0 +1,23 @@
+"""One error for all replicas when they bring different data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from distopt.errors import InvalidArgumentError
+
+
+def same_everywhere(caller: str, descriptions: Mapping[int, str]) -> None:
+    """Raise, alike on every replica, unless all replicas (by index) describe their data alike.
+
+    Raises:
+        InvalidArgumentError: with a table of which replicas have what.
+    """
+    replicas_by_text: dict[str, list[str]] = {}
+    for index, text in descriptions.items():
+        replicas_by_text.setdefault(text, []).append(str(index))
+    if len(replicas_by_text) > 1:
+        table = "".join(f"\n  replica {', '.join(indices)}: {text}" for text, indices in replicas_by_text.items())
+        raise InvalidArgumentError(
+            f"{caller} must get the same arguments and kinds of arrays on every replica, received:{table}"
+        )

@@ -1,0 +1,40 @@
+"""Which batch a replica is working on: what an averaged loss divides by."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+from distopt.distribute.replica import Replica, current_replica
+
+_open: WeakKeyDictionary[Replica, list[OpenBatch]] = WeakKeyDictionary()
+
+
+class OpenBatch:
+    """One iterator's entry in its replica's stack of current batches; the one handed out last is on top.
+
+    It is a stack so that an evaluation loop inside a training loop gives the training batch back at its end.
+    """
+
+    def __init__(self) -> None:
+        self._replica = current_replica()
+        self.items = self.global_size = 0
+
+    def enter(self, items: int, global_size: int) -> None:
+        """Make this iterator's next batch the current one."""
+        self.leave()
+        self.items, self.global_size = items, global_size
+        _open.setdefault(self._replica, []).append(self)
+        self._replica.global_size = global_size
+
+    def leave(self) -> None:
+        """Take this iterator's batch away."""
+        stack = _open.get(self._replica, [])
+        if self in stack:
+            stack.remove(self)
+        self._replica.global_size = stack[-1].global_size if stack else None
+
+
+def current_items() -> int | None:
+    """Return how many examples of the current batch this replica holds; None outside of every batch."""
+    stack = _open.get(current_replica())
+    return stack[-1].items if stack else None

@@ -1,0 +1,146 @@
+"""Global batches of arrays that every replica holds, and each replica's share of them."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distopt.data.agreement import same_everywhere
+from distopt.data.current import OpenBatch
+from distopt.data.structure import Array, leaves_of, rebuild
+from distopt.distribute.collectives import exchange
+from distopt.distribute.strategy import get_strategy
+from distopt.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One replica's share of a global batch."""
+
+    arrays: Any
+    """This replica's examples (copies), in the structure that ``batches`` was given; may hold no example."""
+    items: int
+    """How many examples this replica has."""
+    global_size: int
+    """How many examples all replicas have together: what a loss is averaged over."""
+    epoch: int
+    """0 in the first epoch."""
+    ends_epoch: bool
+    """Whether this is the last batch of its epoch."""
+
+
+class Batches:
+    """What ``batches`` returns: each ``iter()`` starts again; ``len()`` counts the batches of all epochs."""
+
+    def __init__(self, arrays: Any, *, global_batch_size: int, epochs: int, seed: int, shuffle: bool) -> None:
+        self.arrays = arrays
+        self.global_batch_size = _integer("global_batch_size", global_batch_size, 1, 2**63)
+        self.epochs = _integer("epochs", epochs, 1, 2**63)
+        self.seed = _integer("seed", seed, 0, 2**64)
+        self.shuffle = shuffle
+        self._leaves = leaves_of(arrays, "arrays")
+        self.examples = len(next(iter(self._leaves.values())))
+        if self.examples == 0:
+            raise InvalidArgumentError("batches received arrays without examples: the first axis has length 0.")
+
+    def __len__(self) -> int:
+        return self.epochs * -(-self.examples // self.global_batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._agree()
+        current = OpenBatch()
+        try:
+            for epoch in range(self.epochs):
+                order = self.order(epoch)
+                for start in range(0, self.examples, self.global_batch_size):
+                    end = start + self.global_batch_size
+                    batch = self._share(order[start:end], epoch, ends_epoch=end >= self.examples)
+                    current.enter(batch.items, batch.global_size)
+                    yield batch
+        finally:
+            current.leave()
+
+    def order(self, epoch: int) -> Array:
+        """Return the positions of the examples in the order of ``epoch``, the same on every replica."""
+        if not self.shuffle:
+            return np.arange(self.examples)
+        # Not Generator.permutation: NumPy keeps only the raw streams the same in all its versions.
+        philox = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
+        return np.argsort(philox.random_raw(self.examples), kind="stable")
+
+    def _share(self, chosen: Array, epoch: int, ends_epoch: bool) -> Batch:
+        """Return this replica's slice of a global batch; sizes differ by at most one, larger first."""
+        strategy = get_strategy()
+        size, longer = divmod(len(chosen), strategy.num_replicas_in_sync)
+        index = strategy.replica_index
+        start = index * size + min(index, longer)
+        mine = chosen[start : start + size + (index < longer)]
+        arrays = rebuild(self.arrays, [leaf[mine] for leaf in self._leaves.values()])
+        return Batch(arrays, len(mine), len(chosen), epoch, ends_epoch)
+
+    def _agree(self) -> None:
+        """Raise on every replica if they would not cut the same batches."""
+        mine = {
+            "global_batch_size": self.global_batch_size,
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "shuffle": bool(self.shuffle),
+            "arrays": {name: f"{leaf.dtype} {leaf.shape}" for name, leaf in self._leaves.items()},
+        }
+        received = exchange("data.batches", json.dumps(mine, sort_keys=True).encode())
+        same_everywhere("batches(...)", dict(enumerate(text.decode() for text in received)))
+
+
+def batches(arrays: Any, *, global_batch_size: int, epochs: int = 1, seed: int = 0, shuffle: bool = True) -> Batches:
+    """Cut arrays into global batches and give each replica its share.
+
+    The global order is the same for every number of replicas and every launch: the positions sorted by the
+    first 64-bit outputs of the counter-based generator Philox with the key (seed, epoch). Each replica's
+    share is a contiguous slice of the global batch; sizes differ by at most one, larger ones first. A short
+    last batch and a share without examples are normal: every example is used exactly once per epoch.
+
+    While a batch is current, losses with ``Reduction.SUM_OVER_BATCH_SIZE`` divide by its ``global_size``. All
+    replicas iterate together (the beginning of an iteration is a collective).
+
+    Args:
+        arrays: an array, or a tuple, list or dict of arrays, with examples on the first axis, equally many in
+            each; the same on every replica; not mutated.
+        global_batch_size: examples per step, over all replicas; >= 1.
+        epochs: how often each example is used; >= 1.
+        seed: 0 to 2**64 - 1.
+        shuffle: whether to draw a new order for each epoch; else the order is that of the arrays.
+
+    Returns:
+        An iterable of `Batch` that can be iterated again, with ``len()``.
+
+    Raises:
+        InvalidArgumentError: an argument out of its range, no examples, or arrays of different lengths; while
+            iterating, on every replica: replicas with different arguments.
+
+    Example:
+        >>> x, y = np.arange(10.0), np.arange(10) % 2
+        >>> for batch in batches((x, y), global_batch_size=4, shuffle=False):
+        ...     local_x, local_y = batch.arrays
+        ...     print(local_x, batch.global_size, batch.ends_epoch)
+        [0. 1. 2. 3.] 4 False
+        [4. 5. 6. 7.] 4 False
+        [8. 9.] 2 True
+
+    Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011), for Philox.
+    """
+    return Batches(arrays, global_batch_size=global_batch_size, epochs=epochs, seed=seed, shuffle=shuffle)
+
+
+def _integer(name: str, value: Any, least: int, limit: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or not least <= number < limit:
+        raise InvalidArgumentError(f"batches: {name} must be an integer >= {least}, received {value!r}.")
+    return number

@@ -1,0 +1,34 @@
+"""The first header of a group of replicas: do they run the same thing?"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import numpy as np
+
+from distopt.distribute.communicator import Communicator
+from distopt.distribute.header import Call, agree, exchange_bytes
+from distopt.distribute.thread_limits import configured_threads, limit_threads
+from distopt.kernels import cpu_target, kernel_kind
+
+
+def greet(communicator: Communicator) -> None:
+    """Agree on versions, kernels and threads, which the bits of a result depend on, and set the threads."""
+    description = {
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "numpy": np.__version__,
+        "kernels (DISTOPT_KERNELS)": kernel_kind(),
+        "threads per replica (DISTOPT_THREADS)": str(configured_threads()),
+    }
+    agree(communicator, Call("first agreement of the replicas", lambda: description))
+    targets = [text.decode() for text in exchange_bytes(communicator, cpu_target().encode())]
+    if len(set(targets)) > 1 and communicator.index == 0:
+        other = next(r for r, target in enumerate(targets) if target != targets[0])
+        warnings.warn(
+            f"replicas run on different CPUs (replica 0: {targets[0]}; replica {other}: {targets[other]}): distopt's "
+            "own kernels give the same bits on both, but NumPy and BLAS may not, so local gradients can differ",
+            stacklevel=2,
+        )
+    if communicator.name != "threads":
+        limit_threads()

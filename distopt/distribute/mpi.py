@@ -1,0 +1,195 @@
+"""The replicas of an MPI job. Here, and only here, a replica index is a rank.
+
+Waiting is a non-blocking operation, tested in a loop that yields the core: so every wait has an end, and replicas
+that outnumber the cores do not starve each other. mpi4py is imported (which initialises MPI) at the first use.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from distopt.distribute.communicator import Array, Communicator, Place, Transfer
+from distopt.distribute.launcher import launched
+from distopt.distribute.local import Copies
+from distopt.errors import DeadCommunicatorError, LauncherMismatchError, MissingExtraError
+
+MESSAGE_BYTES = 1 << 30
+"""Longer arrays travel in several messages: counts above 2^31 are not safe in every MPI."""
+
+opened: list[MPICommunicator] = []
+"""Every communicator that this process has duplicated, in that order: the ending says goodbye on each."""
+
+
+@functools.cache
+def load_mpi() -> Any:
+    """Import mpi4py, which initialises MPI, and check that the library is the launcher's.
+
+    Raises:
+        MissingExtraError: mpi4py is not installed.
+        LauncherMismatchError: the launcher started N replicas and the library sees another number.
+    """
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise MissingExtraError("mpi4py (or an MPI library for it)", "mpi", "running under MPI") from error
+    launch = launched()
+    if launch is not None and launch.size != MPI.COMM_WORLD.size:
+        library = MPI.Get_library_version().rstrip("\0").splitlines()[0]
+        raise LauncherMismatchError(
+            f"the launcher ({launch.launcher}) started {launch.size} processes, but the MPI library in use "
+            f"({library}) sees {MPI.COMM_WORLD.size}: they do not belong together, and each process would train "
+            "alone. Use the mpirun of that library ('distopt run' finds it), or set MPI4PY_LIBMPI to the "
+            "launcher's libmpi; 'distopt doctor' shows both."
+        )
+    return MPI
+
+
+class MPICommunicator(Communicator):
+    """The replicas of an MPI communicator.
+
+    Args:
+        comm: an mpi4py intracommunicator; None means all processes of the job. It is duplicated at the first
+            collective (which all its replicas reach together), so that the user's own messages can't interfere.
+
+    Example:
+        >>> MPICommunicator().name
+        'mpi'
+    """
+
+    name = "mpi"
+
+    def __init__(self, comm: Any = None) -> None:
+        self._given = comm
+        self._own: Any = None
+        self._place: Place | None = None
+        self._gathered = np.empty(0, np.uint8)
+        self._dead: str | None = None
+
+    @cached_property
+    def comm(self) -> Any:
+        """The user's mpi4py communicator."""
+        return load_mpi().COMM_WORLD if self._given is None else self._given
+
+    @cached_property
+    def index(self) -> int:
+        """This replica's rank."""
+        return int(self.comm.rank)
+
+    @cached_property
+    def size(self) -> int:
+        """The number of ranks."""
+        return int(self.comm.size)
+
+    @property
+    def place(self) -> Place:
+        """This rank's node; the first call compares host names and is collective."""
+        if self._place is None:
+            mine = np.zeros(256, np.uint8)
+            name = load_mpi().Get_processor_name().encode()[:256]
+            mine[: len(name)] = np.frombuffer(name, np.uint8)
+            hosts = [row.tobytes() for row in self.all_gather(mine)]
+            nodes = list(dict.fromkeys(hosts))
+            host = hosts[self.index]
+            self._place = Place(nodes.index(host), hosts[: self.index].count(host), hosts.count(host))
+        return self._place
+
+    def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
+        """Give every rank everybody's record."""
+        own, count = self._open(), mine.size * self.size
+        if self._gathered.size < count:
+            self._gathered = np.empty(count, np.uint8)
+        out = self._gathered[:count]
+        self._wait([own.Iallgather(mine, out)], deadline)
+        return out.reshape(self.size, mine.size)
+
+    def prepare(
+        self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
+    ) -> Transfer:
+        """Prepare to exchange arrays, pair by pair; what is called again and again has persistent requests."""
+        own, me, size = self._open(), self.index, self.size
+        receive, send = (own.Irecv, own.Isend) if once else (own.Recv_init, own.Send_init)
+        messages: list[tuple[Callable[..., Any], Array, int]] = []
+        # Each rank begins with another partner, so that they do not all queue at the same one.
+        for k in range(1, size):
+            source, target = (me - k) % size, (me + k) % size
+            incoming, outgoing = receives[source], sends[target]
+            if incoming is not None:
+                messages.extend((receive, part, source) for part in _messages(incoming))
+            if outgoing is not None:
+                messages.extend((send, part, target) for part in _messages(outgoing))
+        to_self = Copies([(sends[me], receives[me])])
+        return _Immediate(self, messages, to_self) if once else _Persistent(self, messages, to_self)
+
+    def duplicate(self) -> Any:
+        """Return a fresh duplicate of the user's communicator, for another library's collectives (collective)."""
+        self._open()
+        return self.comm.Dup()
+
+    def _open(self) -> Any:
+        if self._dead is not None:
+            raise DeadCommunicatorError(f"this communicator can't be used any more: {self._dead}")
+        if self._own is None:
+            self._own = self.comm.Dup()
+            opened.append(self)
+        return self._own
+
+    def _wait(self, requests: list[Any], deadline: float | None) -> None:
+        if not requests:
+            return
+        testall = load_mpi().Request.Testall
+        try:
+            while not testall(requests):
+                os.sched_yield()
+                if deadline is not None and time.monotonic() > deadline:
+                    raise TimeoutError("not every replica arrived before the deadline")
+        except BaseException as error:
+            # Half-done operations can't be taken back: whatever came next would pair with the wrong message.
+            self._dead = f"it was interrupted in an operation ({type(error).__name__}: {error})"
+            raise
+
+
+class _Immediate:
+    """A transfer for one call: its requests are made when it is called."""
+
+    def __init__(
+        self, communicator: MPICommunicator, messages: list[tuple[Callable[..., Any], Array, int]], to_self: Copies
+    ) -> None:
+        self._communicator, self._messages, self._to_self = communicator, messages, to_self
+
+    def __call__(self) -> None:
+        self._communicator._open()
+        requests = [start(part, peer) for start, part, peer in self._messages]
+        self._to_self()
+        self._communicator._wait(requests, None)
+
+
+class _Persistent:
+    """A transfer for many calls: its requests are made once."""
+
+    def __init__(
+        self, communicator: MPICommunicator, messages: list[tuple[Callable[..., Any], Array, int]], to_self: Copies
+    ) -> None:
+        self._communicator, self._to_self = communicator, to_self
+        self._requests = [make(part, peer) for make, part, peer in messages]
+        self._start = load_mpi().Prequest.Startall
+
+    def __call__(self) -> None:
+        self._communicator._open()
+        if self._requests:
+            self._start(self._requests)
+        self._to_self()
+        self._communicator._wait(self._requests, None)
+
+
+def _messages(array: Array) -> list[Array]:
+    flat = array.view(np.uint8)
+    if flat.size <= MESSAGE_BYTES:
+        return [flat]
+    return [flat[start : start + MESSAGE_BYTES] for start in range(0, flat.size, MESSAGE_BYTES)]

@@ -1,0 +1,50 @@
+"""What one replica keeps for itself while it runs: nothing here communicates.
+
+A process is one replica unless ``distopt.simulate`` runs several in its threads; then each thread has its own record.
+"""
+
+from __future__ import annotations
+
+import itertools
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+_numbers = itertools.count()
+
+
+@dataclass(eq=False)
+class Replica:
+    """The private record of one replica: who it is, its open tapes, its current batch."""
+
+    name: str = "this process"
+    number: int = field(default_factory=lambda: next(_numbers))
+    strategies: list[Any] = field(default_factory=list)
+    """Open ``Strategy.scope()`` blocks, innermost last."""
+    default_strategy: Any = None
+    """What ``get_strategy`` answers outside of every scope, once it has been decided."""
+    tapes: list[Any] = field(default_factory=list)
+    """Open gradient tapes, innermost last."""
+    global_size: int | None = None
+    """Number of examples in the current global batch of ``distopt.data``."""
+    averaged_loss: str | None = None
+    """Name of a loss that was averaged under a tape since the last step (``items=`` would divide twice)."""
+
+
+_process = Replica()
+_current: ContextVar[Replica | None] = ContextVar("distopt_replica", default=None)
+
+
+def current_replica() -> Replica:
+    """Return the record of the replica that this code runs in.
+
+    Example:
+        >>> current_replica() is current_replica()
+        True
+    """
+    return _current.get() or _process
+
+
+def enter_replica(replica: Replica) -> None:
+    """Make ``replica`` the current one in this thread (what ``simulate`` does first in each of its threads)."""
+    _current.set(replica)

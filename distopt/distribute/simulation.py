@@ -1,0 +1,63 @@
+"""N replicas in one process: for tests, notebooks and research."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from distopt.distribute.replica import Replica, enter_replica
+from distopt.distribute.strategy import Strategy
+from distopt.distribute.thread_limits import limit_threads
+from distopt.distribute.threads import Hub, ThreadCommunicator
+from distopt.errors import InvalidArgumentError
+
+T = TypeVar("T")
+
+
+def simulate(num_replicas: int, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]:
+    """Run ``fn(*args, **kwargs)`` as N simulated replicas and return their results, in replica order.
+
+    Each replica is a thread with a strategy of its own; with the same N it gives the same bits as ``mpirun``.
+    Variables must be made inside ``fn``. BLAS is limited to the configured threads while the simulation runs.
+
+    Args:
+        num_replicas: how many replicas, 1 or more.
+        fn: the training function.
+        *args: handed to every replica (the same objects: do not change them in ``fn``).
+        **kwargs: likewise.
+
+    Raises:
+        BaseException: the first failure of a replica, with a note that names its index.
+
+    Example:
+        >>> import distopt
+        >>> simulate(3, lambda: distopt.replica_index() + distopt.num_replicas())
+        [3, 4, 5]
+    """
+    if isinstance(num_replicas, bool) or not isinstance(num_replicas, int) or num_replicas < 1:
+        raise InvalidArgumentError(f"simulate(num_replicas={num_replicas!r}): expected an int, 1 or more")
+    hub = Hub(num_replicas)
+    results: list[Any] = [None] * num_replicas
+
+    def run(index: int) -> None:
+        strategy = Strategy(ThreadCommunicator(hub, index))
+        enter_replica(Replica(name=f"simulated replica {index}", default_strategy=strategy))
+        try:
+            results[index] = fn(*args, **kwargs)
+        except BaseException as failure:
+            hub.end(index, failure)
+        else:
+            hub.end(index, None)
+
+    threads = [threading.Thread(target=run, args=(r,), name=f"replica-{r}", daemon=True) for r in range(num_replicas)]
+    with limit_threads():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if hub.first_failure is not None:
+        index, failure = hub.first_failure
+        failure.add_note(f"raised by simulated replica {index} of {num_replicas}")
+        raise failure
+    return results

@@ -1,0 +1,109 @@
+"""Who the replicas of this program are: the strategy, and how the current one is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from distopt.distribute.communicator import Communicator, Place
+from distopt.distribute.greeting import greet
+from distopt.distribute.launcher import launched
+from distopt.distribute.local import LocalCommunicator
+from distopt.distribute.mpi import MPICommunicator
+from distopt.distribute.replica import current_replica
+from distopt.errors import InvalidArgumentError
+
+
+class Strategy:
+    """The replicas that train together, and how they hold their parameters.
+
+    Args:
+        communicator: how they reach each other; None decides by how the process was started.
+        update: ``"replicated"``: every replica updates its own parameters and slots from the common sum.
+        broadcast: whether the first step that aggregates makes parameters and slots those of replica 0.
+
+    Raises:
+        InvalidArgumentError: an ``update`` that is not known.
+
+    Example:
+        >>> strategy = Strategy()
+        >>> with strategy.scope():
+        ...     get_strategy() is strategy
+        True
+    """
+
+    def __init__(
+        self, communicator: Communicator | None = None, *, update: str = "replicated", broadcast: bool = True
+    ) -> None:
+        if update != "replicated":
+            raise InvalidArgumentError(
+                f"Strategy(update={update!r}): only 'replicated' is known in this version; 'shared' (one copy of "
+                "parameters and slots per node) is planned"
+            )
+        if communicator is not None and not isinstance(communicator, Communicator):
+            raise InvalidArgumentError(
+                f"Strategy(communicator={communicator!r}): expected a distopt Communicator; an mpi4py communicator "
+                "is wrapped as distopt.distribute.MPICommunicator(comm)"
+            )
+        self.communicator: Communicator = _started_communicator() if communicator is None else communicator
+        self.broadcast = broadcast
+        self._greeted = False
+
+    @property
+    def num_replicas_in_sync(self) -> int:
+        """The number of replicas."""
+        return self.communicator.size
+
+    @property
+    def replica_index(self) -> int:
+        """This replica's index."""
+        return self.communicator.index
+
+    @property
+    def place(self) -> Place:
+        """This replica's node, its place on the node, and the replicas there (collective at the first call)."""
+        return self.communicator.place
+
+    @contextmanager
+    def scope(self) -> Iterator[Strategy]:
+        """Make this the current strategy of this replica inside a ``with`` block."""
+        scopes = current_replica().strategies
+        scopes.append(self)
+        try:
+            yield self
+        finally:
+            scopes.remove(self)
+
+    def ready(self) -> Communicator:
+        """Return the communicator, after the first agreement of its replicas on what they run (once)."""
+        if not self._greeted:
+            self._greeted = True
+            if self.num_replicas_in_sync > 1:
+                greet(self.communicator)
+        return self.communicator
+
+    def __repr__(self) -> str:
+        return f"<Strategy on {self.communicator.name}>"
+
+
+def get_strategy() -> Strategy:
+    """Return the current strategy: the innermost scope, else the simulation's, else as the process was started.
+
+    Local: it neither initialises MPI nor communicates.
+
+    Example:
+        >>> get_strategy().num_replicas_in_sync
+        1
+    """
+    replica = current_replica()
+    if replica.strategies:
+        innermost: Strategy = replica.strategies[-1]
+        return innermost
+    if replica.default_strategy is None:
+        replica.default_strategy = Strategy()
+    default: Strategy = replica.default_strategy
+    return default
+
+
+def _started_communicator() -> Communicator:
+    return LocalCommunicator() if launched() is None else MPICommunicator()

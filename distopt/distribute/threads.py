@@ -1,0 +1,160 @@
+"""Several replicas as threads of one process: the transport of ``distopt.simulate``.
+
+The threads meet at a hub. A round is complete when every replica has brought its contribution; a replica that ends
+(returns or raises) makes every round that still waits for it fail at once, so that nobody hangs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distopt.distribute.communicator import Array, Communicator, Place, Transfer
+from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLeftError
+
+
+class _Channel:
+    """One sequence of rounds; headers and payloads have one each, so that they never pair with one another."""
+
+    def __init__(self, size: int) -> None:
+        self.contributions: list[Any] = [None] * size
+        self.arrived = 0
+        self.round = 0
+        self.results: list[Any] = []
+
+
+class Hub:
+    """Where the replicas of one simulation meet.
+
+    Args:
+        size: number of replicas.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.changed = threading.Condition()
+        self.left: set[int] = set()
+        self.failures: list[tuple[int, BaseException]] = []
+        self.late: set[int] = set()
+        self.headers, self.payloads = _Channel(size), _Channel(size)
+
+    def meet(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
+        """Bring a contribution and wait for everybody's."""
+        with self.changed:
+            if index in self.late:
+                raise DeadCommunicatorError("this communicator can't be used any more: a deadline has passed on it")
+            channel.contributions[index] = contribution
+            channel.arrived += 1
+            number = channel.round
+            if channel.arrived == self.size:
+                channel.results, channel.contributions = channel.contributions, [None] * self.size
+                channel.arrived = 0
+                channel.round += 1
+                self.changed.notify_all()
+                return channel.results
+            while channel.round == number:
+                self._raise_if_somebody_ended()
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    # What it has brought can't be taken back: its next contribution would enter this round.
+                    self.late.add(index)
+                    raise TimeoutError("not every simulated replica arrived before the deadline")
+                self.changed.wait(remaining)
+            return channel.results
+
+    def end(self, index: int, failure: BaseException | None) -> None:
+        """Note that a replica has returned or raised, and wake those who wait for it."""
+        with self.changed:
+            self.left.add(index)
+            if failure is not None:
+                self.failures.append((index, failure))
+            self.changed.notify_all()
+
+    @property
+    def first_failure(self) -> tuple[int, BaseException] | None:
+        """The first failure that is no consequence of another replica's."""
+        causes = [entry for entry in self.failures if not isinstance(entry[1], ReplicaFailedError)]
+        return next(iter([*causes, *self.failures]), None)
+
+    def _raise_if_somebody_ended(self) -> None:
+        if self.first_failure is not None:
+            index, failure = self.first_failure
+            raise ReplicaFailedError(f"replica {index} raised {type(failure).__name__}: {failure}", replica_index=index)
+        if self.left:
+            names = ", ".join(map(str, sorted(self.left)))
+            raise ReplicaLeftError(
+                f"replica {names} of {self.size} has returned while this one still waits for it: "
+                "every replica must make the same calls, the same number of times"
+            )
+
+
+class ThreadCommunicator(Communicator):
+    """One simulated replica's end of a ``Hub``.
+
+    Args:
+        hub: the meeting point, shared by all replicas of the simulation.
+        index: this replica's index.
+    """
+
+    name = "threads"
+
+    def __init__(self, hub: Hub, index: int) -> None:
+        self._hub = hub
+        self._index = index
+        self._dead = False
+
+    @property
+    def index(self) -> int:
+        """This replica's index."""
+        return self._index
+
+    @property
+    def size(self) -> int:
+        """The number of simulated replicas."""
+        return self._hub.size
+
+    @property
+    def place(self) -> Place:
+        """All simulated replicas share one node."""
+        return Place(node=0, index_on_node=self._index, replicas_on_node=self._hub.size)
+
+    def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
+        """Give every replica everybody's record."""
+        # The copy lets the caller reuse its record at once, while slower replicas still read it.
+        return np.stack(self._meet(self._hub.headers, mine.copy(), deadline))
+
+    def prepare(
+        self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
+    ) -> Transfer:
+        """Prepare to copy from the senders' arrays."""
+        return _ThreadTransfer(self, sends, receives)
+
+    def _meet(self, channel: _Channel, contribution: Any, deadline: float | None = None) -> list[Any]:
+        if self._dead:
+            raise DeadCommunicatorError("this communicator can't be used any more: a deadline has passed")
+        try:
+            return self._hub.meet(channel, self._index, contribution, deadline)
+        except TimeoutError:
+            self._dead = True  # what was contributed can't be taken back
+            raise
+
+    def _meet_for_payload(self, contribution: Any) -> list[Any]:
+        return self._meet(self._hub.payloads, contribution)
+
+
+class _ThreadTransfer:
+    def __init__(
+        self, communicator: ThreadCommunicator, sends: Sequence[Array | None], receives: Sequence[Array | None]
+    ) -> None:
+        self._communicator, self._sends, self._receives = communicator, sends, receives
+
+    def __call__(self) -> None:
+        offers = self._communicator._meet_for_payload(self._sends)
+        for source, target in enumerate(self._receives):
+            if target is not None:
+                np.copyto(target, offers[source][self._communicator.index])
+        self._communicator._meet_for_payload(None)  # the senders may write again after this

@@ -1,0 +1,79 @@
+"""The exceptions of distopt.
+
+Each also is the builtin that a reader would expect, so that ``except ValueError`` keeps working::
+
+    DistoptError
+    ├── InvalidArgumentError (ValueError)       an argument that can't be right, with the cure
+    ├── UnknownArgumentError (TypeError)        an argument that nobody knows
+    ├── MissingExtraError (ImportError)         an optional package is needed and absent
+    ├── ForeignVariableError (RuntimeError)     a variable used by a replica that did not make it
+    ├── UntraceableError (TypeError)            an operation that would lose the gradient
+    ├── DamagedOptimizerError (RuntimeError)    a step failed after it had begun to write
+    └── ReplicaError (RuntimeError)             something between replicas
+        ├── CollectiveMismatchError             replicas called different things
+        ├── ReplicaFailedError                  another replica raised
+        ├── ReplicaLeftError                    another replica ended while this one went on
+        ├── DeadCommunicatorError               a communicator used after a failure
+        └── LauncherMismatchError               the MPI library is not the launcher's
+"""
+
+from __future__ import annotations
+
+
+class DistoptError(Exception):
+    """Root of all exceptions that distopt defines."""
+
+
+class InvalidArgumentError(DistoptError, ValueError):
+    """An argument has a value that can't be right."""
+
+
+class UnknownArgumentError(DistoptError, TypeError):
+    """An argument that the callee does not know."""
+
+
+class MissingExtraError(DistoptError, ImportError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'distopt[{extra}]'")
+
+
+class ForeignVariableError(DistoptError, RuntimeError):
+    """A variable was used by a replica that did not make it."""
+
+
+class UntraceableError(DistoptError, TypeError):
+    """An operation on a traced value would lose its gradient."""
+
+
+class DamagedOptimizerError(DistoptError, RuntimeError):
+    """An earlier step failed after it had begun to write; parameters and slots can't be trusted."""
+
+
+class ReplicaError(DistoptError, RuntimeError):
+    """Something went wrong between replicas."""
+
+
+class CollectiveMismatchError(ReplicaError):
+    """Replicas called different things, or the same thing with different arguments."""
+
+
+class ReplicaFailedError(ReplicaError):
+    """Another replica raised an exception; ``replica_index`` says which."""
+
+    def __init__(self, message: str, replica_index: int) -> None:
+        super().__init__(message)
+        self.replica_index = replica_index
+
+
+class ReplicaLeftError(ReplicaError):
+    """Another replica ended (or left its loop) while this one still needed it."""
+
+
+class DeadCommunicatorError(ReplicaError):
+    """A communicator was used after a failure had ended it."""
+
+
+class LauncherMismatchError(ReplicaError):
+    """The MPI library in use does not belong to the launcher that started the process."""

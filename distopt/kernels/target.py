@@ -1,0 +1,74 @@
+"""Which kernels this process uses, and for which CPU they are compiled; without loading a compiler."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+from distopt.errors import InvalidArgumentError
+
+_KINDS = ("fused", "reference")
+_INSTRUCTION_SETS = (
+    "sse",
+    "ssse",
+    "avx",
+    "fma",
+    "f16c",
+    "bmi",
+    "amx",
+    "popcnt",
+    "asimd",
+    "sve",
+    "fphp",
+    "neon",
+)
+
+
+@functools.cache
+def kernel_kind() -> str:
+    """Return ``"fused"`` (compiled by Numba) or ``"reference"`` (NumPy), as ``DISTOPT_KERNELS`` says.
+
+    Raises:
+        InvalidArgumentError: the environment variable has another value.
+
+    Example:
+        >>> kernel_kind() in ("fused", "reference")
+        True
+    """
+    kind = os.environ.get("DISTOPT_KERNELS", "fused")
+    if kind not in _KINDS:
+        raise InvalidArgumentError(
+            f"DISTOPT_KERNELS={kind!r} in the environment names no kernels: "
+            "use 'fused' (compiled, the default) or 'reference' (NumPy)"
+        )
+    return kind
+
+
+@functools.cache
+def cpu_target() -> str:
+    """Return a name of the CPU that is the same on two machines whose compiled kernels are the same.
+
+    Made of vendor, family and model, and a digest of the instruction sets that a compiler may choose from.
+
+    Example:
+        >>> cpu_target() == cpu_target()
+        True
+    """
+    facts = _cpu_facts()
+    names = [facts.get(key, "") for key in ("vendor_id", "CPU implementer", "cpu family", "model", "CPU part")]
+    flags = sorted(set(facts.get("flags", facts.get("Features", "")).split()))
+    digest = hashlib.sha256(" ".join(f for f in flags if f.startswith(_INSTRUCTION_SETS)).encode()).hexdigest()
+    return "-".join([platform.machine(), *filter(None, names), digest[:8]])
+
+
+def _cpu_facts() -> dict[str, str]:
+    """Return what Linux says about the first CPU; elsewhere what Python knows."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {"vendor_id": platform.processor()}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}

@@ -1,0 +1,256 @@
+"""The cross-entropies, from logits (numerically stable) or from probabilities (clipped)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distopt.errors import InvalidArgumentError
+from distopt.losses.loss import Loss
+from distopt.losses.operands import (
+    cast,
+    floating_operand,
+    matching_operands,
+    mean_per_example,
+    plain,
+)
+from distopt.losses.reduction import Reduction
+
+_EPSILON = 1e-7
+
+
+def binary_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> Any:
+    """Return ``mean(-y log(p) - (1 - y) log(1 - p), axis=-1)``.
+
+    From logits z: ``log(1 + exp(z)) - y z``, without overflow. Probabilities are clipped to [1e-7, 1 - 1e-7].
+
+    Args:
+        y_true: (examples, ..., outputs) of 0 to 1, or (examples,), one output each: nothing is averaged.
+        y_pred: of the same shape, floating; it may be traced.
+        from_logits: whether ``y_pred`` are logits.
+
+    Returns:
+        (examples, ...), in the dtype of ``y_pred``; 16 bits are computed in float32.
+
+    Raises:
+        InvalidArgumentError: the shapes differ; ``y_true`` or probabilities outside of 0 to 1.
+
+    Example:
+        >>> binary_crossentropy(np.array([1.0, 0.0]), np.array([0.0, 800.0]), from_logits=True).round(2)
+        array([6.9e-01, 8.0e+02])
+
+    Source: Keras 3, ``keras.losses.binary_crossentropy``.
+    """
+    y_true, y_pred, dtype = matching_operands(y_true, y_pred, "binary_crossentropy")
+    _check_range("y_true", y_true, 1)
+    if from_logits:
+        losses = np.logaddexp(y_pred, 0) - y_true * y_pred
+    else:
+        _check_range("y_pred", y_pred, 1)
+        p = np.clip(y_pred, _EPSILON, 1 - _EPSILON)
+        losses = -(y_true * np.log(p) + (1 - y_true) * np.log(1 - p))
+    return cast(mean_per_example(losses), dtype)
+
+
+def categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> Any:
+    """Return ``-sum(y_true * log(p), axis=-1)``.
+
+    From logits: p is their softmax. Probabilities are divided by their sum and clipped to [1e-7, 1 - 1e-7].
+
+    Args:
+        y_true: (examples, ..., classes), the probability of each class (one-hot rows, most often).
+        y_pred: of the same shape, floating; it may be traced.
+        from_logits: whether ``y_pred`` are logits.
+
+    Returns:
+        (examples, ...), in the dtype of ``y_pred``; 16 bits are computed in float32.
+
+    Raises:
+        InvalidArgumentError: the shapes differ; ``y_true`` outside of 0 to 1; negative probabilities.
+
+    Example:
+        >>> categorical_crossentropy(np.array([[0, 1]]), np.array([[1.0, 1.0]]), from_logits=True).round(4)
+        array([0.6931])
+
+    Source: Keras 3, ``keras.losses.categorical_crossentropy``.
+    """
+    y_true, y_pred, dtype = matching_operands(y_true, y_pred, "categorical_crossentropy")
+    _check_range("y_true", y_true, 1)
+    return cast(-np.sum(y_true * _log_probabilities(y_pred, from_logits), axis=-1), dtype)
+
+
+def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> Any:
+    """Return ``-log(p[y_true])``, with p as in `categorical_crossentropy`.
+
+    Args:
+        y_true: (examples, ...) integers, the number of the true class; or (examples, ..., 1).
+        y_pred: (examples, ..., classes), floating; it may be traced.
+        from_logits: whether ``y_pred`` are logits.
+
+    Returns:
+        (examples, ...), in the dtype of ``y_pred``; 16 bits are computed in float32.
+
+    Raises:
+        InvalidArgumentError: the shapes do not fit; labels that are no integers or no class; negative
+            probabilities.
+
+    Example:
+        >>> sparse_categorical_crossentropy(np.array([1]), np.array([[1.0, 1.0]]), from_logits=True).round(4)
+        array([0.6931])
+
+    Source: Keras 3, ``keras.losses.sparse_categorical_crossentropy``.
+    """
+    y_pred, dtype = floating_operand(y_pred, "y_pred")
+    labels = _labels(plain(y_true), y_pred.shape)
+    is_true = labels[..., np.newaxis] == np.arange(y_pred.shape[-1])
+    return cast(-np.sum(np.where(is_true, _log_probabilities(y_pred, from_logits), 0), axis=-1), dtype)
+
+
+class _Crossentropy(Loss):
+    """What the cross-entropies share: ``from_logits``."""
+
+    def __init__(self, from_logits: bool, reduction: str, name: str) -> None:
+        super().__init__(reduction, name)
+        self.from_logits = from_logits
+
+
+class BinaryCrossentropy(_Crossentropy):
+    """The cross-entropy of yes-or-no outputs: `binary_crossentropy`, reduced.
+
+    Args:
+        from_logits: whether predictions are logits; else they are probabilities.
+        reduction: a `Reduction` or its name.
+        name: for error messages.
+
+    Raises:
+        InvalidArgumentError: ``reduction`` is not known.
+
+    Example:
+        >>> BinaryCrossentropy(from_logits=True)(np.array([1, 0]), np.array([0.0, 0.0])).round(4)
+        np.float64(0.6931)
+
+    Source: Keras 3, ``keras.losses.BinaryCrossentropy``.
+    """
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        *,
+        reduction: str = Reduction.AUTO,
+        name: str = "binary_crossentropy",
+    ) -> None:
+        super().__init__(from_logits, reduction, name)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one loss per example."""
+        return binary_crossentropy(y_true, y_pred, self.from_logits)
+
+
+class CategoricalCrossentropy(_Crossentropy):
+    """The cross-entropy of one-hot classes: `categorical_crossentropy`, reduced.
+
+    Args:
+        from_logits: whether predictions are logits; else they are probabilities.
+        reduction: a `Reduction` or its name.
+        name: for error messages.
+
+    Raises:
+        InvalidArgumentError: ``reduction`` is not known.
+
+    Example:
+        >>> CategoricalCrossentropy()(np.array([[0, 1]]), np.array([[0.5, 0.5]])).round(4)
+        np.float64(0.6931)
+
+    Source: Keras 3, ``keras.losses.CategoricalCrossentropy``.
+    """
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        *,
+        reduction: str = Reduction.AUTO,
+        name: str = "categorical_crossentropy",
+    ) -> None:
+        super().__init__(from_logits, reduction, name)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one loss per example."""
+        return categorical_crossentropy(y_true, y_pred, self.from_logits)
+
+
+class SparseCategoricalCrossentropy(_Crossentropy):
+    """The cross-entropy of numbered classes: `sparse_categorical_crossentropy`, reduced.
+
+    Args:
+        from_logits: whether predictions are logits; else they are probabilities.
+        reduction: a `Reduction` or its name.
+        name: for error messages.
+
+    Raises:
+        InvalidArgumentError: ``reduction`` is not known.
+
+    Example:
+        >>> SparseCategoricalCrossentropy()(np.array([1]), np.array([[0.5, 0.5]])).round(4)
+        np.float64(0.6931)
+
+    Source: Keras 3, ``keras.losses.SparseCategoricalCrossentropy``.
+    """
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        *,
+        reduction: str = Reduction.AUTO,
+        name: str = "sparse_categorical_crossentropy",
+    ) -> None:
+        super().__init__(from_logits, reduction, name)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return one loss per example."""
+        return sparse_categorical_crossentropy(y_true, y_pred, self.from_logits)
+
+
+def _log_probabilities(y_pred: Any, from_logits: bool) -> Any:
+    """Return the logarithm of the probability of each class on the last axis."""
+    if y_pred.ndim < 2 or y_pred.shape[-1] == 0:
+        raise InvalidArgumentError(
+            f"y_pred has shape {y_pred.shape}; expected examples on the first axis and classes on the last."
+        )
+    if from_logits:
+        shifted = y_pred - np.max(y_pred, axis=-1, keepdims=True)
+        return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+    _check_range("y_pred", y_pred, np.inf)
+    p = y_pred / np.sum(y_pred, axis=-1, keepdims=True)
+    return np.log(np.clip(p, _EPSILON, 1 - _EPSILON))
+
+
+def _check_range(what: str, value: Any, greatest: float) -> None:
+    array = plain(value)
+    if array.size and (array.min() < 0 or array.max() > greatest):
+        cure = " Logits need from_logits=True." if what == "y_pred" else " Labels are 0 and 1, not -1 and 1."
+        raise InvalidArgumentError(
+            f"{what} must be probabilities, received values from {array.min()} to {array.max()}.{cure}"
+        )
+
+
+def _labels(labels: Any, shape: tuple[int, ...]) -> Any:
+    """Return labels that fit predictions of ``shape``, after looking at each."""
+    if labels.shape == (*shape[:-1], 1):
+        labels = np.reshape(labels, shape[:-1])
+    if labels.shape != shape[:-1]:
+        raise InvalidArgumentError(
+            f"sparse_categorical_crossentropy: y_true has shape {labels.shape} and y_pred {shape}; expected"
+            f" one label per row of classes, {shape[:-1]}. One-hot rows go with CategoricalCrossentropy."
+        )
+    if labels.dtype.kind not in "iu":
+        raise InvalidArgumentError(
+            f"sparse_categorical_crossentropy: y_true has dtype {labels.dtype}; the numbers of classes are"
+            " integers: y_true.astype('int64')."
+        )
+    if labels.size and (labels.min() < 0 or labels.max() >= shape[-1]):
+        raise InvalidArgumentError(
+            f"sparse_categorical_crossentropy: labels from {labels.min()} to {labels.max()}, but there are"
+            f" {shape[-1]} classes, 0 to {shape[-1] - 1}."
+        )
+    return labels

@@ -1,0 +1,174 @@
+"""From one loss per example to one number: what is summed, and by which count it is divided."""
+
+from __future__ import annotations
+
+import math
+import operator
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from distopt.array_like import Traced
+from distopt.data.current import current_items
+from distopt.distribute.replica import current_replica
+from distopt.distribute.strategy import get_strategy
+from distopt.errors import InvalidArgumentError
+from distopt.losses.operands import cast, floating_operand, operand
+
+
+class Reduction(StrEnum):
+    """How a `Loss` makes one number of its losses per example.
+
+    ========================  =====================================================================
+    ``NONE``                  nothing: one loss per example
+    ``SUM``                   ``sum(loss * weight)``
+    ``SUM_OVER_BATCH_SIZE``   ``sum(loss * weight) / (global batch size * elements per example)``
+    ``AUTO``                  the same as ``SUM_OVER_BATCH_SIZE``
+    ========================  =====================================================================
+
+    Example:
+        >>> Reduction("sum") is Reduction.SUM
+        True
+
+    Source: the names of tf_keras, ``tf.keras.losses.Reduction``.
+    """
+
+    AUTO = "auto"
+    NONE = "none"
+    SUM = "sum"
+    SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        nearest = get_close_matches(str(value), [str(key) for key in cls], n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise InvalidArgumentError(f"Invalid Reduction Key: {value!r}. Expected one of {', '.join(cls)}.{hint}")
+
+
+def compute_average_loss(per_example_loss: Any, sample_weight: Any = None, global_batch_size: int | None = None) -> Any:
+    """Return this replica's part of the mean loss over the global batch.
+
+    ``sum(per_example_loss * sample_weight) / global_batch_size``: the parts of all replicas add up to the
+    mean, and so do their gradients. It is not divided by the sum of the weights, nor by axes after the first.
+
+    Args:
+        per_example_loss: floating, (examples, ...); no example gives 0; not mutated.
+        sample_weight: a scalar, or (examples,), or of the shape of the losses. The second positional argument
+            is this one: give the batch size by its name.
+        global_batch_size: examples of all replicas together; without it the current batch of ``distopt.data``
+            counts, or with one replica the examples given.
+
+    Returns:
+        A scalar in the dtype of the losses.
+
+    Raises:
+        InvalidArgumentError: a scalar loss, weights that do not fit, an impossible ``global_batch_size``, or
+            none to be found and more than one replica.
+
+    Example:
+        >>> compute_average_loss(np.array([1.0, 2.0, 3.0]), global_batch_size=6)
+        np.float64(1.0)
+
+    Source: ``tf.nn.compute_average_loss``, except for the default of the global batch size: local size times
+    replicas, as there, is wrong where batches are uneven.
+    """
+    losses, dtype = floating_operand(per_example_loss, "per_example_loss")
+    losses = weighted(losses, sample_weight)
+    return averaged(losses, dtype, global_batch_size, "compute_average_loss")
+
+
+def scale_regularization_loss(regularization_loss: Any) -> Any:
+    """Return this replica's part of a loss that is the same on all replicas, such as an L2 term.
+
+    ``sum(regularization_loss) / number of replicas``: the parts add up to the term, once.
+
+    Args:
+        regularization_loss: a scalar, or an array of terms, which are added; not mutated.
+
+    Returns:
+        A scalar in the dtype of the argument.
+
+    Example:
+        >>> scale_regularization_loss(np.float32(0.5))
+        np.float32(0.5)
+
+    Source: ``tf.nn.scale_regularization_loss``.
+    """
+    terms, dtype = floating_operand(regularization_loss, "regularization_loss")
+    return cast(np.sum(terms) / get_strategy().num_replicas_in_sync, dtype)
+
+
+def weighted(losses: Any, sample_weight: Any) -> Any:
+    """Return ``losses * sample_weight``; weights gain or lose a trailing axis of length 1 where that fits."""
+    if sample_weight is None:
+        return losses
+    weights = cast(operand(sample_weight, "sample_weight"), losses.dtype)
+    if weights.ndim == losses.ndim + 1 and weights.shape[-1] == 1:
+        weights = np.reshape(weights, weights.shape[:-1])
+    elif 0 < weights.ndim == losses.ndim - 1:
+        weights = np.reshape(weights, (*weights.shape, 1))
+    fits = weights.shape[:1] == losses.shape[:1] and weights.ndim == losses.ndim
+    if weights.ndim > 0 and not (
+        fits and all(size in (1, full) for size, full in zip(weights.shape, losses.shape, strict=True))
+    ):
+        raise InvalidArgumentError(
+            f"sample_weight of shape {weights.shape} does not fit losses of shape {losses.shape}: give"
+            f" one number, one weight per example ({losses.shape[:1]}) or one per loss."
+        )
+    return losses * weights
+
+
+def averaged(losses: Any, dtype: np.dtype[Any], global_batch_size: int | None, name: str, per: int = 1) -> Any:
+    """Return ``sum(losses) / (global batch size * per)`` and remember that a traced loss was averaged."""
+    if losses.ndim == 0:
+        raise InvalidArgumentError(
+            f"{name}: the losses are a single number, and nobody can know how many examples it stands for."
+            " Give one loss per example, or use Reduction.SUM with minimize(..., items=n)."
+        )
+    count = _global_count(losses.shape[0], global_batch_size, name)
+    result = cast(np.sum(losses) / max(count * per, 1), dtype)
+    if isinstance(result, Traced):
+        current_replica().averaged_loss = name
+    return result
+
+
+def elements_per_example(losses: Any) -> int:
+    """Return how many losses each example has."""
+    return math.prod(losses.shape[1:])
+
+
+def _global_count(local: int, global_batch_size: int | None, name: str) -> int:
+    if global_batch_size is not None:
+        return _checked(local, global_batch_size, name)
+    replicas = get_strategy().num_replicas_in_sync
+    if replicas == 1:
+        return local
+    global_size = current_replica().global_size
+    if global_size is None:
+        raise InvalidArgumentError(
+            f"{name}: with {replicas} replicas the size of the global batch must be known, and no batch of"
+            " distopt.data is current. Iterate over distopt.data.batches(...) or distopt.data.join(...), or"
+            " pass global_batch_size=, or take Reduction.SUM and items=."
+        )
+    items = current_items()
+    if items is not None and items != local:
+        raise InvalidArgumentError(
+            f"{name}: {local} examples, while this replica holds {items} of the {global_size} in the current"
+            " batch of distopt.data. If they are not those of the batch, pass global_batch_size=."
+        )
+    return global_size
+
+
+def _checked(local: int, global_batch_size: Any, name: str) -> int:
+    try:
+        count = operator.index(global_batch_size)
+    except TypeError:
+        count = -1
+    if isinstance(global_batch_size, bool) or count < local:
+        raise InvalidArgumentError(
+            f"{name}: global_batch_size counts the examples of all replicas, so it is an integer not below"
+            f" the {local} of this one; received {global_batch_size!r}."
+        )
+    return count

@@ -1,0 +1,214 @@
+"""What both optimizer families are built on: hooks, slabs, what replicas must share, damage, copies.
+
+A family (a "face") translates names, hyperparameters, slot order and errors. The step itself is in ``step.py``.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+from distopt.aggregators.aggregator import Aggregator
+from distopt.arena import place
+from distopt.arrays import Array
+from distopt.distribute.ending import note_broken_step
+from distopt.distribute.header import digest
+from distopt.errors import DamagedOptimizerError, InvalidArgumentError
+from distopt.kernels.spans import COMPUTE_DTYPE
+from distopt.optimizers.rule_updates import RuleUpdates
+from distopt.slab import Gradients, Pair, Slab
+from distopt.transformers.clipping import Clipping
+from distopt.variable import Variable
+
+Hook = Callable[[list[Pair]], Any]
+
+
+class BaseOptimizer(RuleUpdates, abc.ABC):
+    """The common part of both families; not for users."""
+
+    name: str
+    _casts_gradients: bool
+    """Whether a gradient of another dtype is cast to the variable's, or refused."""
+    _merges_rows: bool
+    """Whether equal rows of sparse gradients are added before clipping, or after the transformers."""
+
+    def __init__(self, aggregator: Hook | None, transformers: Sequence[Hook] | None, clipping: Clipping) -> None:
+        self._aggregator = checked_hook("gradient_aggregator", aggregator)
+        self._transformers = [checked_hook("gradient_transformers", t) for t in transformers or []]
+        self._clipping = clipping
+        super().__init__()
+        self._slabs: dict[tuple[int, ...], Slab] = {}
+        self._synchronised: set[Variable] = set()
+        self._aggregator_built = False
+        self._damage: str | None = None
+
+    @property
+    @abc.abstractmethod
+    def _iterations(self) -> Variable:
+        """The counter of steps, int64."""
+
+    @abc.abstractmethod
+    def _state(self) -> list[Variable]:
+        """Everything but the parameters that must be equal on all replicas."""
+
+    @abc.abstractmethod
+    def _trained(self) -> Iterable[Variable]:
+        """The variables that this optimizer keeps state for."""
+
+    @abc.abstractmethod
+    def _check_gradients(self, slab: Slab, kinds: bytearray) -> None:
+        """Refuse, before anything is agreed on, what the update could not do (ABSENT, DENSE, SPARSE by entry)."""
+
+    @abc.abstractmethod
+    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
+        """Evaluate them for this step; return what must agree between replicas."""
+
+    @abc.abstractmethod
+    def _create_state(self, gradients: Gradients) -> None:
+        """Make the slots that the present variables lack."""
+
+    @abc.abstractmethod
+    def _update(self, gradients: Gradients) -> None:
+        """Update the variables that take part, and apply their constraints."""
+
+    @abc.abstractmethod
+    def _missing(self, names: list[str], everything: bool) -> None:
+        """Say that some variables have no gradient on any replica: a warning, or an error if none has."""
+
+    def gradient_buffers(self, variables: Sequence[Variable]) -> list[Array]:
+        """Return one writable array per variable, to compute gradients into: they are summed without a copy.
+
+        They are this replica's slab, and what ``apply_gradients(zip(buffers, variables))`` works on with the same
+        variables in the same order; they are yours again when it returns (with the sum in them).
+
+        Args:
+            variables: the variables, in the order of the step.
+
+        Returns:
+            Arrays of the variables' shapes and dtypes.
+
+        Example:
+            >>> import distopt
+            >>> w = distopt.Variable([1.0, 2.0])
+            >>> sgd = distopt.optimizers.SGD(learning_rate=1.0)
+            >>> (buffer,) = sgd.gradient_buffers([w])
+            >>> buffer[:] = 0.5
+            >>> _ = sgd.apply_gradients([(buffer, w)])
+            >>> w.numpy()
+            array([0.5, 1.5], dtype=float32)
+        """
+        return list(self._slab_for(variables).views)
+
+    def _slab_for(self, variables: Sequence[Variable]) -> Slab:
+        """The memory for the gradients of these variables; made, and the variables placed, at the first call."""
+        key = tuple(map(id, variables))
+        slab = self._slabs.get(key)
+        if slab is None:
+            for variable in variables:
+                check_variable(variable)
+            place(variables)
+            slab = self._slabs[key] = Slab(variables)
+        return slab
+
+    def _identity(self) -> str:
+        """The options of the optimizer that all replicas must share."""
+        rule = self._rule()
+        parts = [type(self).__name__] if rule is None else [f"{type(self).__name__} ({rule.name})"]
+        if self._aggregator is not None:
+            parts.append(f"gradient_aggregator={hook_name(self._aggregator)}")
+        if self._transformers:
+            parts.append(f"gradient_transformers={list(map(hook_name, self._transformers))}")
+        return ", ".join(parts)
+
+    def _call_digest(self, slab: Slab) -> int:
+        if slab.call_digest is None:
+            slab.call_digest = digest(f"{self._identity()}|{slab.description}".encode())
+        return slab.call_digest
+
+    @property
+    def _in_lockstep(self) -> bool:
+        return bool(getattr(self._aggregator, "lockstep", True))
+
+    def _build_aggregator(self, variables: Sequence[Variable]) -> None:
+        if isinstance(self._aggregator, Aggregator) and not self._aggregator_built:
+            self._aggregator.build(variables)
+            self._aggregator_built = True
+
+    def _clip_values(self) -> dict[str, float]:
+        return {name: value for name, value in vars(self._clipping).items() if value is not None}
+
+    def _refuse_if_unusable(self) -> None:
+        if "_damage" not in self.__dict__:
+            raise RuntimeError(f"{type(self).__name__}.__init__ did not call super().__init__(...): call it first")
+        self._iterations._own()
+        if self._damage is not None:
+            raise DamagedOptimizerError(
+                f"optimizer {self.name!r} failed in an earlier step after it had begun to write ({self._damage}): its "
+                "variables can't be trusted. Make a new optimizer and restore the variables from your last checkpoint"
+            )
+
+    @contextmanager
+    def _damaged_by_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            note_broken_step()
+            self._damage = f"step {int(self._iterations._array)}: {type(error).__name__}: {error}"
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the memory that is made anew: slabs and arenas."""
+        return self.__dict__ | {"_slabs": {}, "_slot_flats": {}, "_synchronised": set()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for variable, label, slot in self._slot_table:
+            self._place_slot(variable, label, slot)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy the state; the trained variables are not copied, except where they are copied along and came first."""
+        kept = {id(variable): variable for variable in self._trained() if id(variable) not in memo}
+        inner = memo | kept
+        twin = memo[id(self)] = inner[id(self)] = type(self).__new__(type(self))
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), inner))
+        memo.update((key, value) for key, value in inner.items() if key not in kept)
+        return twin
+
+
+def check_variable(variable: Any) -> None:
+    """Refuse what can't be trained.
+
+    Raises:
+        InvalidArgumentError: no Variable, or one of a dtype without kernels.
+        ForeignVariableError: another replica's.
+    """
+    if not isinstance(variable, Variable):
+        raise InvalidArgumentError(f"an optimizer received {variable!r} as a variable: expected a distopt.Variable")
+    variable._own()
+    if variable.dtype not in COMPUTE_DTYPE:
+        raise InvalidArgumentError(
+            f"Invalid type {variable.dtype} of variable {variable.name!r}: optimizers train "
+            f"{', '.join(dtype.name for dtype in COMPUTE_DTYPE)}. Leave it out of the list, or make it with one of them"
+        )
+
+
+def checked_hook(argument: str, hook: Any) -> Any:
+    """Return a hook that can be called, or None.
+
+    Raises:
+        InvalidArgumentError: it can not be called.
+    """
+    if hook is not None and not callable(hook):
+        raise InvalidArgumentError(
+            f"{argument}: received {hook!r}, which can't be called: expected a function from a list of "
+            "(gradient, variable) to such a list"
+        )
+    return hook
+
+
+def hook_name(hook: Any) -> str:
+    """Return what messages call a hook."""
+    return getattr(hook, "__name__", type(hook).__name__)

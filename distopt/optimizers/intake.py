@@ -1,0 +1,100 @@
+"""Stage 1 of a step: the user's list of (gradient, variable), checked and laid into the slab."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from distopt.errors import InvalidArgumentError
+from distopt.indexed_slices import IndexedSlices
+from distopt.slab import Pair, Slab, fit
+from distopt.variable import Variable
+
+ABSENT, DENSE, SPARSE = 0, 1, 2
+
+
+def as_pairs(grads_and_vars: Iterable[Pair]) -> list[Pair]:
+    """Return the pairs as a list; an iterator can be read only once.
+
+    Raises:
+        InvalidArgumentError: not (gradient, variable) pairs.
+    """
+    try:
+        pairs = [(gradient, variable) for gradient, variable in grads_and_vars]
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"apply_gradients received {type(grads_and_vars).__name__}: expected (gradient, variable) pairs, "
+            f"such as zip(gradients, variables) ({error})"
+        ) from error
+    for _, variable in pairs:
+        if not isinstance(variable, Variable):
+            raise InvalidArgumentError(
+                f"apply_gradients received a pair whose second part is {type(variable).__name__}: expected "
+                "(gradient, Variable) pairs; gradients come first"
+            )
+        variable._own()
+    return pairs
+
+
+def read_gradients(pairs: Iterable[Pair], slab: Slab, *, casts: bool) -> tuple[bytearray, dict[int, IndexedSlices]]:
+    """Copy dense gradients into the slab and set the sparse ones aside.
+
+    Args:
+        pairs: the gradients (arrays, anything ``np.asarray`` takes, IndexedSlices or None) and their variables.
+        slab: memory made for these variables; overwritten.
+        casts: whether a gradient of another floating dtype is cast (Keras 3) or refused (legacy).
+
+    Returns:
+        For each entry ABSENT, DENSE or SPARSE; and the sparse gradients by entry.
+    """
+    kinds, sparse = bytearray(len(slab.views)), {}
+    rows = zip(pairs, slab.views, slab.shapes, slab.dtypes, strict=True)
+    for k, ((gradient, variable), view, shape, dtype) in enumerate(rows):
+        if gradient is None:
+            continue
+        if gradient is not view:
+            if type(gradient) is not np.ndarray or gradient.dtype != dtype or gradient.shape != shape:
+                gradient = fit(gradient, variable, "the gradient", casts=casts)
+            if isinstance(gradient, IndexedSlices):
+                kinds[k], sparse[k] = SPARSE, gradient
+                continue
+            if gradient.base is view.base and gradient.ctypes.data != view.ctypes.data:
+                raise InvalidArgumentError(
+                    f"the gradient of {variable.name!r} is the gradient buffer of another variable: pass the arrays of "
+                    "gradient_buffers(variables) with the variables in the same order, or a copy"
+                )
+            np.copyto(view, gradient)
+        kinds[k] = DENSE
+    return kinds, sparse
+
+
+def check_items(items: Any, aggregates: bool, averaged_loss: str | None) -> float | None:
+    """Return ``items`` as a float.
+
+    Raises:
+        InvalidArgumentError: no count, or given where the aggregate must not be divided.
+    """
+    if items is None:
+        return None
+    if not aggregates:
+        raise InvalidArgumentError(
+            f"items={items!r} with experimental_aggregate_gradients=False: there is no aggregate to divide. "
+            "Divide the gradients by the number of items yourself"
+        )
+    if averaged_loss is not None:
+        raise InvalidArgumentError(
+            f"items={items!r}, but the loss {averaged_loss!r} is an average already, so the gradients would be "
+            "divided twice: use a summed loss (Reduction.SUM) with items=, or leave items= out"
+        )
+    try:
+        number = float(items)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise InvalidArgumentError(
+            f"items={items!r}: expected the number of items (examples, tokens) of this replica's loss, 0 or more"
+        )
+    return number

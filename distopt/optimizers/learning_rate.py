@@ -1,0 +1,59 @@
+"""The learning rate of the Keras 3 family: a number, a schedule or a function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distopt.optimizers.arguments import real
+from distopt.optimizers.schedules import LearningRateSchedule
+from distopt.optimizers.schedules.serialization import serialize
+from distopt.variable import Variable
+
+
+class LearningRate:
+    """The part of the Keras 3 optimizer that holds the learning rate.
+
+    A number becomes a float32 Variable (``optimizer.learning_rate.assign(0.1)`` works).
+    """
+
+    name: str
+    _step_counter: Variable
+    _learning_rate: Any = None
+
+    @property
+    def learning_rate(self) -> Any:
+        """The current learning rate: a Variable; or the value of the schedule or function."""
+        return self._learning_rate if isinstance(self._learning_rate, Variable) else self._current_learning_rate()
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        if callable(self._learning_rate) and not callable(value):
+            raise TypeError(
+                f"the learning rate of {self.name!r} is a schedule or a function, and a number is not settable "
+                "over it: set another schedule or function, or make the optimizer with a number"
+            )
+        self._set_learning_rate(value)
+
+    def _set_learning_rate(self, value: Any) -> None:
+        if callable(value):
+            self._learning_rate = value
+            return
+        number = real(type(self).__name__, "learning_rate", value)
+        if isinstance(self._learning_rate, Variable):
+            self._learning_rate.assign(np.float32(number))
+        else:
+            self._learning_rate = Variable(np.float32(number), name="learning_rate", trainable=False)
+
+    def _current_learning_rate(self) -> Any:
+        rate = self._learning_rate
+        if isinstance(rate, Variable):
+            return rate._array[()]
+        return rate(int(self._step_counter)) if isinstance(rate, LearningRateSchedule) else rate()
+
+    def _learning_rate_config(self) -> Any:
+        rate = self._learning_rate
+        if isinstance(rate, Variable):
+            return float(rate)
+        return serialize(rate) if isinstance(rate, LearningRateSchedule) else rate

@@ -1,0 +1,72 @@
+"""Clipping and transformers of the legacy family as attributes: they exclude each other, as upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distopt.aggregators.sum import Sum
+from distopt.errors import InvalidArgumentError
+from distopt.optimizers.base import Hook, checked_hook
+from distopt.slab import Pair, Slab
+from distopt.transformers.clipping import Clipping, checked_limit
+
+
+def _limit(name: str) -> Any:
+    def read(self: Options) -> float | None:
+        limit: float | None = getattr(self._clipping, name)
+        return limit
+
+    def write(self: Options, value: float | None) -> None:
+        if value is not None and self._transformers:
+            raise InvalidArgumentError(
+                f"`{name}` cannot be set when `gradient_transformers` is set. Instead, clip in one of the transformers"
+            )
+        setattr(self._clipping, name, checked_limit(name, value))
+
+    return property(read, write, doc=f"The limit {name}, or None.")
+
+
+class Options:
+    """``clipvalue``, ``clipnorm``, ``global_clipnorm``, ``gradient_transformers`` and ``gradient_aggregator``."""
+
+    _clipping: Clipping
+    _transformers: list[Hook]
+    _given_aggregator: Hook | None
+    _slabs: dict[tuple[int, ...], Slab]
+
+    clipvalue = _limit("clipvalue")
+    clipnorm = _limit("clipnorm")
+    global_clipnorm = _limit("global_clipnorm")
+
+    @property
+    def gradient_aggregator(self) -> Hook | None:
+        """The user's aggregator, or None for the sum."""
+        return self._given_aggregator
+
+    def _aggregate_gradients(self, grads_and_vars: list[Pair]) -> Any:
+        """Return the aggregated gradients; a subclass can override this in place of taking a hook."""
+        return (self._given_aggregator or Sum())(grads_and_vars)
+
+    @property
+    def gradient_transformers(self) -> list[Hook]:
+        """The user's transformers, in order."""
+        return self._transformers
+
+    @gradient_transformers.setter
+    def gradient_transformers(self, value: Sequence[Hook] | None) -> None:
+        if value and self._clipping.active:
+            raise InvalidArgumentError(
+                "`gradient_transformers` cannot be set when `clipvalue`, `clipnorm` or `global_clipnorm` is set. "
+                "Clip in one of the transformers"
+            )
+        self._transformers = [checked_hook("gradient_transformers", hook) for hook in value or []]
+        for slab in self._slabs.values():
+            slab.call_digest = None  # it has the transformers in it
+
+    def _set_clipping(self, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None) -> None:
+        if clipnorm is not None and global_clipnorm is not None:
+            raise InvalidArgumentError(
+                f"Cannot accept both `clipnorm` and `global_clipnorm`, received: {clipnorm}, {global_clipnorm}"
+            )
+        self.clipvalue, self.clipnorm, self.global_clipnorm = clipvalue, clipnorm, global_clipnorm

@@ -1,0 +1,77 @@
+"""Stochastic gradient descent, legacy family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distopt.kernels import MOMENTUM, NESTEROV, Rule
+from distopt.kernels import SGD as PLAIN
+from distopt.optimizers.legacy.hyperparameters import ApplyState, is_on
+from distopt.optimizers.legacy.optimizer import Optimizer
+from distopt.variable import Variable
+
+
+class SGD(Optimizer):
+    """Gradient descent, with momentum.
+
+    Without momentum ``w ← w - lr g``; with it ``a ← μ a - lr g`` and ``w ← w + a``, or, with Nesterov,
+    ``w ← w + μ a - lr g``. Sparse gradients move the rows that they name, in w and in a.
+
+    Args:
+        learning_rate: lr; a number, a schedule, or a function without arguments.
+        momentum: μ, 0 to 1; whether momentum is used at all is settled here.
+        nesterov: whether to use Nesterov's form.
+        name: the optimizer's name.
+        **kwargs: the arguments of ``Optimizer``.
+
+    Example:
+        >>> import distopt
+        >>> v = distopt.Variable([1.0])
+        >>> sgd = SGD(learning_rate=0.1, momentum=0.9)
+        >>> for _ in range(2):
+        ...     _ = sgd.apply_gradients([([1.0], v)])
+        >>> v.numpy().round(4), sgd.get_slot(v, "momentum").numpy().round(4)
+        (array([0.71], dtype=float32), array([-0.19], dtype=float32))
+
+    Source: ``tf_keras.optimizers.legacy.SGD``. The learning rate is inside the momentum (in PyTorch it is outside).
+    """
+
+    def __init__(
+        self, learning_rate: Any = 0.01, momentum: Any = 0.0, nesterov: bool = False, name: str = "SGD", **kwargs: Any
+    ) -> None:
+        super().__init__(name, **kwargs)
+        self._set_hyper("learning_rate", kwargs.get("lr", learning_rate))
+        self._set_hyper("decay", self._initial_decay)
+        self._momentum = is_on("SGD", "momentum", momentum)
+        self._set_hyper("momentum", momentum)
+        self.nesterov = bool(nesterov)
+
+    def _create_slots(self, var_list: Sequence[Variable]) -> None:
+        if self._momentum:
+            for var in var_list:
+                self.add_slot(var, "momentum")
+
+    def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
+        super()._prepare_local(var_device, var_dtype, apply_state)
+        apply_state[var_device, var_dtype]["momentum"] = self._get_hyper("momentum", var_dtype)
+
+    def _rule(self) -> Rule:
+        if not self._momentum:
+            return PLAIN
+        return NESTEROV if self.nesterov else MOMENTUM
+
+    def _slot_labels(self) -> tuple[str, ...]:
+        return ("momentum",) if self._momentum else ()
+
+    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+        return (local["lr_t"], local["momentum"]) if self._momentum else (local["lr_t"],)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that ``from_config`` needs."""
+        return super().get_config() | {
+            "learning_rate": self._serialize_hyperparameter("learning_rate"),
+            "decay": self._initial_decay,
+            "momentum": self._serialize_hyperparameter("momentum"),
+            "nesterov": self.nesterov,
+        }

@@ -1,0 +1,92 @@
+"""The base of all learning rate schedules, and the checks of their arguments."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+
+from distopt.errors import InvalidArgumentError
+
+
+class LearningRateSchedule:
+    """A learning rate that is a function of the step: ``learning_rate = schedule(step)``.
+
+    A subclass overrides ``__call__`` and, to be saved with its optimizer, ``get_config``. The step is the
+    number of steps already done (0 in the first): an int, a float or the optimizer's ``iterations``.
+
+    The schedules of distopt compute in float64 and round once, to the dtype of ``initial_learning_rate``
+    (float32 for a Python number): their value depends on nothing but their arguments. They hold no state.
+
+    Example:
+        >>> class Halved(LearningRateSchedule):
+        ...     def __call__(self, step):
+        ...         return 0.1 / 2 ** int(step)
+        >>> Halved()(1)
+        0.05
+
+    Source: Keras 3, ``keras.optimizers.schedules.LearningRateSchedule``.
+    """
+
+    def __call__(self, step: Any) -> Any:
+        """Return the learning rate of ``step``."""
+        raise NotImplementedError(f"{type(self).__name__} is a learning rate schedule without __call__(step).")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that ``from_config`` needs to make this schedule again."""
+        raise NotImplementedError(
+            f"{type(self).__name__} is a learning rate schedule without get_config(): it can't be saved."
+        )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make a schedule from what ``get_config`` returned."""
+        return cls(**config)
+
+
+def real_number(owner: str, argument: str, value: Any) -> int | float:
+    """Return ``value`` as a finite Python number."""
+    array = np.asarray(value)
+    try:
+        number = float(array) if array.ndim == 0 and array.dtype.kind not in "USbc" else math.nan
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InvalidArgumentError(f"{owner}: {argument} must be one finite real number, received {value!r}.")
+    return int(number) if array.dtype.kind in "iu" else number
+
+
+def number_at_least(owner: str, argument: str, value: Any, least: float) -> int | float:
+    """Return ``value`` as a finite Python number that is not below ``least``."""
+    number = real_number(owner, argument, value)
+    if number < least:
+        raise InvalidArgumentError(f"{owner}: {argument} must be at least {least}, received {value!r}.")
+    return number
+
+
+def positive_number(owner: str, argument: str, value: Any) -> int | float:
+    """Return ``value`` as a finite Python number above zero."""
+    number = real_number(owner, argument, value)
+    if number <= 0:
+        raise InvalidArgumentError(f"{owner}: {argument} must be greater than 0, received {value!r}.")
+    return number
+
+
+def learning_rate(owner: str, value: Any) -> np.floating[Any]:
+    """Return ``value`` as a NumPy scalar of its dtype, float32 for Python numbers and integers."""
+    number = real_number(owner, "initial_learning_rate", value)
+    dtype = getattr(value, "dtype", np.dtype(np.float32))
+    if np.dtype(dtype).kind in "iu":
+        dtype = np.dtype(np.float32)
+    return np.dtype(dtype).type(number)  # type: ignore[no-any-return]
+
+
+def config_value(rate: np.floating[Any]) -> float | np.floating[Any]:
+    """Return ``rate`` as what makes the same rate again; for float32 a Python number, which JSON can hold."""
+    return float(rate) if rate.dtype == np.float32 else rate
+
+
+def step_number(step: Any) -> float:
+    """Return ``step`` (a number or a scalar Variable) as a float64."""
+    return float(np.asarray(step))

@@ -1,0 +1,188 @@
+"""What an optimizer of the Keras 3 family keeps: its counter, its variables, and which parameters it was built for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from distopt.arena import place
+from distopt.arrays import Array, to_dtype
+from distopt.distribute.strategy import get_strategy
+from distopt.errors import InvalidArgumentError
+from distopt.optimizers import step
+from distopt.optimizers.base import BaseOptimizer, Hook, check_variable
+from distopt.optimizers.learning_rate import LearningRate
+from distopt.slab import Slab
+from distopt.transformers.clipping import Clipping
+from distopt.variable import Variable
+
+
+class State(LearningRate, BaseOptimizer):
+    """The part of the Keras 3 optimizer that makes and keeps variables."""
+
+    def __init__(
+        self, learning_rate: Any, aggregator: Hook | None, transformers: Sequence[Hook] | None, clipping: Clipping
+    ) -> None:
+        super().__init__(aggregator, transformers, clipping)
+        self.built = False
+        self._building_for_step = False
+        self._step_counter = Variable(np.int64(0), name="iteration", dtype="int64", trainable=False)
+        self._own_variables: list[Variable] = []
+        self._trainable_variables: list[Variable] = []
+        self._indices: dict[int, int] = {}
+        self._set_learning_rate(learning_rate)
+
+    @property
+    def iterations(self) -> Variable:
+        """The number of steps done, an int64 Variable."""
+        return self._step_counter
+
+    @property
+    def _iterations(self) -> Variable:
+        return self._step_counter
+
+    @property
+    def variables(self) -> list[Variable]:
+        """All state: iteration, learning_rate (where it is a number), then slots; parameters are not in it."""
+        rate = [self._learning_rate] if isinstance(self._learning_rate, Variable) else []
+        return [self._step_counter, *rate, *self._own_variables]
+
+    def _state(self) -> list[Variable]:
+        # Not the learning rate: replicas that were given different ones are told so in the next header.
+        return [self._step_counter, *self._own_variables]
+
+    def _trained(self) -> Iterable[Variable]:
+        return self._trainable_variables
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set the values of ``variables``.
+
+        Args:
+            weights: one array per variable, in the order of ``variables``; not changed.
+
+        Raises:
+            InvalidArgumentError: another number of arrays, or other shapes (Keras 3 stops at the shorter list);
+                nothing has been changed.
+        """
+        if len(weights) != len(self.variables):
+            raise InvalidArgumentError(
+                f"set_weights received {len(weights)} arrays, and {self.name!r} has {len(self.variables)} variables"
+                + ("" if self.built else ": call build(trainable_variables) first")
+            )
+        for variable, weight in zip(self.variables, weights, strict=True):
+            if np.shape(weight) != variable.shape:
+                raise InvalidArgumentError(
+                    f"set_weights received an array of shape {np.shape(weight)} for {variable.name!r}, which has shape "
+                    f"{variable.shape}: pass the arrays in the order of optimizer.variables"
+                )
+        for variable, weight in zip(self.variables, weights, strict=True):
+            variable.assign(weight)
+
+    def build(self, variables: Sequence[Variable]) -> None:
+        """Make the optimizer's variables; a call of one's own also makes every replica start from replica 0's values.
+
+        Args:
+            variables: the variables that will be trained, the same on every replica.
+        """
+        if self.built:
+            return
+        self.built = True
+        self._trainable_variables = list(variables)
+        self._index_variables()
+        place(self._trainable_variables)  # together: one buffer, one kernel call
+        strategy = get_strategy()
+        if not self._building_for_step and strategy.broadcast and strategy.num_replicas_in_sync > 1:
+            step.synchronise(self, strategy.ready(), self._trainable_variables)
+
+    def _index_variables(self) -> None:
+        self._indices = {id(variable): k for k, variable in enumerate(self._trainable_variables)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._index_variables()
+
+    def add_variable(
+        self, shape: Sequence[int], initializer: Any = "zeros", dtype: Any = None, name: str | None = None
+    ) -> Variable:
+        """Make a variable of the optimizer.
+
+        Args:
+            shape: its shape.
+            initializer: ``"zeros"``, ``"ones"``, or a function of (shape, dtype).
+            dtype: float32 by default.
+            name: its name.
+        """
+        value = _initial(initializer, tuple(shape), to_dtype(dtype or "float32"))
+        variable = Variable(value, name=name, trainable=False)
+        self._own_variables.append(variable)
+        return variable
+
+    def add_variable_from_reference(
+        self, reference_variable: Variable, name: str | None = None, initializer: Any = "zeros"
+    ) -> Variable:
+        """Make a slot: a variable of the shape and dtype of a trained one.
+
+        Args:
+            reference_variable: the trained variable.
+            name: the slot's name; the variable is called ``{optimizer}/{reference}_{name}``.
+            initializer: ``"zeros"``, ``"ones"``, or a function of (shape, dtype).
+        """
+        label = name or "slot"
+        path = f"{self.name}/{reference_variable.path.replace('/', '_')}_{label}"
+        value = _initial(initializer, reference_variable.shape, reference_variable.dtype)
+        taken = any(v is reference_variable and known == label for v, known, _ in self._slot_table)
+        if taken:
+            label = f"{label}_{len(self._slot_table)}"
+        slot = self._new_slot(reference_variable, label, path, value)
+        self._own_variables.append(slot)
+        return slot
+
+    def assign(self, variable: Variable, value: Any) -> None:
+        """Set a variable."""
+        variable.assign(value)
+
+    def assign_add(self, variable: Variable, value: Any) -> None:
+        """Add to a variable."""
+        variable.assign_add(value)
+
+    def assign_sub(self, variable: Variable, value: Any) -> None:
+        """Subtract from a variable."""
+        variable.assign_sub(value)
+
+    def _get_variable_index(self, variable: Variable) -> int:
+        index = self._indices.get(id(variable))
+        if index is None:
+            raise InvalidArgumentError(
+                f"Unknown variable: {variable!r}. This optimizer was built for "
+                f"{[v.name for v in self._trainable_variables]} and can only be called for those: make another "
+                "optimizer for other variables, or build this one with all of them"
+            )
+        return index
+
+    def _slab_for(self, variables: Sequence[Variable]) -> Slab:
+        if not variables:
+            raise InvalidArgumentError("received an empty list: pass (gradient, variable) pairs")
+        if not self.built:
+            for variable in variables:
+                check_variable(variable)
+            self._building_for_step = True
+            try:
+                self.build(list(dict.fromkeys(variables)))
+            finally:
+                self._building_for_step = False
+        if tuple(map(id, variables)) not in self._slabs:
+            for variable in variables:
+                self._get_variable_index(variable)
+        return super()._slab_for(variables)
+
+
+def _initial(initializer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    if callable(initializer):
+        return np.asarray(initializer(shape, dtype), dtype)
+    if initializer not in ("zeros", "ones"):
+        raise InvalidArgumentError(
+            f"initializer={initializer!r}: expected 'zeros', 'ones' or a function of (shape, dtype)"
+        )
+    return np.zeros(shape, dtype) if initializer == "zeros" else np.ones(shape, dtype)

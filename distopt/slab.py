@@ -1,0 +1,209 @@
+"""The gradients of one step, from the user's arrays to the update kernels.
+
+A ``Slab`` is made once for a list of variables: flat memory for their gradients, and everything about the list that
+does not change from step to step. ``Gradients`` is one step's content: which entries exist, which are sparse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from distopt.arena import aligned_zeros, layout
+from distopt.arrays import Array
+from distopt.errors import InvalidArgumentError
+from distopt.indexed_slices import IndexedSlices
+from distopt.variable import Variable
+
+Gradient: TypeAlias = "Array | IndexedSlices"
+Pair: TypeAlias = "tuple[Any, Variable]"
+
+
+def describe(variables: Iterable[Variable], *, names: bool = True) -> str:
+    """Return names, shapes and dtypes, as the message about a mismatch shows them."""
+    return ", ".join(f"{v.name + ': ' if names else ''}{v.dtype.name}{list(v.shape)}" for v in variables) or "none"
+
+
+class Slab:
+    """Memory for one gradient per listed variable.
+
+    Args:
+        variables: the variables, in the order of the step; the same one may stand twice.
+    """
+
+    def __init__(self, variables: Sequence[Variable]) -> None:
+        self.variables = list(variables)
+        self.flats: dict[np.dtype[Any], Array] = {}
+        self.starts = [0] * len(self.variables)
+        self.ends = [0] * len(self.variables)
+        self.views: list[Array] = []
+        self.members: dict[np.dtype[Any], list[int]] = {}
+        for k, variable in enumerate(self.variables):
+            self.members.setdefault(variable.dtype, []).append(k)
+        for dtype, members in self.members.items():
+            starts, length = layout([self.variables[k].size for k in members], dtype.itemsize)
+            self.flats[dtype] = aligned_zeros(length, dtype)
+            for k, start, end in zip(members, starts, [*starts[1:], length], strict=True):
+                self.starts[k], self.ends[k] = start, end
+        for variable, start in zip(self.variables, self.starts, strict=True):
+            view = self.flats[variable.dtype][start : start + variable.size]
+            self.views.append(view.reshape(variable.shape))
+        self.shapes = [view.shape for view in self.views]
+        self.dtypes = [view.dtype for view in self.views]
+        self.all_entries = list(range(len(self.variables)))
+        self.has_duplicates = len({id(v) for v in self.variables}) < len(self.variables)
+        self._spans: dict[tuple[np.dtype[Any], bytes], Array] = {}
+        self.tables: dict[bytes, list[Any]] = {}
+        """Kept by the update: where entries lie in parameters and in the slab."""
+        self.reductions: dict[Any, Callable[[], None]] = {}
+        """Kept by the step: the prepared reductions of parts of the flat buffers."""
+        self.agreed = False
+        """Kept by the step: whether the replicas have agreed on this list."""
+        self.call_digest: int | None = None
+        """Kept by the step: digest of the optimizer's options and of this list."""
+        self.has_slots = False
+        """Kept by the optimizer: whether every variable has its slots."""
+
+    @cached_property
+    def description(self) -> str:
+        """Names, shapes and dtypes, as a mismatch shows them."""
+        return describe(self.variables)
+
+    def spans(self, dtype: np.dtype[Any], entries: Sequence[int]) -> Array:
+        """Return the (start, length) table of entries of one dtype, int64 of shape (k, 2)."""
+        key = (dtype, b"all" if entries is self.all_entries else np.asarray(entries, np.int64).tobytes())
+        if key not in self._spans:
+            if len(self._spans) > 64:
+                self._spans.clear()
+            rows = [(self.starts[k], self.variables[k].size) for k in entries if self.dtypes[k] == dtype]
+            self._spans[key] = np.array(rows, np.int64).reshape(-1, 2)
+        return self._spans[key]
+
+
+class Gradients:
+    """What exists of a slab's gradients in one step.
+
+    Args:
+        slab: the memory; dense gradients lie in its views.
+        entries: the entries that take part, in order.
+        sparse: those of them that are sparse.
+    """
+
+    def __init__(self, slab: Slab, entries: Sequence[int], sparse: dict[int, IndexedSlices]) -> None:
+        self.slab = slab
+        self.entries = entries
+        self.sparse = sparse
+
+    @property
+    def dense(self) -> Sequence[int]:
+        """The entries whose gradients lie in the slab."""
+        return [k for k in self.entries if k not in self.sparse] if self.sparse else self.entries
+
+    def pairs(self) -> list[Pair]:
+        """Return the list of (gradient, variable) that hooks see."""
+        slab = self.slab
+        return [(self.sparse.get(k, slab.views[k]), slab.variables[k]) for k in self.entries]
+
+    def take(self, pairs: Iterable[Pair], hook: str) -> None:
+        """Adopt the list that a user's hook returned.
+
+        Raises:
+            InvalidArgumentError: it is no list of (gradient, variable) over the variables that went in.
+        """
+        waiting, entries = list(self.entries), []
+        sparse: dict[int, IndexedSlices] = {}
+        dense: dict[int, Array] = {}
+        for gradient, variable in _as_pairs(pairs, hook):
+            entry = next((k for k in waiting if self.slab.variables[k] is variable), None)
+            if entry is None:
+                raise InvalidArgumentError(
+                    f"{hook} returned a pair for {variable.name!r}, which was not in its list "
+                    "(or returned it twice): return the (gradient, variable) pairs it was given, with new gradients"
+                )
+            waiting.remove(entry)
+            entries.append(entry)
+            if gradient is not self.slab.views[entry]:
+                fitting = fit(gradient, variable, f"{hook} returned a list in which the gradient", casts=True)
+                if isinstance(fitting, IndexedSlices):
+                    sparse[entry] = fitting
+                else:
+                    dense[entry] = self._apart_from_slab(fitting)
+        for entry, array in dense.items():
+            np.copyto(self.slab.views[entry], array)
+        self.entries, self.sparse = entries, sparse
+
+    def _apart_from_slab(self, array: Array) -> Array:
+        """Return a copy of an array that lies in the slab: writing one gradient must not change the next."""
+        lies_in_slab = any(np.may_share_memory(array, flat) for flat in self.slab.flats.values())
+        return array.copy() if lies_in_slab else array
+
+
+def fit(gradient: Any, variable: Variable, said: str, *, casts: bool) -> Gradient:
+    """Return a gradient in its variable's shape and dtype.
+
+    Args:
+        gradient: anything ``np.asarray`` takes, or IndexedSlices; not changed.
+        variable: the variable.
+        said: how the message begins.
+        casts: whether an array of another real dtype is cast or refused (numbers and lists are always cast).
+
+    Raises:
+        InvalidArgumentError: it does not fit.
+    """
+    has_dtype = hasattr(gradient, "dtype")
+    array = _as_rows(gradient, variable) if isinstance(gradient, IndexedSlices) else _as_array(gradient, variable, said)
+    if array.shape != variable.shape:
+        raise InvalidArgumentError(
+            f"{said} of {variable.name!r} has shape {array.shape}, and the variable {variable.shape}: "
+            "they must be equal (nothing is broadcast)"
+        )
+    if array.dtype == variable.dtype:
+        return array
+    if array.dtype.kind == "c" or (has_dtype and not casts):
+        raise InvalidArgumentError(
+            f"{said} of {variable.name!r} has dtype {array.dtype}, and the variable {variable.dtype}: "
+            f"pass gradient.astype({variable.dtype.name!r})"
+        )
+    return array.astype(variable.dtype)
+
+
+def _as_rows(slices: IndexedSlices, variable: Variable) -> IndexedSlices:
+    return slices if slices.dense_shape else IndexedSlices(slices.values, slices.indices, variable.shape)
+
+
+def _as_array(gradient: Any, variable: Variable, said: str) -> Array:
+    if gradient is None:
+        raise InvalidArgumentError(
+            f"{said} of {variable.name!r} is None: leave the pair out to skip the variable, or return zeros"
+        )
+    try:
+        array = np.asarray(gradient)
+    except Exception as error:
+        raise InvalidArgumentError(
+            f"{said} of {variable.name!r} is {type(gradient).__name__}, which np.asarray does not take: {error}"
+        ) from error
+    if array.dtype.hasobject or array.dtype.kind in "USMm":
+        raise InvalidArgumentError(
+            f"{said} of {variable.name!r} is {type(gradient).__name__} of dtype {array.dtype}: expected an "
+            "array of numbers or IndexedSlices"
+        )
+    return array
+
+
+def _as_pairs(pairs: Any, hook: str) -> list[Pair]:
+    try:
+        result = [(gradient, variable) for gradient, variable in pairs]
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"{hook} returned {type(pairs).__name__}: expected a list of (gradient, variable) pairs ({error})"
+        ) from error
+    for _, variable in result:
+        if not isinstance(variable, Variable):
+            raise InvalidArgumentError(
+                f"{hook} returned a pair whose second part is {type(variable).__name__}: expected a list of "
+                "(gradient, variable) pairs"
+            )
+    return result

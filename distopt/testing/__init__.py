@@ -1,0 +1,17 @@
+"""For tests of what plugs into distopt: ways to run replicas, and what every transport and hook must do."""
+
+from distopt.testing.aggregator import AggregatorConformance
+from distopt.testing.communicator import CommunicatorConformance, DeadlineConformance
+from distopt.testing.optimizer import OptimizerConformance
+from distopt.testing.replicas import LocalReplica, MPIReplicas, Replicas, SimulatedReplicas
+
+__all__ = [
+    "AggregatorConformance",
+    "CommunicatorConformance",
+    "DeadlineConformance",
+    "LocalReplica",
+    "MPIReplicas",
+    "OptimizerConformance",
+    "Replicas",
+    "SimulatedReplicas",
+]

@@ -1,0 +1,148 @@
+"""How a test runs one function as replicas; what the conformance classes are parametrised over.
+
+Whatever the transport, a test is the same: a function that every replica calls, and assertions on the list of its
+results. Under MPI the test itself runs on every replica, with the same results on each, so the assertions fail on
+all replicas or on none.
+"""
+
+from __future__ import annotations
+
+import abc
+import pickle
+import time
+import traceback
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+from distopt.distribute import ending
+from distopt.distribute.communicator import Communicator
+from distopt.distribute.header import exchange_bytes
+from distopt.distribute.local import LocalCommunicator
+from distopt.distribute.mpi import MPICommunicator
+from distopt.distribute.replica import Replica, enter_replica
+from distopt.distribute.simulation import simulate
+from distopt.distribute.strategy import Strategy
+
+PATIENCE = 5.0
+"""Seconds that a replica whose function raised waits for the others to finish theirs."""
+
+
+class Replicas(abc.ABC):
+    """A way to run functions as replicas. For a transport of your own, write another.
+
+    Example:
+        >>> import distopt
+        >>> replicas = SimulatedReplicas(3)
+        >>> replicas(lambda offset: distopt.replica_index() + offset, 10)
+        [10, 11, 12]
+    """
+
+    transport: str
+    """The name of the communicators that the functions see."""
+    count: int
+    """The number of replicas."""
+
+    @abc.abstractmethod
+    def __call__(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
+        """Call ``fn(*args)`` on every replica.
+
+        Args:
+            fn: what each replica does; it makes its variables itself.
+            *args: handed to every replica; not to be changed.
+
+        Returns:
+            The results, in the order of the replicas.
+
+        Raises:
+            BaseException: what the function raised; no later test may begin with replicas that still wait.
+        """
+
+
+class LocalReplica(Replicas):
+    """This process, as the only replica.
+
+    Example:
+        >>> import distopt
+        >>> LocalReplica()(distopt.num_replicas)
+        [1]
+    """
+
+    transport = "local"
+    count = 1
+
+    def __call__(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
+        """Call the function here."""
+        return [_as_replica(LocalCommunicator(), fn, args)]
+
+
+class SimulatedReplicas(Replicas):
+    """Threads of this process.
+
+    Args:
+        count: how many.
+    """
+
+    transport = "threads"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
+        """Call the function in ``distopt.simulate``."""
+        return simulate(self.count, fn, *args)
+
+
+class MPIReplicas(Replicas):
+    """The processes that mpirun has started, all of which run the same tests.
+
+    Results travel pickled, on a communicator of their own.
+    """
+
+    transport = "mpi"
+
+    def __init__(self) -> None:
+        self._communicator, self._results = MPICommunicator(), MPICommunicator()
+        self._stuck: BaseException | None = None
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """The number of processes."""
+        return self._communicator.size
+
+    def __call__(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
+        """Call the function here, and exchange the results with the other processes."""
+        if self._stuck is not None:
+            raise RuntimeError("the replicas wait for one another since an earlier failure") from self._stuck
+        failure, outcome = None, None
+        try:
+            outcome = _as_replica(self._communicator, fn, args)
+        except Exception as error:
+            failure, outcome = error, traceback.format_exc()
+        ending._step_broken = False  # a test that breaks a step on purpose is no reason to end the job
+        outcomes = self._exchange((failure is None, outcome), failure)
+        if failure is not None:
+            raise failure
+        for replica, (succeeded, text) in enumerate(outcomes):
+            if not succeeded:
+                raise AssertionError(f"replica {replica} raised:\n{text}")
+        return [result for _, result in outcomes]
+
+    def _exchange(self, outcome: tuple[bool, Any], failure: Exception | None) -> list[tuple[bool, Any]]:
+        deadline = None if failure is None else time.monotonic() + PATIENCE
+        try:
+            return [pickle.loads(text) for text in exchange_bytes(self._results, pickle.dumps(outcome), deadline)]
+        except TimeoutError:
+            self._stuck = failure
+            assert failure is not None
+            raise failure from None
+
+
+def _as_replica(communicator: Communicator, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Call a function in a fresh record of a replica: names, tapes and batches of other calls are not seen."""
+
+    def call() -> Any:
+        enter_replica(Replica(name=f"{communicator.name} replica", default_strategy=Strategy(communicator)))
+        return fn(*args)
+
+    return copy_context().run(call)

@@ -1,0 +1,32 @@
+"""Fused Adam on one large variable, one thread: distopt, its NumPy reference, PyTorch's fused Adam."""
+
+import numpy as np
+import pytest
+from measure import FULL, medians, show
+
+from distopt.kernels import ADAM, reference, update
+
+SIZE = 1 << 24 if FULL else 1 << 12
+pytestmark = pytest.mark.benchmark
+
+
+def adam(run):
+    """One call is one step over SIZE parameters that the caller can't reuse."""
+    p, g, m, v = (np.full(SIZE, x, np.float32) for x in (0.1, 1e-3, 0.1, 0.1))
+    spans = np.array([[0, 0, SIZE]])
+    return lambda: run(ADAM, p, g, [m, v], [1e-3, 0.1, 0.001, 1e-7], spans)
+
+
+def test_adam_against_torch():
+    rivals = {"distopt": adam(update), "NumPy reference": adam(reference.update)}
+    torch = pytest.importorskip("torch") if FULL else None
+    if torch is not None:
+        torch.set_num_threads(1)
+        parameter = torch.nn.Parameter(torch.full((SIZE,), 0.1))
+        parameter.grad = torch.full((SIZE,), 1e-3)
+        rivals["torch fused Adam"] = torch.optim.Adam([parameter], lr=1e-3, eps=1e-7, fused=True).step
+    result = medians(rivals, repeats=11 if FULL else 3)
+    show(f"Adam, {SIZE} float32 parameters, 1 thread", "s", {"one step": result})
+    assert all(seconds > 0 for seconds in result.values())
+    if FULL:
+        assert result["distopt"] <= result["torch fused Adam"]

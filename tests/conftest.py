@@ -1,0 +1,82 @@
+"""The same tests over one process, threads and MPI; under mpirun the first failure ends the job."""
+
+import functools
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("distopt.testing")
+
+from distopt.distribute.launcher import launched  # noqa: E402 (the rewriting must be known before)
+from distopt.testing import LocalReplica, MPIReplicas, SimulatedReplicas  # noqa: E402
+
+# All replicas must draw the same examples, and no clock may decide how many.
+settings.register_profile("replicas", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("replicas")
+
+WAYS = {"local": LocalReplica} | {
+    f"threads-{count}": functools.partial(SimulatedReplicas, count) for count in (2, 3, 4, 5, 8)
+}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config):
+    if _under_mpi(config) and launched() is not None:
+        config.pluginmanager.register(OneReplicaOfMany(launched().rank))
+        if launched().rank:
+            reporter = config.pluginmanager.unregister(name="terminalreporter")
+            # What is left of it serves pytest-timeout, which writes the stacks of all threads there.
+            config.pluginmanager.register(SimpleNamespace(_tw=reporter._tw), "terminalreporter")
+
+
+def pytest_generate_tests(metafunc):
+    """``replicas`` runs a function as one or more replicas, ``several`` as two or more."""
+    for fixture in {"replicas", "several"} & set(metafunc.fixturenames):
+        ways = [way for way in WAYS if fixture == "replicas" or way != "local"]
+        if _under_mpi(metafunc.config):
+            ways = [pytest.param("mpi", marks=pytest.mark.mpi(min_size=1 if fixture == "replicas" else 2))]
+        metafunc.parametrize(fixture, ways, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def replicas(request):
+    return _mpi_replicas() if request.param == "mpi" else WAYS[request.param]()
+
+
+several = replicas
+
+
+@functools.cache
+def _mpi_replicas():
+    return MPIReplicas()
+
+
+def _under_mpi(config):
+    return config.getoption("--only-mpi") or config.getoption("--with-mpi")
+
+
+class OneReplicaOfMany:
+    """One replica reports for all; the first failure of any ends the job, for the others wait for it."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self._end_job(f"{report.nodeid} ({report.when})", report)
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self._end_job(f"collection of {report.nodeid}", report)
+
+    def _end_job(self, what, report):
+        from mpi4py import MPI
+
+        if self.rank:
+            time.sleep(1)  # where all fail alike, replica 0 is the one that says so
+        sys.stderr.write(f"\nreplica {self.rank}: {what} failed\n{report.longreprtext}\n")
+        sys.stderr.flush()
+        MPI.COMM_WORLD.Abort(1)

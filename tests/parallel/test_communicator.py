@@ -1,0 +1,25 @@
+import distopt
+from distopt.distribute import LocalCommunicator, MPICommunicator, ThreadCommunicator, mpi
+from distopt.distribute.threads import Hub
+from distopt.testing import CommunicatorConformance, DeadlineConformance
+
+
+class TestCommunicator(CommunicatorConformance):
+    pass
+
+
+class TestDeadline(DeadlineConformance):
+    def with_fresh_communicators(self, replicas, fn):
+        hub = Hub(replicas.count)
+
+        def run():
+            if replicas.transport == "local":
+                return fn(LocalCommunicator())
+            if replicas.transport == "threads":
+                return fn(ThreadCommunicator(hub, distopt.replica_index()))
+            communicator = MPICommunicator()
+            result = fn(communicator)
+            mpi.opened.remove(communicator)  # a dead one can't say goodbye
+            return result
+
+        return replicas(run)

@@ -1,0 +1,223 @@
+"""Errors name the thing and the cure; before the commit point nothing is changed, after it the optimizer is damaged."""
+
+import numpy as np
+import pytest
+
+import distopt
+from distopt import IndexedSlices, Variable, optimizers
+from distopt.errors import DamagedOptimizerError, InvalidArgumentError, UnknownArgumentError
+from distopt.optimizers import legacy
+from distopt.optimizers.schedules import LearningRateSchedule
+
+FAMILIES = {"keras3": optimizers.Adam, "legacy": legacy.Adam}
+
+
+@pytest.fixture(params=list(FAMILIES))
+def adam(request):
+    return FAMILIES[request.param]
+
+
+class Prepared:
+    """An optimizer that has made one step over x and y, and what it held then."""
+
+    def __init__(self, cls, **options):
+        self.x, self.y = Variable([1.0, 2.0], name="x"), Variable([[3.0]], name="y")
+        self.optimizer = cls(**options)
+        self.optimizer.apply_gradients([([1.0, 1.0], self.x), ([[1.0]], self.y)])
+        self.held = self.state()
+
+    def state(self):
+        own = self.optimizer.weights if isinstance(self.optimizer, legacy.Optimizer) else self.optimizer.variables
+        return [v.numpy() for v in (self.x, self.y, *own)]
+
+    def assert_unchanged(self):
+        for mine, held in zip(self.state(), self.held, strict=True):
+            np.testing.assert_array_equal(mine, held)
+
+
+GOOD = [1.0, 1.0]
+BAD_GRADIENTS = {
+    "another shape": ([1.0], r"gradient of 'x' has shape \(1,\), and the variable \(2,\)"),
+    "broadcastable": (np.float32(1.0), r"nothing is broadcast"),
+    "text": ("down", "of dtype <U4: expected an array of numbers"),
+    "objects": (np.array([1.0, None]), "of dtype object"),
+    "dates": (np.array(["2024", "2025"], "M8[Y]"), "expected an array of numbers"),
+    "complex": (np.array([1j, 2], np.complex64), "has dtype complex64"),
+    "a ragged list": ([[1.0], [1.0, 2.0]], "which np.asarray does not take"),
+    "slices of another shape": (IndexedSlices([[1.0]], [0], (2, 1)), r"has shape \(2, 1\)"),
+    "an index too many": (IndexedSlices([1.0], [2]), "index 2"),
+}
+
+
+@pytest.mark.parametrize("bad", list(BAD_GRADIENTS))
+def test_bad_gradients_change_nothing(adam, bad):
+    prepared = Prepared(adam)
+    gradient, message = BAD_GRADIENTS[bad]
+    with pytest.raises(InvalidArgumentError, match=message):
+        prepared.optimizer.apply_gradients([([[1.0]], prepared.y), (gradient, prepared.x)])
+    prepared.assert_unchanged()
+    prepared.optimizer.apply_gradients([(GOOD, prepared.x), ([[1.0]], prepared.y)])
+    assert int(prepared.optimizer.iterations) == 2
+
+
+def test_bad_lists_change_nothing(adam):
+    prepared = Prepared(adam)
+    x = prepared.x
+    for bad in (5, [x], [(GOOD, x, 1)], None):
+        with pytest.raises(InvalidArgumentError, match=r"expected \(gradient, [vV]ariable\) pairs"):
+            prepared.optimizer.apply_gradients(bad)
+    with pytest.raises(InvalidArgumentError, match="gradients come first"):
+        prepared.optimizer.apply_gradients([(x, GOOD)])
+    prepared.assert_unchanged()
+
+
+def test_variables_that_can_not_be_trained(adam):
+    for dtype in ("int64", "bool", "complex64"):
+        x = Variable(np.zeros(2, dtype), name="counts")
+        with pytest.raises(InvalidArgumentError, match=f"Invalid type {dtype} of variable 'counts'"):
+            adam().apply_gradients([(np.zeros(2, dtype), x)])
+
+
+def test_bad_items(adam):
+    prepared = Prepared(adam)
+    pairs = [(GOOD, prepared.x), ([[1.0]], prepared.y)]
+    for bad in (-1, float("nan"), "all", [2]):
+        with pytest.raises(InvalidArgumentError, match="items="):
+            prepared.optimizer.apply_gradients(pairs, items=bad)
+    with pytest.raises(InvalidArgumentError, match="no aggregate to divide"):
+        prepared.optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False, items=2)
+    prepared.assert_unchanged()
+
+
+def test_items_divide_the_gradients():
+    for cls in (optimizers.SGD, legacy.SGD):
+        x, table = Variable([0.0]), Variable([[0.0], [0.0]])
+        cls(1.0).apply_gradients([([6.0], x), (IndexedSlices([[9.0]], [1], (2, 1)), table)], items=3)
+        assert (float(x[0]), float(table[1, 0])) == (-2.0, -3.0)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), "fast", [0.1, 0.2], 1j, None])
+def test_bad_learning_rates(adam, rate):
+    with pytest.raises(InvalidArgumentError, match="learning_rate"):
+        adam(learning_rate=rate)
+    prepared = Prepared(adam, learning_rate=lambda: 0.1)
+    prepared.optimizer.learning_rate = lambda: rate
+    with pytest.raises(InvalidArgumentError, match=r"learning_rate.*expected a real number"):
+        prepared.optimizer.apply_gradients([(GOOD, prepared.x), ([[1.0]], prepared.y)])
+    prepared.assert_unchanged()
+
+
+def test_a_failing_schedule_changes_nothing(adam):
+    class Failing(LearningRateSchedule):
+        def __call__(self, step):
+            if step >= 1:
+                raise KeyError("no such step")
+            return 0.1
+
+    prepared = Prepared(adam, learning_rate=Failing())
+    for _ in range(2):
+        with pytest.raises(KeyError, match="no such step"):
+            prepared.optimizer.apply_gradients([(GOOD, prepared.x), ([[1.0]], prepared.y)])
+    prepared.assert_unchanged()
+
+
+def test_unknown_arguments_get_the_nearest_match():
+    with pytest.raises(UnknownArgumentError, match=r"Unexpected keyword argument.*'clipnrm' \(did you mean 'clipnorm'"):
+        legacy.SGD(clipnrm=1.0)
+    with pytest.raises(ValueError, match=r"not recognized: 'learning_rat' \(did you mean 'learning_rate'"):
+        optimizers.SGD(learning_rat=1.0)
+    with pytest.raises(ValueError, match="not recognized: 'lr'"):
+        optimizers.Adam(lr=1.0)
+
+
+def test_arguments_of_the_constructors():
+    for argument in ("lr", "decay", "clipvalue"):
+        with pytest.raises(InvalidArgumentError, match=f"Expected {argument} >= 0, received: -1"):
+            legacy.SGD(**{argument: -1.0})
+    with pytest.raises(InvalidArgumentError, match="name"):
+        legacy.Optimizer(5)
+    with pytest.raises(InvalidArgumentError, match=r"weight_decay=0.1.*takes None only"):
+        optimizers.Adam(weight_decay=0.1)
+    with pytest.warns(UserWarning, match="decay"):
+        optimizers.Adam(decay=0.1)
+    with pytest.raises(InvalidArgumentError, match="nesterov"):
+        optimizers.SGD(nesterov="yes")
+
+
+def test_hooks_must_be_callable(adam):
+    with pytest.raises(InvalidArgumentError, match=r"gradient_aggregator.*can't be called"):
+        adam(gradient_aggregator="sum")
+    with pytest.raises(InvalidArgumentError, match=r"gradient_transformers.*can't be called"):
+        adam(gradient_transformers=[3])
+
+
+def fail(pairs):
+    raise ZeroDivisionError("in the hook")
+
+
+NONSENSE = {
+    "nothing": (lambda pairs: None, "returned NoneType: expected a list"),
+    "gradients only": (lambda pairs: [g for g, _ in pairs], r"expected a list of \(gradient, variable\)"),
+    "a strange variable": (lambda pairs: [(g, Variable([0.0])) for g, _ in pairs], "which was not in its list"),
+    "a pair twice": (lambda pairs: [*pairs, pairs[0]], "returned it twice"),
+    "None": (lambda pairs: [(None, v) for _, v in pairs], "is None: leave the pair out"),
+    "another shape": (lambda pairs: [(np.zeros(7), v) for _, v in pairs], r"has shape \(7,\)"),
+    "text": (lambda pairs: [("x", v) for _, v in pairs], "expected an array of numbers"),
+    "complex": (lambda pairs: [(g * 1j, v) for g, v in pairs], "has dtype complex64"),
+    "slices of another shape": (lambda pairs: [(IndexedSlices([[1.0]], [0], (1, 1)), pairs[0][1])], "has shape"),
+    "failure": (fail, "in the hook"),
+}
+
+
+@pytest.mark.parametrize("hook", ["gradient_aggregator", "gradient_transformers"])
+@pytest.mark.parametrize("nonsense", list(NONSENSE))
+def test_a_failing_hook_damages_the_optimizer(adam, hook, nonsense):
+    function, message = NONSENSE[nonsense]
+    x = Variable([1.0, 2.0], name="x")
+    optimizer = adam(**{hook: function if hook == "gradient_aggregator" else [function]})
+    with pytest.raises((InvalidArgumentError, ZeroDivisionError), match=message):
+        optimizer.apply_gradients([(GOOD, x)])
+    np.testing.assert_array_equal(x.numpy(), [1, 2])
+    with pytest.raises(DamagedOptimizerError, match=r"step 0: .*Make a new optimizer"):
+        optimizer.apply_gradients([(GOOD, x)])
+    assert int(optimizer.iterations) == 0
+
+
+def test_a_failing_update_damages_the_optimizer():
+    class Failing(legacy.SGD):
+        def _resource_apply_dense(self, grad, var, apply_state=None):
+            super()._resource_apply_dense(grad, var, apply_state)
+            raise KeyboardInterrupt
+
+    x, optimizer = Variable([1.0]), Failing(1.0)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.apply_gradients([([1.0], x)])
+    for call in (lambda: optimizer.apply_gradients([([1.0], x)]), lambda: optimizer.apply_gradients([])):
+        with pytest.raises(DamagedOptimizerError, match="KeyboardInterrupt"):
+            call()
+
+
+def test_a_failing_constraint_damages_the_optimizer(adam):
+    x, optimizer = Variable([1.0], constraint=lambda w: w[:0]), adam()
+    with pytest.raises(InvalidArgumentError, match="shape"):
+        optimizer.apply_gradients([([1.0], x)])
+    with pytest.raises(DamagedOptimizerError):
+        optimizer.apply_gradients([([1.0], x)])
+
+
+def test_every_replica_hears_of_a_bad_gradient_and_all_go_on_together(adam):
+    def train():
+        x, optimizer = Variable([1.0, 2.0], name="x"), adam()
+        errors = []
+        for step in range(3):
+            wrong = step == 1 and distopt.replica_index() == 1
+            try:
+                optimizer.apply_gradients([([1.0] if wrong else GOOD, x)])
+            except distopt.errors.DistoptError as error:
+                errors.append(type(error).__name__)
+        return errors, int(optimizer.iterations), x.numpy().tolist()
+
+    first, second = distopt.simulate(2, train)
+    assert (first[0], second[0]) == (["ReplicaFailedError"], ["InvalidArgumentError"])
+    assert first[1:] == second[1:]
+    assert first[1] == 2

@@ -1,0 +1,176 @@
+"""Flat memory: layout, alignment, padding, placing once, digests; the gradients of a step."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distopt import IndexedSlices, Variable, digest, optimizers
+from distopt.arena import ALIGNMENT, aligned_zeros, layout, place
+from distopt.errors import InvalidArgumentError
+from distopt.slab import Gradients, Slab, describe, fit
+
+DTYPES = [np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)]
+
+
+@given(sizes=st.lists(st.integers(0, 100)), dtype=st.sampled_from(DTYPES))
+def test_layout(sizes, dtype):
+    starts, length = layout(sizes, dtype.itemsize)
+    assert all(start * dtype.itemsize % ALIGNMENT == 0 for start in starts)
+    ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+    assert all(end <= start for end, start in zip(ends, [*starts[1:], length], strict=False))
+    assert length - sum(sizes) < (len(sizes) or 1) * ALIGNMENT // dtype.itemsize
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [0, 1, 63, 1000])
+def test_aligned_zeros(dtype, count):
+    for _ in range(5):
+        array = aligned_zeros(count, dtype)
+        assert array.ctypes.data % ALIGNMENT == 0 or count == 0
+        assert (array.shape, array.dtype) == ((count,), dtype)
+        assert not array.any()
+
+
+def test_placing_keeps_values_and_happens_once():
+    xs = [Variable(np.full(shape, 3, np.float32)) for shape in ((), (5,), (2, 0), (2, 3))]
+    place(xs)
+    views = [x.value for x in xs]
+    assert len({id(x._arena) for x in xs}) == 1
+    for x in xs:
+        assert (x.numpy() == 3).all()
+        assert x.value.base is not None
+    place([*xs, Variable([1.0])])
+    assert all(x.value is view for x, view in zip(xs, views, strict=True))
+    with pytest.raises(RuntimeError, match="placed once"):
+        xs[0]._place(np.zeros(()))
+
+
+def test_one_buffer_per_dtype_and_per_placing():
+    first = [Variable([1.0], dtype=dtype) for dtype in DTYPES for _ in range(2)]
+    place(first)
+    homes = [x._arena for x in first]
+    assert len({id(home) for home in homes}) == len(DTYPES)
+    assert all(home.flat.dtype == x.dtype for home, x in zip(homes, first, strict=True))
+    late = Variable([1.0])
+    place([first[0], late])
+    assert late._arena not in homes
+
+
+@pytest.mark.parametrize("cls", [optimizers.SGD, optimizers.Adam])
+def test_padding_stays_zero(cls):
+    xs = [Variable(np.ones(n, np.float32)) for n in (3, 1, 17)]
+    optimizer = cls(0.5, **({"momentum": 0.9} if cls is optimizers.SGD else {}))
+    for _ in range(3):
+        optimizer.apply_gradients([(np.ones(x.shape, np.float32), x) for x in xs])
+    used = np.zeros(xs[0]._arena.flat.size, bool)
+    for x in xs:
+        used[x._start : x._start + x.size] = True
+    for flat in (xs[0]._arena.flat, *optimizer._slot_flats.values()):
+        assert flat[used].all()
+        assert not flat[~used].any()
+
+
+def test_slots_lie_parallel_to_their_variables():
+    xs = [Variable(np.ones((2, 3), np.float32)), Variable(1.0)]
+    adam = optimizers.Adam()
+    adam.build(xs)
+    m, flat = adam.variables[2], adam._slot_flats[xs[0]._arena, "momentum"]
+    assert np.shares_memory(m.value, flat)
+    m.assign(np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(flat[xs[0]._start : xs[0]._start + 6], np.arange(6))
+
+
+def test_the_digest_is_of_shapes_dtypes_and_bits():
+    x = Variable([1.0, 2.0, 3.0])
+    alone = digest([x])
+    place([x, Variable([9.0])])
+    assert digest([x]) == digest([x.numpy()]) == alone
+    others = [[1.0, 2.0], [[1.0], [2.0], [3.0]], [1.0, 2.0, -3.0], [3.0, 2.0, 1.0]]
+    assert alone not in {digest([np.array(other, np.float32)]) for other in others}
+    assert digest([np.zeros(2)]) != digest([np.zeros(2, np.int64)])
+    assert digest([np.array([0.0])]) != digest([np.array([-0.0])])
+    assert digest([]) == digest(iter(()))
+    assert digest([np.ones((2, 3)).T]) == digest([np.ones((3, 2))])
+
+
+def test_a_slab_has_one_view_per_entry():
+    a, b = Variable(np.zeros((2, 3), np.float32), name="a"), Variable(np.zeros(3), name="b")
+    slab = Slab([a, b, a])
+    assert slab.shapes == [(2, 3), (3,), (2, 3)]
+    assert slab.has_duplicates
+    slab.views[0][...] = 1
+    slab.views[2][...] = 2
+    assert (slab.views[0] == 1).all()
+    assert [list(members) for members in slab.members.values()] == [[0, 2], [1]]
+    assert slab.description == "a: float32[2, 3], b: float64[3], a: float32[2, 3]"
+    np.testing.assert_array_equal(slab.spans(np.dtype(np.float32), [2]), [[slab.starts[2], 6]])
+    assert slab.spans(np.dtype(np.float64), [0]).shape == (0, 2)
+
+
+def test_describe():
+    assert describe([]) == "none"
+    assert describe([Variable(1.0, name="x")], names=False) == "float32[]"
+
+
+def gradients_of(*variables, sparse=None):
+    slab = Slab(variables)
+    for k, view in enumerate(slab.views):
+        view[...] = k + 1
+    return Gradients(slab, slab.all_entries, sparse or {})
+
+
+def test_a_list_of_views_is_taken_without_a_copy():
+    x, y = Variable([0.0]), Variable([0.0])
+    gradients = gradients_of(x, y)
+    pairs = gradients.pairs()
+    assert pairs[0][0] is gradients.slab.views[0]
+    gradients.take(pairs[::-1], "hook")
+    assert list(gradients.entries) == [1, 0]
+    gradients.take(pairs[1:], "hook")
+    assert list(gradients.entries) == [1]
+
+
+def test_gradients_may_be_exchanged_between_variables():
+    """Writing the first must not change the second."""
+    x, y = Variable([0.0]), Variable([0.0])
+    gradients = gradients_of(x, y)
+    (g, _), (h, _) = gradients.pairs()
+    gradients.take([(h, x), (g, y)], "hook")
+    assert [float(view[0]) for view in gradients.slab.views] == [2.0, 1.0]
+
+
+def test_entries_of_a_repeated_variable_are_taken_in_order():
+    x = Variable([0.0])
+    gradients = gradients_of(x, x)
+    gradients.take([(g * 10, v) for g, v in gradients.pairs()], "hook")
+    assert [float(view[0]) for view in gradients.slab.views] == [10.0, 20.0]
+    with pytest.raises(InvalidArgumentError, match="returned it twice"):
+        gradients.take([(np.zeros(1), x)] * 3, "hook")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("given_as", [np.float64, np.float32, np.int32, bool])
+def test_what_a_hook_returns_is_cast(dtype, given_as):
+    x = Variable([0.0, 0.0], dtype=dtype)
+    gradients = gradients_of(x)
+    gradients.take([(np.array([1, 0], given_as), x)], "hook")
+    np.testing.assert_array_equal(gradients.slab.views[0].astype(float), [1, 0])
+    gradients.take([(IndexedSlices(np.array([1.0], given_as), [1]), x)], "hook")
+    assert gradients.sparse[0].dtype == dtype
+    assert gradients.sparse[0].dense_shape == (2,)
+    assert list(gradients.dense) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    shape=st.lists(st.integers(0, 3), max_size=3).map(tuple), other=st.lists(st.integers(0, 3), max_size=3).map(tuple)
+)
+def test_fit_broadcasts_nothing(shape, other):
+    x, gradient = Variable(np.zeros(shape, np.float32), name="x"), np.ones(other, np.float32)
+    if shape == other:
+        assert fit(gradient, x, "the gradient", casts=False) is gradient
+    else:
+        with pytest.raises(InvalidArgumentError, match="the gradient of 'x' has shape"):
+            fit(gradient, x, "the gradient", casts=False)
