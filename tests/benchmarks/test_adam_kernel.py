@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from measure import FULL, medians, show
+from measure import FULL, medians, show, torch_if_installed
 
 from distopt.kernels import ADAM, reference, update
 
@@ -19,9 +19,8 @@ def adam(run):
 
 def test_adam_against_torch():
     rivals = {"distopt": adam(update), "NumPy reference": adam(reference.update)}
-    torch = pytest.importorskip("torch") if FULL else None
+    torch = torch_if_installed()
     if torch is not None:
-        torch.set_num_threads(1)
         parameter = torch.nn.Parameter(torch.full((SIZE,), 0.1))
         parameter.grad = torch.full((SIZE,), 1e-3)
         rivals["torch fused Adam"] = torch.optim.Adam([parameter], lr=1e-3, eps=1e-7, fused=True).step

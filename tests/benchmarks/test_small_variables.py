@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from measure import FULL, medians, show
+from measure import FULL, medians, show, torch_if_installed
 
 import distopt
 
@@ -32,9 +32,8 @@ def torch_step(torch, foreach):
 
 def test_two_hundred_variables():
     rivals = {"distopt": distopt_step()}
-    torch = pytest.importorskip("torch") if FULL else None
+    torch = torch_if_installed()
     if torch is not None:
-        torch.set_num_threads(1)
         rivals |= {"torch": torch_step(torch, False), "torch foreach": torch_step(torch, True)}
     result = medians(rivals, repeats=51 if FULL else 3, inner=10)
     show(f"global_clipnorm and Adam, {COUNT} variables of {SIZE}, 1 replica", "s", {"one step": result})

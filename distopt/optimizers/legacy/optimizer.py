@@ -25,6 +25,7 @@ from distopt.transformers.clipping import Clipping
 from distopt.variable import Variable
 
 _logger = logging.getLogger("distopt")
+_LABELS = {"lr_t": "learning_rate"}
 
 
 class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
@@ -159,7 +160,7 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
             for label, value in local.items():
                 number = as_number(value)
                 if number is not None:
-                    values[f"{label} ({dtype.name})"] = number
+                    values[f"{_LABELS.get(label, label)} ({dtype.name})"] = number
         bad = next((label for label, value in values.items() if math.isnan(value)), None)
         if bad is not None:
             raise InvalidArgumentError(
