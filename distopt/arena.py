@@ -7,6 +7,7 @@ the buffer and a table of spans, so that two hundred small variables are one cal
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +17,10 @@ from distopt.arrays import Array
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
+
+
+_STAGGER = 17 * ALIGNMENT
+_buffers = itertools.count()
 
 
 class Placeable(Protocol):
@@ -46,8 +51,11 @@ def aligned_zeros(count: int, dtype: np.dtype[Any]) -> Array:
         >>> aligned_zeros(3, np.dtype("float32"))
         array([0., 0., 0.], dtype=float32)
     """
-    raw = np.zeros(count * dtype.itemsize + ALIGNMENT, np.uint8)
-    skip = -raw.ctypes.data % ALIGNMENT
+    # Buffers that a kernel walks through together must not begin at equal places of a 4 KB page: the processor takes
+    # a load for one that waits for a store to the other buffer (Adam over 16 M parameters: 20 % slower).
+    stagger = next(_buffers) * _STAGGER % 4096
+    raw = np.zeros(count * dtype.itemsize + ALIGNMENT + stagger, np.uint8)
+    skip = -raw.ctypes.data % ALIGNMENT + stagger
     return raw[skip : skip + count * dtype.itemsize].view(dtype)
 
 

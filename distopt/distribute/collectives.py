@@ -20,6 +20,9 @@ from distopt.variable import Variable
 
 T = TypeVar("T", bound="Sequence[Variable] | Variable")
 
+_SUMMED = ("float16", "bfloat16", "float32", "float64")
+"""What the kernels add; integers, complex numbers and the like are gathered and added by NumPy, in the same tree."""
+
 _EXACT: dict[str, Callable[..., Array]] = {"max": np.maximum.reduce, "min": np.minimum.reduce}
 
 
@@ -68,8 +71,13 @@ def all_reduce(x: Any, op: str = "sum") -> Array:
         if op != "sum" and op not in _EXACT:
             raise InvalidArgumentError(f"all_reduce(op={op!r}): expected 'sum', 'max' or 'min'")
         array = _as_array(x, "all_reduce")
+        if op == "sum" and array.dtype == bool:
+            raise InvalidArgumentError(
+                "all_reduce(op='sum') of bool: True + True is True. Count with x.astype(int); 'any' is op='max' and "
+                "'all' is op='min'"
+            )
     _agree_on_array(communicator, f"all_reduce(op={op!r})", array)
-    if op != "sum" or array.dtype.kind not in "fV":
+    if op != "sum" or array.dtype.name not in _SUMMED:
         rows = _gather(communicator, array)
         combined = _EXACT[op](rows) if op != "sum" else _add_rows(rows)
         return np.asarray(combined, array.dtype)

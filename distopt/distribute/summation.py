@@ -4,9 +4,10 @@ Node k of level l of the tree covers replicas [k 2^l, (k+1) 2^l) below R; adjace
 
     R = 5:   ((g0 + g1) + (g2 + g3)) + g4
 
-A small array goes to everybody, and everybody adds. A large one is cut into R spans: each replica, the owner of a
-span, receives the others' parts, adds them with ``kernels.add_tree`` and hands the sum back. Either way every
-element is added in the tree above, so the bits depend on the number of replicas and on nothing else.
+A small array is summed by recursive doubling: at each level of the tree, neighbouring nodes exchange their sums. A
+large one is cut into R spans: each replica, the owner of a span, receives the others' parts, adds them with
+``kernels.add_tree`` and hands the sum back. Either way every element is added in the tree above, so the bits depend on
+the number of replicas and on nothing else. 16-bit arrays always go by spans: their partial sums stay float32 there.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TypeAlias
 
-import numpy as np
-
+from distopt.arena import aligned_zeros
 from distopt.distribute.communicator import Array, Communicator, Transfer
 from distopt.distribute.local import Copies
 from distopt.kernels import add_tree
 
 SMALL_BYTES = 8192
-"""Arrays up to this size are sent whole: one message each is cheaper than two rounds of parts."""
+"""Arrays up to this size are summed by doubling: fewer messages are worth more there than fewer bytes."""
 
 PIECE_BYTES = 32 << 20
 """A large array is summed in pieces of at most this size, which bounds the scratch memory."""
@@ -49,12 +49,12 @@ class Summation:
         self._stages: list[_Stage] = []
         if communicator.size == 1 or flat.size == 0:
             return
-        if flat.nbytes <= SMALL_BYTES:
-            self._stages.append(_whole(communicator, prepare, flat))
+        if flat.nbytes <= SMALL_BYTES and flat.itemsize > 2:
+            self._stages = _by_doubling(communicator, prepare, flat)
             return
         piece = PIECE_BYTES // flat.itemsize
         longest = max(b - a for a, b in pairwise(span_limits(min(piece, flat.size), communicator.size)))
-        scratch = np.empty((communicator.size - 1, longest), flat.dtype)
+        scratch = aligned_zeros((communicator.size - 1) * longest, flat.dtype).reshape(-1, longest)
         for start in range(0, flat.size, piece):
             self._stages.append(_by_spans(communicator, prepare, flat[start : start + piece], scratch))
 
@@ -83,13 +83,26 @@ def span_limits(size: int, replicas: int) -> list[int]:
     return [blocks * r // replicas * unit for r in range(replicas)] + [size]
 
 
-def _whole(communicator: Communicator, prepare: _Prepare, flat: Array) -> _Stage:
-    """Everybody gets everything, and adds."""
+def _by_doubling(communicator: Communicator, prepare: _Prepare, flat: Array) -> list[_Stage]:
+    """Level by level of the tree, replicas exchange the sums of their nodes with those of the neighbouring node."""
     size, me = communicator.size, communicator.index
-    rows = list(np.empty((size, flat.size), flat.dtype))
-    collect = prepare(_except(me, [flat] * size), _except(me, rows))
-    rows[me] = flat
-    return collect, rows, flat, Copies([])
+    other = aligned_zeros(flat.size, flat.dtype)
+    stages: list[_Stage] = []
+    width = 1
+    while width < size:
+        left = me // (2 * width) * 2 * width
+        right = left + width
+        if right < size:  # else the node has no neighbour and goes up as it is
+            # The right node may have fewer replicas: each serves several of the left, and hears from one.
+            served = {r: right + (r - left) % min(width, size - right) for r in range(left, right)}
+            sources = served | {r + width: r for r in served if r + width < size}
+            collect = prepare(
+                [flat if sources.get(r) == me else None for r in range(size)],
+                [other if sources[me] == r else None for r in range(size)],
+            )
+            stages.append((collect, [flat, other] if me < right else [other, flat], flat, Copies([])))
+        width *= 2
+    return stages
 
 
 def _by_spans(communicator: Communicator, prepare: _Prepare, flat: Array, scratch: Array) -> _Stage:

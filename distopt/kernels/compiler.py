@@ -2,8 +2,8 @@
 
 The source of each kernel is a real file in the cache directory, named after its content, so tracebacks,
 debuggers and Numba's own cache work. Numba's index is not safe when several processes use it at once (wrong
-results were seen), so looking up, compiling and storing happen under a file lock; each file holds one
-kernel with one signature.
+results were seen), so compiling and storing happen under an exclusive file lock, and loading under a shared one;
+each file holds one kernel with one signature.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.registry import cpu_target as cpu_target_of_numba
 
 from distopt.kernels.target import cpu_target
 
@@ -41,12 +42,17 @@ def compile_kernel(name: str, source: str, signature: Any) -> Callable[..., Any]
         signature: a Numba signature.
     """
     with _thread_lock:
+        _start_numba()
         directory = cache_directory()
+        stem = f"{name}_{hashlib.sha256(f'{source}{signature}'.encode()).hexdigest()[:16]}"
         try:
-            with _locked(directory):
-                return _load(directory, name, source, signature, cache=True)
+            if _is_stored(directory, stem):
+                with _locked(directory, fcntl.LOCK_SH):
+                    return _load(directory, stem, name, source, signature, cache=True)
+            with _locked(directory, fcntl.LOCK_EX):
+                return _load(directory, stem, name, source, signature, cache=True)
         except OSError as error:
-            return _load(_temporary_directory(directory, error), name, source, signature, cache=False)
+            return _load(_temporary_directory(directory, error), stem, name, source, signature, cache=False)
 
 
 def cache_directory() -> Path:
@@ -57,23 +63,35 @@ def cache_directory() -> Path:
     return Path(root) / f"numba{numba.__version__}-python{platform.python_version()}-{cpu_target()}"
 
 
+@functools.cache
+def _start_numba() -> None:
+    """Let Numba load what it needs for any kernel (half a second), before a lock makes other processes wait for it."""
+    cpu_target_of_numba.typing_context.refresh()
+    cpu_target_of_numba.target_context.refresh()
+
+
+def _is_stored(directory: Path, stem: str) -> bool:
+    """Whether Numba's index and data for a kernel are there; they never change once they are."""
+    folder = directory / "__pycache__"
+    return any(folder.glob(f"{stem}.*.nbi")) and any(folder.glob(f"{stem}.*.nbc"))
+
+
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _locked(directory: Path, kind: int) -> Iterator[None]:
     """Keep other processes out of ``directory``; the lock goes with its holder, however that ends."""
     if not directory.is_absolute():
         raise OSError(f"{directory} is not an absolute path: set DISTOPT_CACHE_DIR to one")
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, kind)
         yield
 
 
-def _load(directory: Path, name: str, source: str, signature: Any, *, cache: bool) -> Callable[..., Any]:
+def _load(directory: Path, stem: str, name: str, source: str, signature: Any, *, cache: bool) -> Callable[..., Any]:
     """Compile the function, or load it from Numba's cache beside its source file."""
-    digest = hashlib.sha256(f"{source}\n{signature}".encode()).hexdigest()[:16]
-    module = _import_source(directory / f"{name}_{digest}.py", source)
+    module = _import_source(directory / f"{stem}.py", source)
     kernel = numba.njit(nogil=True, error_model="numpy", cache=cache)(getattr(module, name))
-    if not (cache and any(Path(kernel.stats.cache_path).glob(f"{module.__name__}.*.nbi"))):
+    if not (cache and _is_stored(directory, stem)):
         _announce()
     kernel.compile(signature)
     kernel.disable_compile()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from measure import FULL, medians, show, torch_if_installed
 
+from distopt.arena import aligned_zeros
 from distopt.kernels import ADAM, reference, update
 
 SIZE = 1 << 24 if FULL else 1 << 12
@@ -12,7 +13,9 @@ pytestmark = pytest.mark.benchmark
 
 def adam(run):
     """One call is one step over SIZE parameters that the caller can't reuse."""
-    p, g, m, v = (np.full(SIZE, x, np.float32) for x in (0.1, 1e-3, 0.1, 0.1))
+    p, g, m, v = (aligned_zeros(SIZE, np.dtype(np.float32)) for _ in range(4))  # the memory of an optimizer
+    for array, value in ((p, 0.1), (g, 1e-3), (m, 0.1), (v, 0.1)):
+        array[:] = value
     spans = np.array([[0, 0, SIZE]])
     return lambda: run(ADAM, p, g, [m, v], [1e-3, 0.1, 0.001, 1e-7], spans)
 
