@@ -92,15 +92,18 @@ def _by_doubling(communicator: Communicator, prepare: _Prepare, flat: Array) -> 
     while width < size:
         left = me // (2 * width) * 2 * width
         right = left + width
+        sources: dict[int, int] = {}
+        rows = [flat]
         if right < size:  # else the node has no neighbour and goes up as it is
             # The right node may have fewer replicas: each serves several of the left, and hears from one.
-            served = {r: right + (r - left) % min(width, size - right) for r in range(left, right)}
-            sources = served | {r + width: r for r in served if r + width < size}
-            collect = prepare(
-                [flat if sources.get(r) == me else None for r in range(size)],
-                [other if sources[me] == r else None for r in range(size)],
-            )
-            stages.append((collect, [flat, other] if me < right else [other, flat], flat, Copies([])))
+            sources = {r: right + (r - left) % min(width, size - right) for r in range(left, right)}
+            sources |= {r + width: r for r in range(left, right) if r + width < size}
+            rows = [flat, other] if me < right else [other, flat]
+        collect = prepare(
+            [flat if sources.get(r) == me else None for r in range(size)],
+            [other if sources.get(me) == r else None for r in range(size)],
+        )
+        stages.append((collect, rows, flat, Copies([])))
         width *= 2
     return stages
 
