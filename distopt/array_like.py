@@ -98,13 +98,14 @@ class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
         return func(*read(args), **read(kwargs))
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        return np.array(self._read(), dtype, copy=copy)
+        # A copy unless a view is asked for: what was read before a step must not change with it.
+        return np.array(self._read(), dtype, copy=True if copy is None else copy)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise _in_place(self)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._read()[read(index)]
+        return snapshot(self._read()[read(index)])
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._read())
@@ -138,6 +139,11 @@ class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
     repeat, reshape, round, squeeze, std = map(_reads, ("repeat", "reshape", "round", "squeeze", "std"))
     sum, swapaxes, take, tobytes, tolist = map(_reads, ("sum", "swapaxes", "take", "tobytes", "tolist"))
     trace, transpose, var = map(_reads, ("trace", "transpose", "var"))
+
+
+def snapshot(value: Any) -> Any:
+    """``value`` itself, or a copy of it where it is a view of a variable's memory, which the next step will change."""
+    return value.copy() if type(value) is np.ndarray and value.base is not None else value
 
 
 def read(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distopt.array_like import ArrayLike, Traced
+from distopt.array_like import ArrayLike, Traced, snapshot
 from distopt.arrays import Array, cast, to_array, to_dtype
 from distopt.distribute.names import unique_name
 from distopt.distribute.replica import current_replica
@@ -119,8 +119,8 @@ class Variable(ArrayLike):
         return self._own()
 
     def read_value(self) -> Any:
-        """The value as an expression sees it."""
-        return self._read()
+        """The value as an expression sees it; a copy."""
+        return snapshot(self._read())
 
     def ref(self) -> Reference:
         """A key for dicts and sets that compares by identity; ``key.deref()`` gives the variable."""

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_replicas import raised_everywhere
 
+import distopt
 from distopt import replica_index, simulate
 from distopt.data import Batch, batches
 from distopt.distribute.replica import current_replica
@@ -182,3 +183,12 @@ def test_replicas_that_would_cut_different_batches_all_raise():
     assert len(set(messages)) == 1
     assert 'replica 0, 2: {"arrays"' in messages[0]
     assert '"seed": 1' in messages[0]
+
+
+def test_replicas_that_made_different_data_are_told():
+    def train():
+        x = np.random.default_rng(distopt.replica_index()).normal(size=(100, 3))
+        list(distopt.data.batches(x, global_batch_size=10))
+
+    with pytest.raises(InvalidArgumentError, match="digest of a sample"):
+        distopt.simulate(2, train)

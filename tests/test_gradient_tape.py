@@ -227,3 +227,25 @@ class TestReplicas:
             thread.join()
         assert outcome[0] is np.float32
         assert isinstance(outcome[1], ForeignVariableError)
+
+
+def test_threads_of_one_replica_have_tapes_of_their_own():
+    w = Variable(np.ones(50, "float32"))
+    begin = threading.Barrier(2)
+    wrong = []
+
+    def differentiate(factor):
+        begin.wait()
+        for _ in range(100):
+            with GradientTape() as tape:
+                loss = np.sum((w * factor) ** 2) + 0 * np.sum(np.exp(w))
+            gradient = tape.gradient(loss, w)
+            if gradient is None or not np.allclose(gradient, 2 * factor**2):
+                wrong.append(gradient)
+
+    threads = [threading.Thread(target=differentiate, args=(k,)) for k in (1, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

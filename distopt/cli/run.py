@@ -30,7 +30,8 @@ _TAIL = 1 << 16  # launchers report a killed process in their last words
 def run(replicas: int, script: Path, arguments: tuple[str, ...]) -> None:
     """Run SCRIPT with its ARGUMENTS on N replicas under the mpirun of the MPI library in use."""
     if not script.is_file():
-        raise click.ClickException(f"there is no script {str(script)!r} to run")
+        hint = ": leave 'python' out, the script follows -n N" if script.name.startswith("python") else ""
+        raise click.ClickException(f"there is no script {str(script)!r} to run{hint}")
     try:
         launcher = find_mpirun(mpi_library())
     except DistoptError as error:

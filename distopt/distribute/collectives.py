@@ -209,7 +209,15 @@ def _gather(communicator: Communicator, array: Array) -> Array:
 
 
 def _add_rows(rows: Array) -> Array:
-    """Add integers (any order is exact) or complex numbers (in the tree)."""
+    """Add integers (in 64 bits: any order is exact) or complex numbers (in the tree)."""
+    dtype = rows.dtype
+    if dtype.kind in "iu":
+        total = rows.sum(axis=0, dtype=np.uint64 if dtype.kind == "u" else np.int64)
+        if np.any(total > np.iinfo(dtype).max) or np.any(total < np.iinfo(dtype).min):
+            raise InvalidArgumentError(
+                f"all_reduce(op='sum') of {dtype}: the sum does not fit into that type; pass x.astype('int64')"
+            )
+        return np.asarray(total)
     level = list(rows)
     while len(level) > 1:
         pairs = [level[k] + level[k + 1] for k in range(0, len(level) - 1, 2)]

@@ -6,6 +6,7 @@ A process is one replica unless ``distopt.simulate`` runs several in its threads
 from __future__ import annotations
 
 import itertools
+import threading
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +24,19 @@ class Replica:
     """Open ``Strategy.scope()`` blocks, innermost last."""
     default_strategy: Any = None
     """What ``get_strategy`` answers outside of every scope, once it has been decided."""
-    tapes: list[Any] = field(default_factory=list)
-    """Open gradient tapes, innermost last."""
     global_size: int | None = None
     """Number of examples in the current global batch of ``distopt.data``."""
     averaged_loss: str | None = None
     """Name of a loss that was averaged under a tape since the last step (``items=`` would divide twice)."""
+    _threads: threading.local = field(default_factory=threading.local)
+
+    @property
+    def tapes(self) -> list[Any]:
+        """This thread's open gradient tapes, innermost last."""
+        tapes: list[Any] | None = getattr(self._threads, "tapes", None)
+        if tapes is None:
+            tapes = self._threads.tapes = []
+        return tapes
 
 
 _process = Replica()

@@ -165,3 +165,20 @@ def test_a_wrong_argument_of_one_replica_is_told_to_the_others(several):
         assert failure.kind is (InvalidArgumentError if replica == 1 else ReplicaFailedError)
         assert "op='product'" in failure.text
         assert total == several.count
+
+
+def test_a_sum_of_small_integers_that_does_not_fit_is_an_error_on_all(several):
+    def call() -> str:
+        with pytest.raises(InvalidArgumentError, match="does not fit"):
+            distopt.all_reduce(np.uint8(255))
+        return str(distopt.all_reduce(np.int8(3)))
+
+    assert several(call) == [str(3 * several.count)] * several.count
+
+
+def test_a_sum_of_bools_says_how_to_count(several):
+    def call() -> None:
+        with pytest.raises(InvalidArgumentError, match="Count with"):
+            distopt.all_reduce(np.array([True]))
+
+    several(call)
