@@ -14,6 +14,7 @@ import numpy as np
 
 from distopt.arena import aligned_zeros, layout
 from distopt.arrays import Array
+from distopt.distribute.communicator import Communicator
 from distopt.errors import InvalidArgumentError
 from distopt.indexed_slices import IndexedSlices
 from distopt.variable import Variable
@@ -60,8 +61,8 @@ class Slab:
         """Kept by the update: where entries lie in parameters and in the slab."""
         self.reductions: dict[Any, Callable[[], None]] = {}
         """Kept by the step: the prepared reductions of parts of the flat buffers."""
-        self.agreed = False
-        """Kept by the step: whether the replicas have agreed on this list."""
+        self.agreed: set[Communicator] = set()
+        """Kept by the step: whose replicas have agreed on this list."""
         self.call_digest: int | None = None
         """Kept by the step: digest of the optimizer's options and of this list."""
         self.has_slots = False

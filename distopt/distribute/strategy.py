@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from distopt.distribute.communicator import Communicator, Place
 from distopt.distribute.greeting import greet
+from distopt.distribute.header import Call, agree
 from distopt.distribute.launcher import launched
 from distopt.distribute.local import LocalCommunicator
 from distopt.distribute.mpi import MPICommunicator
@@ -48,6 +49,7 @@ class Strategy:
         self.communicator: Communicator = _started_communicator() if communicator is None else communicator
         self.broadcast = broadcast
         self._greeted = False
+        self._place: Place | None = None
 
     @property
     def num_replicas_in_sync(self) -> int:
@@ -62,7 +64,10 @@ class Strategy:
     @property
     def place(self) -> Place:
         """This replica's node, its place on the node, and the replicas there (collective at the first call)."""
-        return self.communicator.place
+        if self._place is None:
+            agree(self.ready(), Call("place"))
+            self._place = self.communicator.place
+        return self._place
 
     @contextmanager
     def scope(self) -> Iterator[Strategy]:
@@ -99,6 +104,12 @@ def get_strategy() -> Strategy:
     if replica.strategies:
         innermost: Strategy = replica.strategies[-1]
         return innermost
+    return replica.default_strategy or default_strategy()
+
+
+def default_strategy() -> Strategy:
+    """Return the strategy outside of every scope: the simulation's, else as the process was started."""
+    replica = current_replica()
     if replica.default_strategy is None:
         replica.default_strategy = Strategy()
     default: Strategy = replica.default_strategy

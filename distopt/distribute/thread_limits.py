@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from distopt.errors import InvalidArgumentError
@@ -10,8 +11,8 @@ from distopt.errors import InvalidArgumentError
 
 def configured_threads() -> int:
     """Return the threads that one of several replicas may use (``DISTOPT_THREADS``, default 1)."""
-    text = os.environ.get("DISTOPT_THREADS", "1")
-    if not text.isdigit() or int(text) < 1:
+    text = os.environ.get("DISTOPT_THREADS") or "1"
+    if not re.fullmatch("[0-9]{1,6}", text) or int(text) < 1:
         raise InvalidArgumentError(f"DISTOPT_THREADS={text!r}: expected a number of threads, 1 or more")
     return int(text)
 

@@ -38,7 +38,7 @@ def kernel_kind() -> str:
         >>> kernel_kind() in ("fused", "reference")
         True
     """
-    kind = os.environ.get("DISTOPT_KERNELS", "fused")
+    kind = os.environ.get("DISTOPT_KERNELS") or "fused"
     if kind not in _KINDS:
         raise InvalidArgumentError(
             f"DISTOPT_KERNELS={kind!r} in the environment names no kernels: "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distopt.kernels import ADAM, AMSGRAD, Rule
-from distopt.optimizers.arguments import real, within
+from distopt.optimizers.arguments import finite, within
 from distopt.optimizers.optimizer import Optimizer
 from distopt.variable import Variable
 
@@ -30,7 +30,7 @@ class Adam(Optimizer):
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
-        InvalidArgumentError: a beta below 0, or not below 1; any argument that ``Optimizer`` refuses.
+        InvalidArgumentError: a beta below 0, or not below 1; a negative epsilon; any argument that ``Optimizer`` refuses.
 
     Example:
         >>> import distopt
@@ -57,7 +57,7 @@ class Adam(Optimizer):
         super().__init__(learning_rate, **kwargs)
         self.beta_1 = within("Adam", "beta_1", beta_1, 0, _BELOW_ONE)
         self.beta_2 = within("Adam", "beta_2", beta_2, 0, _BELOW_ONE)
-        self.epsilon = real("Adam", "epsilon", epsilon)
+        self.epsilon = finite("Adam", "epsilon", epsilon, low=0)
         self.amsgrad = bool(amsgrad)
 
     def build(self, variables: Sequence[Variable]) -> None:

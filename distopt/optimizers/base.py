@@ -14,9 +14,11 @@ from typing import Any, Self
 from distopt.aggregators.aggregator import Aggregator
 from distopt.arena import place
 from distopt.arrays import Array
+from distopt.distribute.communicator import Communicator
 from distopt.distribute.ending import note_broken_step
 from distopt.distribute.header import digest
-from distopt.errors import DamagedOptimizerError, InvalidArgumentError
+from distopt.distribute.replica import current_replica
+from distopt.errors import DamagedOptimizerError, ForeignVariableError, InvalidArgumentError
 from distopt.kernels.spans import COMPUTE_DTYPE
 from distopt.optimizers.rule_updates import RuleUpdates
 from distopt.slab import Gradients, Pair, Slab
@@ -37,11 +39,11 @@ class BaseOptimizer(RuleUpdates, abc.ABC):
 
     def __init__(self, aggregator: Hook | None, transformers: Sequence[Hook] | None, clipping: Clipping) -> None:
         self._aggregator = checked_hook("gradient_aggregator", aggregator)
-        self._transformers = [checked_hook("gradient_transformers", t) for t in transformers or []]
+        self._transformers = checked_transformers(transformers)
         self._clipping = clipping
         super().__init__()
         self._slabs: dict[tuple[int, ...], Slab] = {}
-        self._synchronised: set[Variable] = set()
+        self._synchronised: dict[Communicator, set[Variable]] = {}
         self._aggregator_built = False
         self._damage: str | None = None
 
@@ -143,7 +145,12 @@ class BaseOptimizer(RuleUpdates, abc.ABC):
     def _refuse_if_unusable(self) -> None:
         if "_damage" not in self.__dict__:
             raise RuntimeError(f"{type(self).__name__}.__init__ did not call super().__init__(...): call it first")
-        self._iterations._own()
+        owner, replica = self._iterations._replica, current_replica()
+        if owner is not replica:
+            raise ForeignVariableError(
+                f"optimizer {self.name!r} was made by {owner.name} and is used by {replica.name}; replicas share no "
+                "optimizers. Make it inside the function given to simulate"
+            )
         if self._damage is not None:
             raise DamagedOptimizerError(
                 f"optimizer {self.name!r} failed in an earlier step after it had begun to write ({self._damage}): its "
@@ -161,15 +168,19 @@ class BaseOptimizer(RuleUpdates, abc.ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the memory that is made anew: slabs and arenas."""
-        return self.__dict__ | {"_slabs": {}, "_slot_flats": {}, "_synchronised": set()}
+        return self.__dict__ | {"_slabs": {}, "_slot_flats": {}, "_synchronised": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for variable, label, slot in self._slot_table:
+        for (variable, label), slot in self._slot_table.items():
             self._place_slot(variable, label, slot)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy the state; the trained variables are not copied, except where they are copied along and came first."""
+        """Copy the state; the copy steps the same variables, or those of their copies that were made before it.
+
+        ``copy.deepcopy((variables, optimizer))`` copies both, in this order; in the other one the copy does not know
+        the variables' copies (the legacy family makes new slots for them). ``pickle`` keeps them together in any order.
+        """
         kept = {id(variable): variable for variable in self._trained() if id(variable) not in memo}
         inner = memo | kept
         twin = memo[id(self)] = inner[id(self)] = type(self).__new__(type(self))
@@ -207,6 +218,19 @@ def checked_hook(argument: str, hook: Any) -> Any:
             "(gradient, variable) to such a list"
         )
     return hook
+
+
+def checked_transformers(hooks: Any) -> list[Hook]:
+    """Return a list of hooks; None means no hooks.
+
+    Raises:
+        InvalidArgumentError: no list, or one of something that can not be called.
+    """
+    if hooks is not None and not isinstance(hooks, (list, tuple)):
+        raise InvalidArgumentError(
+            f"gradient_transformers: received {hooks!r}: expected a list of functions; write [function] for one"
+        )
+    return [checked_hook("gradient_transformers", hook) for hook in hooks or ()]
 
 
 def hook_name(hook: Any) -> str:

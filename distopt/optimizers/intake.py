@@ -10,6 +10,7 @@ import numpy as np
 
 from distopt.errors import InvalidArgumentError
 from distopt.indexed_slices import IndexedSlices
+from distopt.optimizers.arguments import as_float
 from distopt.slab import Pair, Slab, fit
 from distopt.variable import Variable
 
@@ -86,13 +87,12 @@ def check_items(items: Any, aggregates: bool, averaged_loss: str | None) -> floa
         )
     if averaged_loss is not None:
         raise InvalidArgumentError(
-            f"items={items!r}, but the loss {averaged_loss!r} is an average already, so the gradients would be "
-            "divided twice: use a summed loss (Reduction.SUM) with items=, or leave items= out"
+            f"items={items!r}, but the loss {averaged_loss!r}, computed under a tape since the last step, is an average "
+            "already, so the gradients would be divided twice: use a summed loss (Reduction.SUM) with items=, or leave "
+            "items= out. If it is only a metric, compute it outside of the tape, or from "
+            "distopt.stop_gradient(predictions)"
         )
-    try:
-        number = float(items)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = as_float(items)
     if not (math.isfinite(number) and number >= 0):
         raise InvalidArgumentError(
             f"items={items!r}: expected the number of items (examples, tokens) of this replica's loss, 0 or more"

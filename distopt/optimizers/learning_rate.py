@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distopt.optimizers.arguments import real
+from distopt.optimizers.arguments import finite
 from distopt.optimizers.schedules import LearningRateSchedule
 from distopt.optimizers.schedules.serialization import serialize
 from distopt.variable import Variable
@@ -40,7 +40,7 @@ class LearningRate:
         if callable(value):
             self._learning_rate = value
             return
-        number = real(type(self).__name__, "learning_rate", value)
+        number = finite(type(self).__name__, "learning_rate", value)
         if isinstance(self._learning_rate, Variable):
             self._learning_rate.assign(np.float32(number))
         else:

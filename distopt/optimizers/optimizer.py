@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
-import numpy as np
-
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.names import unique_name
 from distopt.distribute.strategy import get_strategy
@@ -16,7 +14,7 @@ from distopt.errors import InvalidArgumentError
 from distopt.gradients import compute_gradients
 from distopt.indexed_slices import IndexedSlices
 from distopt.optimizers import step
-from distopt.optimizers.arguments import real, unknown_arguments
+from distopt.optimizers.arguments import evaluated, finite, unknown_arguments
 from distopt.optimizers.base import Hook
 from distopt.optimizers.rule_updates import constrain, rounds
 from distopt.optimizers.schedules.serialization import deserialize
@@ -201,10 +199,10 @@ class Optimizer(State):
 
     def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
         rate = self._current_learning_rate()
-        where = f"{self.name!r}, step {int(self._step_counter)}: the schedule or function of the learning rate gave"
-        number = real(where, "learning_rate", rate)
-        if not np.isfinite(number):
-            raise InvalidArgumentError(f"{where} {number}: it must be finite")
+        if isinstance(self._learning_rate, Variable):
+            number = finite(self.name, "learning_rate", rate)
+        else:
+            number = evaluated(self.name, int(self._step_counter), "learning_rate", rate)
         self._step_learning_rate = rate
         if self._rule() is not None:
             self._scalars(rate)  # what can't be computed fails before anything is agreed on

@@ -22,7 +22,7 @@ class RuleUpdates:
 
     def __init__(self) -> None:
         self._slot_flats: dict[tuple[Home, str], Array] = {}
-        self._slot_table: list[tuple[Variable, str, Variable]] = []
+        self._slot_table: dict[tuple[Variable, str], Variable] = {}
 
     def _rule(self) -> Rule | None:
         """The update rule; None where a class updates by methods of its own."""
@@ -42,7 +42,7 @@ class RuleUpdates:
     def _new_slot(self, variable: Variable, label: str, name: str, value: Any) -> Variable:
         """Make a slot in the arena, parallel to its variable: one flat buffer per home and label."""
         slot = Variable(value, name=name, dtype=variable.dtype, trainable=False)
-        self._slot_table.append((variable, label, slot))
+        self._slot_table[variable, label] = slot
         self._place_slot(variable, label, slot)
         return slot
 

@@ -132,8 +132,7 @@ class State(LearningRate, BaseOptimizer):
         label = name or "slot"
         path = f"{self.name}/{reference_variable.path.replace('/', '_')}_{label}"
         value = _initial(initializer, reference_variable.shape, reference_variable.dtype)
-        taken = any(v is reference_variable and known == label for v, known, _ in self._slot_table)
-        if taken:
+        if (reference_variable, label) in self._slot_table:
             label = f"{label}_{len(self._slot_table)}"
         slot = self._new_slot(reference_variable, label, path, value)
         self._own_variables.append(slot)
@@ -154,9 +153,14 @@ class State(LearningRate, BaseOptimizer):
     def _get_variable_index(self, variable: Variable) -> int:
         index = self._indices.get(id(variable))
         if index is None:
+            names = [v.name for v in self._trainable_variables]
+            twin = (
+                " is another variable than the one of the same name that was built for. Was it made anew, or copied "
+                "after the optimizer? Copy both together, variables first, or pickle them"
+            )
             raise InvalidArgumentError(
-                f"Unknown variable: {variable!r}. This optimizer was built for "
-                f"{[v.name for v in self._trainable_variables]} and can only be called for those: make another "
+                f"Unknown variable: {variable!r}{twin if variable.name in names else ''}. This optimizer was built for "
+                f"{names} and can only be called for those: make another "
                 "optimizer for other variables, or build this one with all of them"
             )
         return index

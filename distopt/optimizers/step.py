@@ -66,7 +66,7 @@ def apply_gradients(
         items = check_items(items, aggregates, replica.averaged_loss)
     replica.averaged_loss = None
 
-    if communicator is not None and pairs and not slab.agreed:  # 2
+    if communicator is not None and pairs and communicator not in slab.agreed:  # 2
         _begin_plan(optimizer, strategy, slab)
     with telling_the_others(communicator):
         hyperparameters = optimizer._evaluate_hyperparameters(slab)
@@ -99,17 +99,18 @@ def _begin_plan(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> Non
         optimizer._build_aggregator(slab.variables)
     if strategy.broadcast:
         synchronise(optimizer, communicator, slab.variables)
-    slab.agreed = True
+    slab.agreed.add(communicator)
 
 
 def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables: Sequence[Variable]) -> None:
-    """Overwrite parameters and the optimizer's state by replica 0's, once; warn when a parameter differed.
+    """Overwrite parameters and the optimizer's state by replica 0's, once for each communicator; warn when a parameter differed.
 
     Raises:
         CollectiveMismatchError: the replicas' optimizers do not have the same variables.
     """
-    new = [variable for variable in variables if variable not in optimizer._synchronised]
-    optimizer._synchronised.update(new)
+    done = optimizer._synchronised.setdefault(communicator, set())
+    new = [variable for variable in variables if variable not in done]
+    done.update(new)
     if communicator.size == 1 or not new:
         return
     state = optimizer._state()

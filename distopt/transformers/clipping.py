@@ -19,7 +19,7 @@ from distopt.slab import Gradients
 
 @dataclass
 class Clipping:
-    """Limits on gradients; None switches one off.
+    """Limits on gradients; None switches one off, and inf never clips.
 
     * ``clipvalue`` c: ``g ← min(max(g, -c), c)``
     * ``clipnorm`` c: ``g ← g c / max(‖g‖, c)``, each variable by itself
@@ -54,7 +54,7 @@ class Clipping:
         if self.clipvalue is not None:
             for flat, spans in buffers:
                 clip(flat, spans, self.clipvalue)
-        if self.clipnorm is not None:
+        if self.clipnorm is not None and self.clipnorm < math.inf:  # inf / inf is NaN
             for flat, spans in buffers:
                 norms = np.sqrt(square_sums(flat, spans))
                 limit = np.full(len(norms), self.clipnorm)
@@ -70,6 +70,8 @@ class Clipping:
         limit = self.global_clipnorm or 0.0
         if not math.isfinite(norm):
             return math.nan
+        if limit == math.inf:
+            return 1.0
         return limit / max(norm, limit) if limit > 0 else 0.0
 
 
@@ -95,9 +97,11 @@ def checked_limit(name: str, value: Any) -> float | None:
     if value is None:
         return None
     try:
-        limit = float(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"Expected {name} >= 0, received: {value!r}, which is no number") from error
+        limit = None if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError):
+        limit = None
+    if limit is None:
+        raise InvalidArgumentError(f"Expected {name} >= 0, received: {value!r}, which is no number")
     if not limit >= 0:
         raise InvalidArgumentError(f"Expected {name} >= 0, received: {value!r}. None switches clipping off")
     return limit

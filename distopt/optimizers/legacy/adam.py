@@ -44,6 +44,8 @@ class Adam(Optimizer):
     where that is float16); powers of β are computed in float64 and rounded once.
     """
 
+    _fractions = ("beta_1", "beta_2")
+
     def __init__(
         self,
         learning_rate: Any = 0.001,

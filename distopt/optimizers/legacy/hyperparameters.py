@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from distopt.arrays import to_dtype
-from distopt.errors import InvalidArgumentError
-from distopt.optimizers.arguments import real
+from distopt.optimizers.arguments import evaluated, finite, real, within
 from distopt.optimizers.schedules import LearningRateSchedule
 from distopt.optimizers.schedules.serialization import serialize
 from distopt.variable import Variable
@@ -26,6 +25,9 @@ class Hyperparameters:
     _name: str
     _initial_decay: float
     iterations: Variable
+    _counter: Variable | None
+    _fractions: ClassVar[tuple[str, ...]] = ()
+    """Hyperparameters that lie between 0 and 1."""
 
     def __init__(self) -> None:
         object.__setattr__(self, "_hyper", {})
@@ -53,13 +55,22 @@ class Hyperparameters:
         """Set a hyperparameter: a number, a schedule, or a function without arguments."""
         hyper = self.__dict__["_hyper"]
         if not callable(value) or isinstance(value, Variable):
-            value = value if isinstance(value, Variable) else real(type(self).__name__, name, value)
+            value = value if isinstance(value, Variable) else self._checked(name, value)
             if isinstance(hyper.get(name), Variable):
                 hyper[name].assign(np.float32(value))
                 return
             if self._hypers_created:
                 value = self._as_variable(name, value)
         hyper[name] = value
+
+    def _checked(self, name: str, value: Any) -> float:
+        owner = type(self).__name__
+        if name in self._fractions:
+            return within(owner, name, value, 0, 1)
+        return (finite if name == "learning_rate" else real)(owner, name, value)
+
+    def _evaluated(self, name: str, value: Any) -> float:
+        return evaluated(self._name, 0 if self._counter is None else int(self._counter), name, value)
 
     def _get_hyper(self, name: str, dtype: Any = None) -> Any:
         """Return a hyperparameter: its Variable, schedule or value; with a dtype, a NumPy scalar of it."""
@@ -68,7 +79,7 @@ class Hyperparameters:
         if isinstance(value, LearningRateSchedule):
             return value
         if callable(value) and not isinstance(value, Variable):
-            value = real(self._name, name, value())
+            value = self._evaluated(name, value())
         return value if dtype is None else _cast(value, dtype)
 
     def _create_hypers(self) -> None:
@@ -88,7 +99,7 @@ class Hyperparameters:
         rate = self._get_hyper("learning_rate", var_dtype)
         local_step = _cast(self.iterations, var_dtype)
         if isinstance(rate, LearningRateSchedule):
-            rate = _cast(real(self._name, "learning_rate", rate(local_step)), var_dtype)
+            rate = _cast(self._evaluated("learning_rate", rate(local_step)), var_dtype)
         if self._initial_decay > 0:
             one = _cast(1, var_dtype)
             rate = rate / (one + _cast(self._initial_decay, var_dtype) * local_step)
@@ -137,7 +148,7 @@ def as_number(value: Any) -> float | None:
 
 def checked_epsilon(owner: str, epsilon: Any) -> float:
     """Return epsilon; None and 0 mean 1e-7, as upstream."""
-    number = 0.0 if epsilon is None else real(owner, "epsilon", epsilon)
+    number = 0.0 if epsilon is None else finite(owner, "epsilon", epsilon, low=0)
     return number or 1e-7
 
 
@@ -149,7 +160,4 @@ def is_on(owner: str, argument: str, value: Any) -> bool:
     """
     if callable(value) or isinstance(value, Variable):
         return True
-    number = real(owner, argument, value)
-    if not 0 <= number <= 1:
-        raise InvalidArgumentError(f"{owner}({argument}={value!r}): expected a number from 0 to 1")
-    return number > 0
+    return within(owner, argument, value, 0, 1) > 0

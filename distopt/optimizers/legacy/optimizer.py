@@ -161,12 +161,12 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
                 number = as_number(value)
                 if number is not None:
                     values[f"{_LABELS.get(label, label)} ({dtype.name})"] = number
-        bad = next((label for label, value in values.items() if math.isnan(value)), None)
-        if bad is not None:
-            raise InvalidArgumentError(
-                f"hyperparameter {bad} of {self._name!r} is NaN in step {int(self.iterations)}: check the schedule "
-                "or function it comes from"
-            )
+        for label, value in values.items():
+            if math.isnan(value) or (math.isinf(value) and label.startswith("learning_rate")):
+                raise InvalidArgumentError(
+                    f"hyperparameter {label} of {self._name!r} is {value} in step {int(self.iterations)}: check the "
+                    "number, schedule or function that it comes from"
+                )
         return values | self._clip_values()
 
     def _create_state(self, gradients: Gradients) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from distopt.aggregators.sum import Sum
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.base import Hook, checked_hook
+from distopt.optimizers.base import Hook, checked_transformers
 from distopt.slab import Pair, Slab
 from distopt.transformers.clipping import Clipping, checked_limit
 
@@ -60,7 +60,7 @@ class Options:
                 "`gradient_transformers` cannot be set when `clipvalue`, `clipnorm` or `global_clipnorm` is set. "
                 "Clip in one of the transformers"
             )
-        self._transformers = [checked_hook("gradient_transformers", hook) for hook in value or []]
+        self._transformers = checked_transformers(value)
         for slab in self._slabs.values():
             slab.call_digest = None  # it has the transformers in it
 

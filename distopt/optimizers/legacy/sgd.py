@@ -37,6 +37,8 @@ class SGD(Optimizer):
     Source: ``tf_keras.optimizers.legacy.SGD``. The learning rate is inside the momentum (in PyTorch it is outside).
     """
 
+    _fractions = ("momentum",)
+
     def __init__(
         self, learning_rate: Any = 0.01, momentum: Any = 0.0, nesterov: bool = False, name: str = "SGD", **kwargs: Any
     ) -> None:
