@@ -171,3 +171,20 @@ def test_legacy_limits_are_attributes_and_exclude_transformers():
             legacy.SGD(**{argument: 1.0}).gradient_transformers = [lambda pairs: pairs]
     with pytest.raises(ValueError, match=">= 0"):
         sgd.clipnorm = -1
+
+
+@pytest.mark.parametrize("limit", ["clipvalue", "clipnorm", "global_clipnorm"])
+def test_a_limit_of_infinity_never_clips(limit):
+    for cls in (optimizers.SGD, legacy.SGD):
+        x, table = Variable([0.0, 0.0]), Variable([[0.0], [0.0]])
+        cls(1.0, **{limit: float("inf")}).apply_gradients(
+            [([3.0, -4.0], x), (IndexedSlices([[7.0]], [1], (2, 1)), table)]
+        )
+        np.testing.assert_array_equal(x.numpy(), [-3, 4])
+        np.testing.assert_array_equal(table.numpy(), [[0], [-7]])
+
+
+def test_a_global_norm_that_is_not_finite_makes_nan_also_where_the_limit_is_infinite():
+    x = Variable([0.0, 0.0])
+    optimizers.SGD(1.0, global_clipnorm=float("inf")).apply_gradients([([float("inf"), 1.0], x)])
+    assert np.isnan(x.numpy()).all()

@@ -154,3 +154,22 @@ def test_copied_with_its_variables_it_steps_the_copies(cls):
 
 def state(optimizer):
     return optimizer.weights if isinstance(optimizer, legacy.Optimizer) else optimizer.variables
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_copied_before_its_variables_it_steps_the_originals(cls):
+    x = Variable([1.0, 2.0], name="x")
+    optimizer = cls(learning_rate=0.5, **options_of(cls))
+    run(optimizer, x, 1)
+    twin, y = copy.deepcopy((optimizer, x))
+    run(twin, x, 1)
+    assert (x.numpy() != y.numpy()).all()
+    if isinstance(twin, legacy.Optimizer):
+        run(twin, y, 1)
+        assert len(list(twin._trained())) == 2
+    else:
+        with pytest.raises(ValueError, match=r"same name .* Copy both together, variables first"):
+            run(twin, y, 1)
+    twin, y = pickle.loads(pickle.dumps((optimizer, x)))
+    run(twin, y, 1)
+    assert len(list(twin._trained())) == 1

@@ -81,12 +81,33 @@ def test_variables_that_can_not_be_trained(adam):
 def test_bad_items(adam):
     prepared = Prepared(adam)
     pairs = [(GOOD, prepared.x), ([[1.0]], prepared.y)]
-    for bad in (-1, float("nan"), "all", [2]):
+    for bad in (-1, float("nan"), "all", "3", [2]):
         with pytest.raises(InvalidArgumentError, match="items="):
             prepared.optimizer.apply_gradients(pairs, items=bad)
     with pytest.raises(InvalidArgumentError, match="no aggregate to divide"):
         prepared.optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False, items=2)
     prepared.assert_unchanged()
+
+
+def test_an_averaged_loss_counts_for_one_step_only(adam):
+    prepared = Prepared(adam)
+    pairs = [(GOOD, prepared.x), ([[1.0]], prepared.y)]
+
+    def averaged_loss():
+        with distopt.GradientTape() as tape:
+            tape.watch(prepared.x)
+            distopt.losses.MeanSquaredError()(np.ones((1, 2)), prepared.x * np.ones((1, 2)))
+
+    averaged_loss()
+    with pytest.raises(
+        InvalidArgumentError, match=r"only a metric .*outside of the tape, or from distopt.stop_gradient"
+    ):
+        prepared.optimizer.apply_gradients(pairs, items=2)
+    for options in ({}, {"experimental_aggregate_gradients": False}):
+        averaged_loss()
+        prepared.optimizer.apply_gradients(pairs, **options)
+        prepared.optimizer.apply_gradients(pairs, items=2)
+    assert int(prepared.optimizer.iterations) == 5
 
 
 def test_items_divide_the_gradients():
@@ -102,9 +123,62 @@ def test_bad_learning_rates(adam, rate):
         adam(learning_rate=rate)
     prepared = Prepared(adam, learning_rate=lambda: 0.1)
     prepared.optimizer.learning_rate = lambda: rate
-    with pytest.raises(InvalidArgumentError, match=r"learning_rate.*expected a real number"):
+    with pytest.raises(InvalidArgumentError, match=r"learning_rate.*expected a finite real number"):
         prepared.optimizer.apply_gradients([(GOOD, prepared.x), ([[1.0]], prepared.y)])
     prepared.assert_unchanged()
+
+
+def test_the_message_about_a_schedule_names_optimizer_step_and_value(adam):
+    class Bad(LearningRateSchedule):
+        def __call__(self, step):
+            return None if int(step) else 0.1
+
+    prepared = Prepared(adam, learning_rate=Bad(), name="mine")
+    with pytest.raises(
+        InvalidArgumentError, match=r"^optimizer 'mine', step 1: the schedule .* learning_rate gave None: "
+    ):
+        prepared.optimizer.apply_gradients([(GOOD, prepared.x), ([[1.0]], prepared.y)])
+    prepared.assert_unchanged()
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_refused_as_learning_rates(adam, rate):
+    with pytest.raises(InvalidArgumentError, match=rf"^Adam\(learning_rate={rate}\)"):
+        adam(rate)
+    prepared = Prepared(adam)
+    with pytest.raises(InvalidArgumentError, match=rf"^Adam\(learning_rate={rate}\)"):
+        prepared.optimizer.learning_rate = rate
+    prepared.optimizer.learning_rate.assign(rate)
+    with pytest.raises(InvalidArgumentError, match=rf"learning_rate.*{rate}") as caught:
+        prepared.optimizer.apply_gradients([(GOOD, prepared.x), ([[1.0]], prepared.y)])
+    assert prepared.optimizer.name in str(caught.value)
+    assert int(prepared.optimizer.iterations) == 1
+
+
+def test_hyperparameters_out_of_range(adam):
+    for bad in (-1, float("inf"), "small"):
+        with pytest.raises(InvalidArgumentError, match=r"Adam\(epsilon="):
+            adam(epsilon=bad)
+    for bad in (-1, 1.5):
+        with pytest.raises(InvalidArgumentError, match=r"Adam\(beta_1=.*from 0 to "):
+            adam(beta_1=bad)
+    with pytest.raises(InvalidArgumentError, match=r"SGD\(momentum=2\): expected a number from 0 to 1"):
+        legacy.SGD(momentum=0.5).momentum = 2
+    with pytest.raises(InvalidArgumentError, match="clipvalue"):
+        adam(clipvalue="1")
+
+
+def test_an_optimizer_of_another_replica_is_refused():
+    for optimizer in (optimizers.SGD(name="mine"), legacy.SGD(name="mine")):
+        _ = optimizer.iterations
+
+        def train(optimizer=optimizer):
+            optimizer.apply_gradients([([1.0], Variable([1.0]))])
+
+        with pytest.raises(
+            distopt.errors.ForeignVariableError, match=r"optimizer 'mine' was made by .* Make it inside"
+        ):
+            distopt.simulate(2, train)
 
 
 def test_a_failing_schedule_changes_nothing(adam):
@@ -126,7 +200,7 @@ def test_unknown_arguments_get_the_nearest_match():
         legacy.SGD(clipnrm=1.0)
     with pytest.raises(ValueError, match=r"not recognized: 'learning_rat' \(did you mean 'learning_rate'"):
         optimizers.SGD(learning_rat=1.0)
-    with pytest.raises(ValueError, match="not recognized: 'lr'"):
+    with pytest.raises(ValueError, match=r"not recognized: 'lr' \(did you mean 'learning_rate'"):
         optimizers.Adam(lr=1.0)
 
 
@@ -149,6 +223,9 @@ def test_hooks_must_be_callable(adam):
         adam(gradient_aggregator="sum")
     with pytest.raises(InvalidArgumentError, match=r"gradient_transformers.*can't be called"):
         adam(gradient_transformers=[3])
+    for bad in (fail, 3, "abc"):
+        with pytest.raises(InvalidArgumentError, match=r"gradient_transformers: .*expected a list.*\[function\]"):
+            adam(gradient_transformers=bad)
 
 
 def fail(pairs):

@@ -6,6 +6,7 @@ import pytest
 
 import distopt
 from distopt import GradientTape, Variable, optimizers
+from distopt.distribute.threads import Hub, ThreadCommunicator
 from distopt.optimizers import legacy
 
 CLASSES = [optimizers.SGD, optimizers.Adam, legacy.SGD, legacy.Adam, legacy.NonFusedAdam]
@@ -188,3 +189,25 @@ def test_variables_belong_to_their_replica():
 
     assert distopt.simulate(2, step) == [True, True]
     assert x._arena is None, "nobody has placed its memory"
+
+
+@pytest.mark.parametrize("cls", [optimizers.SGD, legacy.SGD])
+def test_every_communicator_begins_from_the_values_of_its_replica_0(cls):
+    hubs = [Hub(2), Hub(2)]
+
+    def train():
+        x, index = Variable([1.0], name="x"), distopt.replica_index()
+        optimizer = cls(1.0)
+        half = distopt.Strategy(ThreadCommunicator(hubs[index // 2], index % 2))
+        with half.scope():
+            optimizer.apply_gradients([([float(index)], x)])
+        apart = float(x[0])
+        optimizer.apply_gradients([([0.0], x)])
+        together = float(x[0])
+        with half.scope():  # no broadcast again
+            optimizer.apply_gradients([([float(index)], x)])
+        return apart, together, float(x[0])
+
+    with pytest.warns(UserWarning, match="replica 2 began with other values than replica 0, first in variable 'x'"):
+        results = distopt.simulate(4, train)
+    assert results == [(0, 0, -1), (0, 0, -1), (-4, 0, -5), (-4, 0, -5)]

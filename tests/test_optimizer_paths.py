@@ -1,5 +1,7 @@
 """The flat path (one kernel call for many variables) and the path per variable give the same bits."""
 
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -123,3 +125,25 @@ def test_hooks_do_not_switch_the_flat_path_off_and_see_the_slab():
     sgd = legacy.SGD(1.0, gradient_transformers=[lambda pairs: pairs[::-1]])
     sgd.apply_gradients([([float(k)], v) for k, v in enumerate(variables)])
     assert [float(v[0]) for v in variables] == [0.0, -1.0, -2.0]
+
+
+@pytest.mark.parametrize("cls", [optimizers.Adam, legacy.Adam])
+def test_the_time_of_the_first_step_is_linear_in_the_number_of_variables(cls):
+    def first_step(count):
+        variables = [Variable([0.0]) for _ in range(count)]
+        pairs = [(np.ones(1, np.float32), v) for v in variables]
+        calls = 0
+
+        def count_call(frame, event, argument):
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count_call)
+        try:
+            cls().apply_gradients(pairs)
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    first_step(10)
+    assert first_step(1600) < 5 * first_step(400)

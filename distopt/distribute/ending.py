@@ -8,6 +8,10 @@
   takes as the end of the job.
 
 After a failure MPI is never finalised: that would wait for the others.
+
+At exit every replica says goodbye on the communicators that it used and, the last, on that of the whole job, used or
+not: those who trained with a part of the job, those who stayed out and those who left too early all meet there. So
+a job in which some processes never import distopt must call ``MPI.Finalize()`` at the end of the others' script.
 """
 
 from __future__ import annotations
@@ -40,12 +44,15 @@ STAGGER_SECONDS = 0.4
 
 _exit_status = 0
 _step_broken = False
+_process_id = 0
 
 
 def install() -> None:
     """Install the hooks in a process that a launcher started; elsewhere do nothing. Starts nothing."""
+    global _process_id
     if launched() is None:
         return
+    _process_id = os.getpid()
     sys.excepthook = _on_exception
     threading.excepthook = _on_thread_exception
     sys.exit = _exit
@@ -53,9 +60,9 @@ def install() -> None:
 
 
 def forget_trouble() -> None:
-    """Note that all replicas go on together: an earlier ``sys.exit`` or failure in a step was caught."""
-    global _exit_status, _step_broken
-    _exit_status, _step_broken = 0, False
+    """Note that all replicas go on together: an earlier failure in a step was caught."""
+    global _step_broken
+    _step_broken = False
 
 
 def note_broken_step() -> None:
@@ -64,16 +71,34 @@ def note_broken_step() -> None:
     _step_broken = True
 
 
+class _Exit(SystemExit):
+    """Remembers the status when the interpreter itself asks for it, which means that nobody has caught the exit."""
+
+    @property
+    def code(self) -> Any:  # type: ignore[override]
+        global _exit_status
+        status = self.args[0] if self.args else None
+        if sys._getframe().f_back is None:
+            _exit_status = status if isinstance(status, int) else int(status is not None)
+        return status
+
+
 def _exit(status: Any = None, /) -> NoReturn:
-    """``sys.exit``, which also remembers the status: nothing else tells an exit handler what it was."""
-    global _exit_status
-    _exit_status = status if isinstance(status, int) else int(status is not None)
-    raise SystemExit(status)
+    """``sys.exit``: nothing else tells an exit handler what the status was."""
+    raise _Exit() if status is None else _Exit(status)
+
+
+def _is_forked() -> bool:
+    """Whether this is a child that inherited the hooks: it is no replica."""
+    return os.getpid() != _process_id
 
 
 def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     from distopt.errors import ReplicaFailedError
 
+    if _is_forked():
+        sys.__excepthook__(kind, error, trace)
+        return
     if isinstance(error, KeyboardInterrupt):
         _fail("interrupted (Ctrl-C)\n", status=130)
     text = "".join(traceback.format_exception(kind, error, trace))
@@ -81,7 +106,8 @@ def _on_exception(kind: type[BaseException], error: BaseException, trace: Traceb
 
 
 def _on_thread_exception(args: threading.ExceptHookArgs) -> None:
-    if args.exc_type is SystemExit:
+    if _is_forked() or args.exc_type is SystemExit:
+        threading.__excepthook__(args)
         return
     name = "?" if args.thread is None else args.thread.name
     text = "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback))
@@ -90,17 +116,20 @@ def _on_thread_exception(args: threading.ExceptHookArgs) -> None:
 
 
 def _at_exit() -> None:
-    if _exit_status != 0 or _step_broken:
-        _fail(f"called sys.exit({_exit_status})\n", status=_exit_status or 1)
-    communicators = _communicators()
-    for communicator in communicators:
+    if _is_forked() or _is_finalized():
+        return
+    if _exit_status != 0:
+        _fail(f"called sys.exit({_exit_status})\n", status=_exit_status)
+    if _step_broken:
+        _fail("ended after a failure inside a step (it was caught); the others wait for it\n")
+    for communicator in _communicators():
         if communicator.size > 1:
             _leave(communicator, None)
 
 
 def _fail(text: str, *, status: int = 1, is_consequence: bool = False) -> NoReturn:
     """Offer the failure to the others, print it if it is the first, and end the job."""
-    mpi = sys.modules.get("distopt.distribute.mpi")
+    mpi = None if _is_finalized() else sys.modules.get("distopt.distribute.mpi")
     deadline = time.monotonic() + (BROKEN_STEP_SECONDS if _step_broken else OFFER_SECONDS)
     for communicator in [] if mpi is None else mpi.opened:
         if communicator.size > 1 and not _leave(communicator, text, deadline, is_consequence):
@@ -138,15 +167,18 @@ def _leave(communicator: Any, failure: str | None, deadline: float | None = None
 
 
 def _communicators() -> list[Any]:
-    """Every communicator in use; where there is none yet, that of the job, so that nobody waits for it in vain."""
-    from distopt.distribute import mpi
+    """Every communicator in use, and that of the job, so that nobody waits for it in vain."""
+    from distopt.distribute.mpi import opened
+    from distopt.distribute.strategy import default_strategy
 
-    if not mpi.opened:
-        from distopt.distribute.strategy import get_strategy
+    job = default_strategy().communicator
+    return [*(used for used in opened if used is not job), job]
 
-        communicator = get_strategy().communicator
-        return [communicator] if isinstance(communicator, mpi.MPICommunicator) else []
-    return list(mpi.opened)
+
+def _is_finalized() -> bool:
+    """Whether the script has finalised MPI itself."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and bool(mpi.Is_finalized())
 
 
 def _end_job(text: str, status: int, *, is_first: bool = True) -> NoReturn:
@@ -164,7 +196,7 @@ def _end_job(text: str, status: int, *, is_first: bool = True) -> NoReturn:
         _leave_report(index, message)
     # A launcher drops what it has not read from its replicas' pipes when the job is aborted.
     time.sleep(DRAIN_SECONDS)
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+    if mpi is not None and mpi.Is_initialized() and not _is_finalized():
         mpi.COMM_WORLD.Abort(status)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

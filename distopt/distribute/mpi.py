@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -18,13 +19,21 @@ import numpy as np
 from distopt.distribute.communicator import Array, Communicator, Place, Transfer
 from distopt.distribute.launcher import launched
 from distopt.distribute.local import Copies
-from distopt.errors import DeadCommunicatorError, LauncherMismatchError, MissingExtraError
+from distopt.errors import (
+    DeadCommunicatorError,
+    InvalidArgumentError,
+    LauncherMismatchError,
+    MissingExtraError,
+    ReplicaError,
+)
 
 MESSAGE_BYTES = 1 << 30
 """Longer arrays travel in several messages: counts above 2^31 are not safe in every MPI."""
 
 opened: list[MPICommunicator] = []
 """Every communicator that this process has duplicated, in that order: the ending says goodbye on each."""
+
+_handing_over = threading.Lock()
 
 
 @functools.cache
@@ -58,6 +67,11 @@ class MPICommunicator(Communicator):
         comm: an mpi4py intracommunicator; None means all processes of the job. It is duplicated at the first
             collective (which all its replicas reach together), so that the user's own messages can't interfere.
 
+    One thread at a time uses it: another one may go on with it when the first has ended.
+
+    Raises:
+        InvalidArgumentError: ``comm`` is ``MPI.COMM_NULL``: this process does not belong to it.
+
     Example:
         >>> MPICommunicator().name
         'mpi'
@@ -66,11 +80,18 @@ class MPICommunicator(Communicator):
     name = "mpi"
 
     def __init__(self, comm: Any = None) -> None:
+        if comm is not None and not comm:
+            raise InvalidArgumentError(
+                "MPICommunicator(MPI.COMM_NULL): this process is no member of that communicator (Split gives "
+                "COMM_NULL for the colour MPI.UNDEFINED). Make the Strategy on the members only: if comm: ..."
+            )
         self._given = comm
         self._own: Any = None
         self._place: Place | None = None
         self._gathered = np.empty(0, np.uint8)
         self._dead: str | None = None
+        self._thread: threading.Thread | None = None
+        self._thread_id = 0
 
     @cached_property
     def comm(self) -> Any:
@@ -135,10 +156,24 @@ class MPICommunicator(Communicator):
     def _open(self) -> Any:
         if self._dead is not None:
             raise DeadCommunicatorError(f"this communicator can't be used any more: {self._dead}")
+        if self._thread_id != threading.get_ident():
+            self._hand_over()
         if self._own is None:
             self._own = self.comm.Dup()
             opened.append(self)
         return self._own
+
+    def _hand_over(self) -> None:
+        """Let this thread use the communicator, unless another one still does: their messages would mix."""
+        mine = threading.current_thread()
+        with _handing_over:
+            if self._thread is not None and self._thread is not mine and self._thread.is_alive():
+                raise ReplicaError(
+                    f"thread {mine.name!r} called a collective, but thread {self._thread.name!r} uses this "
+                    "communicator and has not ended: what they send would mix. Make all collectives in one thread, "
+                    "or give each its own Strategy(MPICommunicator(comm.Dup()))"
+                )
+            self._thread, self._thread_id = mine, threading.get_ident()
 
     def _wait(self, requests: list[Any], deadline: float | None) -> None:
         try:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+
+from distopt.errors import ReplicaError
 
 _numbers = itertools.count()
 
@@ -41,18 +45,45 @@ class Replica:
 
 _process = Replica()
 _current: ContextVar[Replica | None] = ContextVar("distopt_replica", default=None)
+_bystanders: list[set[threading.Thread]] = []
+"""For every simulation that runs, the oldest first: the threads that were there before it."""
 
 
 def current_replica() -> Replica:
     """Return the record of the replica that this code runs in.
 
+    Raises:
+        ReplicaError: a thread that was started while a simulation runs does not know which replica it works for.
+
     Example:
         >>> current_replica() is current_replica()
         True
     """
-    return _current.get() or _process
+    return _current.get() or (_process_replica() if _bystanders else _process)
 
 
 def enter_replica(replica: Replica) -> None:
     """Make ``replica`` the current one in this thread (what ``simulate`` does first in each of its threads)."""
     _current.set(replica)
+
+
+@contextmanager
+def simulation() -> Iterator[None]:
+    """While replicas run as threads: take a thread that is none of them, and was not there before, for an error."""
+    bystanders = set(threading.enumerate())
+    _bystanders.append(bystanders)
+    try:
+        yield
+    finally:
+        _bystanders.remove(bystanders)
+
+
+def _process_replica() -> Replica:
+    thread = threading.current_thread()
+    if thread not in _bystanders[0]:
+        raise ReplicaError(
+            f"thread {thread.name!r} was started inside a simulation and does not know for which replica it works: "
+            "a new thread does not inherit that. Hand it on: threading.Thread(target=contextvars.copy_context().run, "
+            "args=(fn,)), or executor.submit(contextvars.copy_context().run, fn)"
+        )
+    return _process

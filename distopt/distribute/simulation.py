@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from distopt.distribute.replica import Replica, enter_replica
+from distopt.distribute.replica import Replica, enter_replica, simulation
 from distopt.distribute.strategy import Strategy
 from distopt.distribute.thread_limits import limit_threads
 from distopt.distribute.threads import Hub, ThreadCommunicator
-from distopt.errors import InvalidArgumentError
+from distopt.errors import InvalidArgumentError, ReplicaError
 
 T = TypeVar("T")
 
@@ -20,6 +20,9 @@ def simulate(num_replicas: int, fn: Callable[..., T], *args: Any, **kwargs: Any)
 
     Each replica is a thread with a strategy of its own; with the same N it gives the same bits as ``mpirun``.
     Variables must be made inside ``fn``. BLAS is limited to the configured threads while the simulation runs.
+    A thread that ``fn`` starts works for its replica only if it runs in a copy of its context
+    (``contextvars.copy_context().run``). After Ctrl-C the replicas end at their next collective; one that calls none
+    can't be stopped.
 
     Args:
         num_replicas: how many replicas, 1 or more.
@@ -29,6 +32,7 @@ def simulate(num_replicas: int, fn: Callable[..., T], *args: Any, **kwargs: Any)
 
     Raises:
         BaseException: the first failure of a replica, with a note that names its index.
+        ReplicaError: a replica called ``sys.exit``.
 
     Example:
         >>> import distopt
@@ -45,17 +49,26 @@ def simulate(num_replicas: int, fn: Callable[..., T], *args: Any, **kwargs: Any)
         enter_replica(Replica(name=f"simulated replica {index}", default_strategy=strategy))
         try:
             results[index] = fn(*args, **kwargs)
+        except SystemExit as failure:
+            # Raised by the caller it would end the whole program, which knows nothing of replicas.
+            error = ReplicaError(f"replica {index} called sys.exit({failure.code!r})")
+            error.__cause__ = failure
+            hub.end(index, error)
         except BaseException as failure:
             hub.end(index, failure)
         else:
             hub.end(index, None)
 
     threads = [threading.Thread(target=run, args=(r,), name=f"replica-{r}", daemon=True) for r in range(num_replicas)]
-    with limit_threads():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    with limit_threads(), simulation():
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException as interruption:
+            hub.stop(f"{type(interruption).__name__} in its caller")
+            raise
     if hub.first_failure is not None:
         index, failure = hub.first_failure
         failure.add_note(f"raised by simulated replica {index} of {num_replicas}")

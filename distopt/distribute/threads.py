@@ -40,11 +40,13 @@ class Hub:
         self.left: set[int] = set()
         self.failures: list[tuple[int, BaseException]] = []
         self.late: set[int] = set()
+        self.stopped: str | None = None
         self.headers, self.payloads = _Channel(size), _Channel(size)
 
     def meet(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
         """Bring a contribution and wait for everybody's."""
         with self.changed:
+            self._raise_if_stopped()
             if index in self.late:
                 raise DeadCommunicatorError("this communicator can't be used any more: a deadline has passed on it")
             channel.contributions[index] = contribution
@@ -57,6 +59,7 @@ class Hub:
                 self.changed.notify_all()
                 return channel.results
             while channel.round == number:
+                self._raise_if_stopped()
                 self._raise_if_somebody_ended()
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
@@ -74,11 +77,21 @@ class Hub:
                 self.failures.append((index, failure))
             self.changed.notify_all()
 
+    def stop(self, reason: str) -> None:
+        """Make every meeting from now on raise."""
+        with self.changed:
+            self.stopped = reason
+            self.changed.notify_all()
+
     @property
     def first_failure(self) -> tuple[int, BaseException] | None:
         """The first failure that is no consequence of another replica's."""
         causes = [entry for entry in self.failures if not isinstance(entry[1], ReplicaFailedError)]
         return next(iter([*causes, *self.failures]), None)
+
+    def _raise_if_stopped(self) -> None:
+        if self.stopped is not None:
+            raise DeadCommunicatorError(f"the simulation was stopped: {self.stopped}")
 
     def _raise_if_somebody_ended(self) -> None:
         if self.first_failure is not None:

@@ -30,7 +30,7 @@ class Adam(Optimizer):
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
-        InvalidArgumentError: a beta below 0, or not below 1; a negative epsilon; any argument that ``Optimizer`` refuses.
+        InvalidArgumentError: a beta outside [0, 1), a negative epsilon, any argument that ``Optimizer`` refuses.
 
     Example:
         >>> import distopt

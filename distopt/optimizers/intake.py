@@ -87,9 +87,9 @@ def check_items(items: Any, aggregates: bool, averaged_loss: str | None) -> floa
         )
     if averaged_loss is not None:
         raise InvalidArgumentError(
-            f"items={items!r}, but the loss {averaged_loss!r}, computed under a tape since the last step, is an average "
-            "already, so the gradients would be divided twice: use a summed loss (Reduction.SUM) with items=, or leave "
-            "items= out. If it is only a metric, compute it outside of the tape, or from "
+            f"items={items!r}, but the loss {averaged_loss!r}, computed under a tape since the last step, is an "
+            "average already, so the gradients would be divided twice: use a summed loss (Reduction.SUM) with items=, "
+            "or leave items= out. A loss that is only a metric is computed outside of the tape, or from "
             "distopt.stop_gradient(predictions)"
         )
     number = as_float(items)

@@ -200,7 +200,7 @@ class Optimizer(State):
     def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
         rate = self._current_learning_rate()
         if isinstance(self._learning_rate, Variable):
-            number = finite(self.name, "learning_rate", rate)
+            number = finite(self.name, "learning_rate", float(rate))
         else:
             number = evaluated(self.name, int(self._step_counter), "learning_rate", rate)
         self._step_learning_rate = rate

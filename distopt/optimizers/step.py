@@ -103,7 +103,7 @@ def _begin_plan(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> Non
 
 
 def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables: Sequence[Variable]) -> None:
-    """Overwrite parameters and the optimizer's state by replica 0's, once for each communicator; warn when a parameter differed.
+    """Overwrite parameters and the optimizer's state by replica 0's, once per communicator; warn where one differed.
 
     Raises:
         CollectiveMismatchError: the replicas' optimizers do not have the same variables.

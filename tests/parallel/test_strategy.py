@@ -64,6 +64,14 @@ def test_what_is_no_communicator():
         Strategy(object())
 
 
+@pytest.mark.mpi
+def test_a_communicator_that_this_process_does_not_belong_to():
+    from mpi4py import MPI
+
+    with pytest.raises(InvalidArgumentError, match="no member"):
+        MPICommunicator(MPI.COMM_NULL)
+
+
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("family", [SGD, legacy.SGD])
 def test_replicas_of_a_sub_communicator(family):

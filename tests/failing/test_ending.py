@@ -1,0 +1,143 @@
+"""How replicas of a job end that are not all alike: no hang, no false alarm, and the true reason."""
+
+import pytest
+from support import run_replicas
+
+ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
+IN_PAIRS = """
+import distopt
+from distopt import Strategy
+from distopt.distribute import MPICommunicator
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+pair = world.Split(0 if world.rank < 2 else MPI.UNDEFINED)
+"""
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def job(script, replicas=2):
+    return run_replicas(replicas, script, timeout=30, env=ENVIRONMENT)
+
+
+@pytest.mark.parametrize("before", ["", "distopt.replica_index()", "distopt.barrier()", "distopt.print_once('hi')"])
+@pytest.mark.parametrize("after", ["", "if pair: distopt.print_once('bye')"])
+def test_a_replica_outside_of_the_communicator_in_use_may_return(before, after):
+    script = (
+        f"{IN_PAIRS}{before}\nif pair:\n    with Strategy(MPICommunicator(pair)).scope():\n        distopt.barrier()\n"
+    )
+    result = job(f"{script}{after}\nprint('done', flush=True)\n", replicas=3)
+    assert result.status == 0, result.text
+    assert result.output.count("done") == 3
+
+
+def test_a_replica_that_uses_mpi_and_leaves_is_missed():
+    script = "from mpi4py import MPI\nimport distopt\nif MPI.COMM_WORLD.rank == 0:\n    distopt.barrier()\n"
+    result = job(script)
+    assert result.status != 0
+    assert "ReplicaLeftError: replica 1 of 2 has ended" in result.errors
+
+
+def test_a_place_that_one_replica_asks_for_is_an_error_on_it():
+    result = job("import distopt\nif distopt.replica_index() == 0:\n    print(distopt.get_strategy().place)\n")
+    assert result.status != 0
+    assert "ReplicaLeftError: replica 1 of 2 has ended" in result.errors
+    result = job("import distopt\ndistopt.get_strategy().place if distopt.replica_index() else distopt.barrier()\n")
+    assert result.status != 0
+    assert "call: replica 1: place" in result.errors
+
+
+def test_a_script_may_finalise_mpi_itself():
+    result = job("import distopt\nfrom mpi4py import MPI\ndistopt.barrier()\nMPI.Finalize()\nprint('done')\n")
+    assert result.status == 0, result.text
+    assert result.output.count("done") == 2
+    result = job("import distopt\nfrom mpi4py import MPI\ndistopt.barrier()\nMPI.Finalize()\nint('late')\n")
+    assert result.status != 0
+    assert "ValueError" in result.errors
+
+
+def test_an_exit_that_was_caught_is_no_failure():
+    script = (
+        "import sys, distopt\ndistopt.barrier()\ntry:\n    sys.exit(2)\nexcept SystemExit as error:\n"
+        "    sys.stdout.write(f'caught {error.code}\\n')\n"
+    )
+    result = job(script)
+    assert result.status == 0, result.text
+    assert result.output.count("caught 2") == 2
+
+
+@pytest.mark.parametrize(("argument", "status"), [("7", 7), ("'reason'", 1), ("None", 0), ("", 0)])
+def test_an_exit_that_was_not_caught_counts(argument, status):
+    result = job(f"import sys, distopt\ndistopt.barrier()\nsys.exit({argument})\n")
+    assert (result.status == 0) == (status == 0), result.text
+    assert (f"called sys.exit({status})" in result.errors) == (status != 0)
+
+
+def test_a_failure_inside_a_step_that_was_caught_is_named():
+    script = """
+import numpy as np, distopt
+w = distopt.Variable(np.zeros(3, "float32"))
+def aggregate(grads_and_vars):
+    if distopt.replica_index() == 1:
+        raise KeyError("aggregate")
+    return distopt.aggregators.Sum()(grads_and_vars)
+try:
+    distopt.optimizers.SGD(gradient_aggregator=aggregate).apply_gradients([(np.ones(3, "float32"), w)])
+except KeyError:
+    pass
+"""
+    result = job(script)
+    assert result.status != 0
+    assert "Replica 1 failed: ended after a failure inside a step (it was caught)" in result.errors
+    assert "sys.exit" not in result.errors
+
+
+def test_forked_children_are_no_replicas():
+    script = """
+import os, multiprocessing, threading, distopt
+def fail():
+    thread = threading.Thread(target=int, args=("in the child",))
+    thread.start()
+    thread.join()
+child = os.fork()
+if child == 0:
+    raise ValueError("in the child")
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+distopt.barrier()
+process = multiprocessing.get_context("fork").Process(target=fail)
+process.start()
+process.join()
+distopt.barrier()
+print("done")
+"""
+    result = job(script)
+    assert result.status == 0, result.text
+    assert result.output.count("done") == 2
+    assert result.errors.count("ValueError: ") == 4
+    assert "Replica" not in result.errors
+
+
+def test_two_threads_of_one_replica_do_not_mix_their_messages():
+    script = """
+import threading, distopt
+used, release, refused = threading.Event(), threading.Event(), []
+def use():
+    distopt.barrier()
+    used.set()
+    release.wait()
+thread = threading.Thread(target=use, name="trainer")
+thread.start()
+used.wait()
+try:
+    distopt.barrier()
+except distopt.errors.ReplicaError as error:
+    refused.append(str(error))
+release.set()
+thread.join()
+assert "thread 'trainer' uses this communicator" in refused[0]
+assert distopt.all_reduce(1.0) == 2  # the trainer has ended
+print("done")
+"""
+    result = job(script)
+    assert result.status == 0, result.text
+    assert result.output.count("done") == 2
