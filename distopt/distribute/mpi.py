@@ -179,8 +179,9 @@ class MPICommunicator(Communicator):
         try:
             # One by one: a test of any moves all of them on, and costs less than one of the whole list.
             for request in requests:
-                while not request.Test():
-                    os.sched_yield()
+                test = request.Test
+                while not test():
+                    _yield_core()
                     if deadline is not None and time.monotonic() > deadline:
                         raise TimeoutError("not every replica arrived before the deadline")
         except BaseException as error:
@@ -220,6 +221,9 @@ class _Persistent:
             self._start(self._requests)
         self._to_self()
         self._communicator._wait(self._requests, None)
+
+
+_yield_core = os.sched_yield
 
 
 def _messages(array: Array) -> list[Array]:
