@@ -117,7 +117,7 @@ class Gradients:
         waiting, entries = list(self.entries), []
         sparse: dict[int, IndexedSlices] = {}
         dense: dict[int, Array] = {}
-        for gradient, variable in _as_pairs(pairs, hook):
+        for gradient, variable in as_pairs(pairs, f"{hook} returned", "a list of (gradient, variable) pairs"):
             entry = next((k for k in waiting if self.slab.variables[k] is variable), None)
             if entry is None:
                 raise InvalidArgumentError(
@@ -194,17 +194,25 @@ def _as_array(gradient: Any, variable: Variable, said: str) -> Array:
     return array
 
 
-def _as_pairs(pairs: Any, hook: str) -> list[Pair]:
+def as_pairs(pairs: Any, said: str, expected: str) -> list[Pair]:
+    """Return (gradient, variable) pairs as a list; an iterator can be read only once.
+
+    Args:
+        pairs: what should be pairs.
+        said: the beginning of the message, such as "apply_gradients received".
+        expected: its end.
+
+    Raises:
+        InvalidArgumentError: not (gradient, variable) pairs.
+    """
     try:
         result = [(gradient, variable) for gradient, variable in pairs]
     except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(
-            f"{hook} returned {type(pairs).__name__}: expected a list of (gradient, variable) pairs ({error})"
-        ) from error
+        raise InvalidArgumentError(f"{said} {type(pairs).__name__}: expected {expected} ({error})") from error
     for _, variable in result:
         if not isinstance(variable, Variable):
             raise InvalidArgumentError(
-                f"{hook} returned a pair whose second part is {type(variable).__name__}: expected a list of "
-                "(gradient, variable) pairs"
+                f"{said} a pair whose second part is {type(variable).__name__}: expected {expected}; "
+                "gradients come first"
             )
     return result

@@ -11,31 +11,21 @@ import numpy as np
 from distopt.errors import InvalidArgumentError
 from distopt.indexed_slices import IndexedSlices
 from distopt.optimizers.arguments import as_float
-from distopt.slab import Pair, Slab, fit
-from distopt.variable import Variable
+from distopt.slab import Pair, Slab, as_pairs, fit
 
 ABSENT, DENSE, SPARSE = 0, 1, 2
 
 
-def as_pairs(grads_and_vars: Iterable[Pair]) -> list[Pair]:
-    """Return the pairs as a list; an iterator can be read only once.
+def own_pairs(grads_and_vars: Iterable[Pair]) -> list[Pair]:
+    """Return the user's pairs as a list, after checking that this replica owns the variables.
 
     Raises:
         InvalidArgumentError: not (gradient, variable) pairs.
+        ForeignVariableError: a variable that another replica made.
     """
-    try:
-        pairs = [(gradient, variable) for gradient, variable in grads_and_vars]
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(
-            f"apply_gradients received {type(grads_and_vars).__name__}: expected (gradient, variable) pairs, "
-            f"such as zip(gradients, variables) ({error})"
-        ) from error
+    expected = "(gradient, Variable) pairs, such as zip(gradients, variables)"
+    pairs = as_pairs(grads_and_vars, "apply_gradients received", expected)
     for _, variable in pairs:
-        if not isinstance(variable, Variable):
-            raise InvalidArgumentError(
-                f"apply_gradients received a pair whose second part is {type(variable).__name__}: expected "
-                "(gradient, Variable) pairs; gradients come first"
-            )
         variable._own()
     return pairs
 

@@ -40,7 +40,7 @@ from distopt.distribute.strategy import Strategy, get_strategy
 from distopt.indexed_slices import IndexedSlices
 from distopt.kernels import divide
 from distopt.optimizers.base import hook_name
-from distopt.optimizers.intake import ABSENT, DENSE, SPARSE, as_pairs, check_items, read_gradients
+from distopt.optimizers.intake import ABSENT, DENSE, SPARSE, check_items, own_pairs, read_gradients
 from distopt.slab import Gradients, Pair, Slab, describe
 from distopt.variable import Variable
 
@@ -59,7 +59,7 @@ def apply_gradients(
 
     with telling_the_others(communicator):  # 1
         optimizer._refuse_if_unusable()
-        pairs = as_pairs(grads_and_vars)
+        pairs = own_pairs(grads_and_vars)
         slab = optimizer._slab_for([variable for _, variable in pairs])
         kinds, sparse = read_gradients(pairs, slab, casts=optimizer._casts_gradients)
         optimizer._check_gradients(slab, kinds)
