@@ -34,6 +34,7 @@ opened: list[MPICommunicator] = []
 """Every communicator that this process has duplicated, in that order: the ending says goodbye on each."""
 
 _handing_over = threading.Lock()
+_yield_core = os.sched_yield
 
 
 @functools.cache
@@ -221,9 +222,6 @@ class _Persistent:
             self._start(self._requests)
         self._to_self()
         self._communicator._wait(self._requests, None)
-
-
-_yield_core = os.sched_yield
 
 
 def _messages(array: Array) -> list[Array]:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.arguments import as_float
 
 
 class LearningRateSchedule:
@@ -47,14 +48,10 @@ class LearningRateSchedule:
 
 def real_number(owner: str, argument: str, value: Any) -> int | float:
     """Return ``value`` as a finite Python number."""
-    array = np.asarray(value)
-    try:
-        number = float(array) if array.ndim == 0 and array.dtype.kind not in "USbc" else math.nan
-    except (TypeError, ValueError):
-        number = math.nan
+    number = as_float(value)
     if not math.isfinite(number):
         raise InvalidArgumentError(f"{owner}: {argument} must be one finite real number, received {value!r}.")
-    return int(number) if array.dtype.kind in "iu" else number
+    return int(number) if np.asarray(value).dtype.kind in "iu" else number
 
 
 def number_at_least(owner: str, argument: str, value: Any, least: float) -> int | float:
