@@ -99,21 +99,24 @@ def fail():
     thread = threading.Thread(target=int, args=("in the child",))
     thread.start()
     thread.join()
-child = os.fork()
-if child == 0:
-    raise ValueError("in the child")
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+first = distopt.distribute.launcher.launched().rank == 0
+if first:  # one replica alone: a launcher may mix what several print
+    child = os.fork()
+    if child == 0:
+        raise ValueError("in the child")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 distopt.barrier()
-process = multiprocessing.get_context("fork").Process(target=fail)
-process.start()
-process.join()
+if first:
+    process = multiprocessing.get_context("fork").Process(target=fail)
+    process.start()
+    process.join()
 distopt.barrier()
 print("done")
 """
     result = job(script)
     assert result.status == 0, result.text
     assert result.output.count("done") == 2
-    assert result.errors.count("ValueError: ") == 4
+    assert result.errors.count("ValueError: ") == 2
     assert "Replica" not in result.errors
 
 
