@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ class Constraint:
     Source: Keras 3, ``keras.constraints.Constraint``.
     """
 
+    elementwise: ClassVar[bool] = False
+    """Whether each element is put back by itself, so that replicas which share a variable may each do their part."""
+
     def __call__(self, value: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the allowed value in place of ``value``, which is not mutated."""
         raise NotImplementedError(f"{type(self).__name__} is a constraint without __call__(value).")
@@ -54,6 +57,8 @@ class NonNeg(Constraint):
 
     Source: Keras 3, ``keras.constraints.NonNeg``.
     """
+
+    elementwise = True
 
     def __call__(self, value: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return ``max(value, 0)``."""

@@ -14,6 +14,7 @@ Each also is the builtin that a reader would expect, so that ``except ValueError
         ├── ReplicaFailedError                  another replica raised
         ├── ReplicaLeftError                    another replica ended while this one went on
         ├── DeadCommunicatorError               a communicator used after a failure
+        ├── NoSharedMemoryError                 replicas of one node can't share memory
         └── LauncherMismatchError               the MPI library is not the launcher's
 """
 
@@ -80,6 +81,10 @@ class ReplicaLeftError(ReplicaError):
 
 class DeadCommunicatorError(ReplicaError):
     """A communicator was used after a failure had ended it."""
+
+
+class NoSharedMemoryError(ReplicaError):
+    """Replicas of one node can't share memory."""
 
 
 class LauncherMismatchError(ReplicaError):

@@ -6,13 +6,14 @@ does not change from step to step. ``Gradients`` is one step's content: which en
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from distopt.arena import aligned_zeros, layout
+from distopt.arena import ALIGNMENT, SPAN_UNIT, flat_memory, layout, stagger
 from distopt.arrays import Array
 from distopt.distribute.communicator import Communicator
 from distopt.errors import InvalidArgumentError
@@ -21,6 +22,13 @@ from distopt.variable import Variable
 
 Gradient: TypeAlias = "Array | IndexedSlices"
 Pair: TypeAlias = "tuple[Any, Variable]"
+
+_AFTER_SLOTS = 8
+"""Slabs are staggered after the parameters and their slots."""
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def describe(variables: Iterable[Variable], *, names: bool = True) -> str:
@@ -33,11 +41,12 @@ class Slab:
 
     Args:
         variables: the variables, in the order of the step; the same one may stand twice.
+        place: this replica's number where others of its node may come to read the slab; None keeps it private.
     """
 
-    def __init__(self, variables: Sequence[Variable]) -> None:
+    def __init__(self, variables: Sequence[Variable], place: int | None = None) -> None:
         self.variables = list(variables)
-        self.flats: dict[np.dtype[Any], Array] = {}
+        self._lengths: dict[np.dtype[Any], int] = {}
         self.starts = [0] * len(self.variables)
         self.ends = [0] * len(self.variables)
         self.views: list[Array] = []
@@ -46,9 +55,16 @@ class Slab:
             self.members.setdefault(variable.dtype, []).append(k)
         for dtype, members in self.members.items():
             starts, length = layout([self.variables[k].size for k in members], dtype.itemsize)
-            self.flats[dtype] = aligned_zeros(length, dtype)
+            self._lengths[dtype] = length
             for k, start, end in zip(members, starts, [*starts[1:], length], strict=True):
                 self.starts[k], self.ends[k] = start, end
+        self.first_norm_block = [0, *itertools.accumulate(-(-v.size // SPAN_UNIT) for v in self.variables)]
+        """Where each entry's block sums of squares begin in ``squares``."""
+        self.place = place
+        raw, self.segment = flat_memory(
+            self._nbytes, np.dtype(np.uint8), None if place is None else _AFTER_SLOTS + place
+        )
+        self.flats, self.squares = self._carve(raw)
         for variable, start in zip(self.variables, self.starts, strict=True):
             view = self.flats[variable.dtype][start : start + variable.size]
             self.views.append(view.reshape(variable.shape))
@@ -61,12 +77,36 @@ class Slab:
         """Kept by the update: where entries lie in parameters and in the slab."""
         self.reductions: dict[Any, Callable[[], None]] = {}
         """Kept by the step: the prepared reductions of parts of the flat buffers."""
+        self.sweeps: dict[Communicator, Any] = {}
+        """Kept by the step: how the replicas of a node sum and update this slab together."""
         self.agreed: set[Communicator] = set()
         """Kept by the step: whose replicas have agreed on this list."""
         self.call_digest: int | None = None
         """Kept by the step: digest of the optimizer's options and of this list."""
         self.has_slots = False
         """Kept by the optimizer: whether every variable has its slots."""
+
+    @property
+    def _nbytes(self) -> int:
+        sizes = [_padded(length * dtype.itemsize) for dtype, length in self._lengths.items()]
+        return sum(sizes) + self.first_norm_block[-1] * 8
+
+    def _carve(self, raw: Array) -> tuple[dict[np.dtype[Any], Array], Array]:
+        """Cut bytes into the flat buffers and the block sums of squares."""
+        flats, begin = {}, 0
+        for dtype, length in self._lengths.items():
+            flats[dtype] = raw[begin : begin + length * dtype.itemsize].view(dtype)
+            begin += _padded(length * dtype.itemsize)
+        return flats, raw[begin : begin + self.first_norm_block[-1] * 8].view(np.float64)
+
+    def of_another(self, segment: Array, place: int) -> tuple[dict[np.dtype[Any], Array], Array]:
+        """Return the flat buffers and the sums of squares in the segment of another replica's equal slab."""
+        return self._carve(segment[stagger(_AFTER_SLOTS + place) :])
+
+    @cached_property
+    def homes(self) -> list[Any]:
+        """Where the variables lie."""
+        return list(dict.fromkeys(variable._arena for variable in self.variables))
 
     @cached_property
     def description(self) -> str:

@@ -137,11 +137,11 @@ class Variable(ArrayLike):
             This variable.
 
         Raises:
+            CollectiveMismatchError: with ``update="shared"`` every replica must assign the same value.
             InvalidArgumentError: another shape, or a dtype that would lose the number (2.5 into int64).
         """
         self._own()
-        self._array[...] = self._fitting(value, "assign")
-        self._version += 1
+        self._write(self._fitting(value, "assign"))
         return self
 
     def assign_add(self, delta: Any, *, use_locking: bool = False) -> Variable:
@@ -173,11 +173,20 @@ class Variable(ArrayLike):
         if isinstance(delta, IndexedSlices):
             values = cast(delta.values, self.dtype, f"{what} to variable {self.name!r}")
             rows = IndexedSlices(values, delta.indices, self.shape).deduplicate()
-            self._array[rows.indices] = operation(self._array[rows.indices], rows.values)
+            result = self._array.copy()
+            result[rows.indices] = operation(self._array[rows.indices], rows.values)
         else:
-            operation(self._array, self._fitting(delta, what), out=self._array)
-        self._version += 1
+            result = operation(self._array, self._fitting(delta, what), dtype=self.dtype)
+        self._write(result)
         return self
+
+    def _write(self, value: Array) -> None:
+        """Replace the value; where the memory is that of all replicas of a node, they do it together."""
+        if self._arena is None or self._arena.shared_by is None:
+            self._array[...] = value
+        else:
+            self._arena.shared_by.write(self.name, self._array, value)
+        self._version += 1
 
     def _fitting(self, value: Any, what: str) -> Array:
         array = _plain(value, f"{what} to variable {self.name!r}: the value")

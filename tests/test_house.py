@@ -16,21 +16,21 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = [
     ["errors", "lazy"],
     ["arrays", "kernels"],
-    ["indexed_slices", "arena"],
+    ["indexed_slices", "shared_memory", "arena"],
     [
         f"distribute.{name}"
         for name in (
             "communicator", "launcher", "replica", "names", "thread_limits", "ending", "header", "greeting", "local",
-            "threads", "mpi", "strategy", "summation", "simulation",
+            "node", "node_sum", "threads", "mpi", "strategy", "summation", "simulation",
         )
     ],
     ["array_like", "variable"],
-    ["distribute.collectives", "traceable", "tracing", "backward", "gradients", "ops", "slab"],
+    ["distribute.collectives", "traceable", "tracing", "backward", "gradients", "ops", "slab", "partition"],
     ["constraints", "data"],
     ["losses"],
     ["aggregators", "transformers", "telemetry"],
     ["optimizers"],
-    ["testing"],
+    ["adapters", "testing"],
     ["cli"],
 ]  # fmt: skip
 

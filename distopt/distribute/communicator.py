@@ -17,7 +17,7 @@ the hands of each transport, and the bits with it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -60,8 +60,26 @@ class Communicator(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def nodes(self) -> tuple[int, ...]:
+        """The node of every replica, numbered from 0. The first call may communicate: all replicas make it together."""
+
+    @property
     def place(self) -> Place:
-        """This replica's node and place on it. The first call may communicate: all replicas make it together."""
+        """This replica's node and place on it."""
+        nodes = self.nodes
+        node = nodes[self.index]
+        return Place(node, nodes[: self.index].count(node), nodes.count(node))
+
+    def node_barrier(self, node: Any) -> Callable[[], None] | None:
+        """Make a barrier of the replicas of a node; all replicas call it together.
+
+        Args:
+            node: a ``Node`` of this communicator's replicas.
+
+        Returns:
+            None where this transport's replicas share no memory.
+        """
+        return None
 
     @abc.abstractmethod
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:

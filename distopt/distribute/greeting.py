@@ -13,12 +13,13 @@ from distopt.distribute.thread_limits import configured_threads, limit_threads
 from distopt.kernels import cpu_target, kernel_kind
 
 
-def greet(communicator: Communicator) -> None:
+def greet(communicator: Communicator, update: str) -> None:
     """Agree on versions, kernels and threads, which the bits of a result depend on, and set the threads."""
     description = {
         "python": ".".join(map(str, sys.version_info[:2])),
         "numpy": np.__version__,
         "kernels (DISTOPT_KERNELS)": kernel_kind(),
+        "update (DISTOPT_UPDATE)": update,
         "threads per replica (DISTOPT_THREADS)": str(configured_threads()),
     }
     agree(communicator, Call("first agreement of the replicas", lambda: description))

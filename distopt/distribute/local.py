@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distopt.distribute.communicator import Array, Communicator, Place, Transfer
+from distopt.distribute.communicator import Array, Communicator, Transfer
 
 
 class LocalCommunicator(Communicator):
@@ -20,7 +20,7 @@ class LocalCommunicator(Communicator):
     name = "local"
     index = 0
     size = 1
-    place = Place(node=0, index_on_node=0, replicas_on_node=1)
+    nodes = (0,)
 
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Return the one record."""

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from distopt.distribute.communicator import Array, Communicator, Place, Transfer
+from distopt.distribute.communicator import Array, Communicator, Transfer
 from distopt.distribute.launcher import launched
 from distopt.distribute.local import Copies
+from distopt.distribute.node import FlagBarrier, Node
 from distopt.errors import (
     DeadCommunicatorError,
     InvalidArgumentError,
@@ -88,7 +89,7 @@ class MPICommunicator(Communicator):
             )
         self._given = comm
         self._own: Any = None
-        self._place: Place | None = None
+        self._nodes: tuple[int, ...] = ()
         self._gathered = np.empty(0, np.uint8)
         self._dead: str | None = None
         self._thread: threading.Thread | None = None
@@ -110,17 +111,20 @@ class MPICommunicator(Communicator):
         return int(self.comm.size)
 
     @property
-    def place(self) -> Place:
-        """This rank's node; the first call compares host names and is collective."""
-        if self._place is None:
+    def nodes(self) -> tuple[int, ...]:
+        """Every rank's node; the first call compares host names and is collective."""
+        if not self._nodes:
             mine = np.zeros(256, np.uint8)
             name = load_mpi().Get_processor_name().encode()[:256]
             mine[: len(name)] = np.frombuffer(name, np.uint8)
             hosts = [row.tobytes() for row in self.all_gather(mine)]
-            nodes = list(dict.fromkeys(hosts))
-            host = hosts[self.index]
-            self._place = Place(nodes.index(host), hosts[: self.index].count(host), hosts.count(host))
-        return self._place
+            names = list(dict.fromkeys(hosts))
+            self._nodes = tuple(names.index(host) for host in hosts)
+        return self._nodes
+
+    def node_barrier(self, node: Node) -> Callable[[], None]:
+        """Make a barrier in the node's shared memory."""
+        return FlagBarrier(node)
 
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every rank everybody's record."""

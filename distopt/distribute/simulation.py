@@ -41,7 +41,12 @@ def simulate(num_replicas: int, fn: Callable[..., T], *args: Any, **kwargs: Any)
     """
     if isinstance(num_replicas, bool) or not isinstance(num_replicas, int) or num_replicas < 1:
         raise InvalidArgumentError(f"simulate(num_replicas={num_replicas!r}): expected an int, 1 or more")
-    hub = Hub(num_replicas)
+    return run_on(Hub(num_replicas), fn, *args, **kwargs)
+
+
+def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]:
+    """Run a function as the replicas of a hub: ``simulate`` with replicas that may pretend to be on several nodes."""
+    num_replicas = hub.size
     results: list[Any] = [None] * num_replicas
 
     def run(index: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,8 +13,11 @@ from distopt.distribute.header import Call, agree
 from distopt.distribute.launcher import launched
 from distopt.distribute.local import LocalCommunicator
 from distopt.distribute.mpi import MPICommunicator
+from distopt.distribute.node import Node
 from distopt.distribute.replica import current_replica
-from distopt.errors import InvalidArgumentError
+from distopt.errors import InvalidArgumentError, NoSharedMemoryError
+
+UPDATES = ("replicated", "shared")
 
 
 class Strategy:
@@ -20,11 +25,14 @@ class Strategy:
 
     Args:
         communicator: how they reach each other; None decides by how the process was started.
-        update: ``"replicated"``: every replica updates its own parameters and slots from the common sum.
+        update: ``"replicated"``: every replica updates its own parameters and slots from the common sum. ``"shared"``:
+            parameters and slots exist once per node, in shared memory, and each replica updates the part that it owns;
+            ``Variable.assign`` is a collective then. None takes ``DISTOPT_UPDATE`` from the environment, else
+            ``"replicated"``. The bits are the same.
         broadcast: whether the first step that aggregates makes parameters and slots those of replica 0.
 
     Raises:
-        InvalidArgumentError: an ``update`` that is not known.
+        InvalidArgumentError: an ``update`` that is not known; ``"shared"`` without ``broadcast``.
 
     Example:
         >>> strategy = Strategy()
@@ -34,12 +42,16 @@ class Strategy:
     """
 
     def __init__(
-        self, communicator: Communicator | None = None, *, update: str = "replicated", broadcast: bool = True
+        self, communicator: Communicator | None = None, *, update: str | None = None, broadcast: bool = True
     ) -> None:
-        if update != "replicated":
+        self.update = os.environ.get("DISTOPT_UPDATE", "replicated") if update is None else update
+        if self.update not in UPDATES:
+            where = "the environment variable DISTOPT_UPDATE" if update is None else "Strategy(update=...)"
+            raise InvalidArgumentError(f"{where} is {self.update!r}: expected 'replicated' or 'shared'")
+        if self.update == "shared" and not broadcast:
             raise InvalidArgumentError(
-                f"Strategy(update={update!r}): only 'replicated' is known in this version; 'shared' (one copy of "
-                "parameters and slots per node) is planned"
+                "Strategy(update='shared', broadcast=False): what exists once per node can't be kept apart; leave "
+                "broadcast=True, or take update='replicated'"
             )
         if communicator is not None and not isinstance(communicator, Communicator):
             raise InvalidArgumentError(
@@ -50,6 +62,8 @@ class Strategy:
         self.broadcast = broadcast
         self._greeted = False
         self._place: Place | None = None
+        self._node: Node | None = None
+        self._node_known = False
 
     @property
     def num_replicas_in_sync(self) -> int:
@@ -84,8 +98,34 @@ class Strategy:
         if not self._greeted:
             self._greeted = True
             if self.num_replicas_in_sync > 1:
-                greet(self.communicator)
+                greet(self.communicator, self.update)
         return self.communicator
+
+    @property
+    def shares_parameters(self) -> bool:
+        """Whether parameters and slots are those of the node."""
+        return self.update == "shared" and self.num_replicas_in_sync > 1
+
+    def node(self) -> Node | None:
+        """Return the replicas of this node, or None where they can't share memory (collective at the first call)."""
+        if not self._node_known:
+            self._node_known = True
+            if self.num_replicas_in_sync > 1:
+                try:
+                    self._node = Node(self.communicator)
+                except NoSharedMemoryError as error:
+                    self.do_without_node(error)
+        return self._node
+
+    def do_without_node(self, reason: NoSharedMemoryError) -> None:
+        """Sum by messages from now on, and say so: all replicas have met the same error."""
+        self._node, self.update = None, "replicated"
+        if self.replica_index == 0:
+            warnings.warn(
+                f"the replicas of a node can't share memory ({reason}): gradients are summed by messages, which is "
+                "slower, and every replica keeps its own parameters. The results are the same",
+                stacklevel=2,
+            )
 
     def __repr__(self) -> str:
         return f"<Strategy on {self.communicator.name}>"

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from distopt.distribute.communicator import Array, Communicator, Place, Transfer
+from distopt.distribute.communicator import Array, Communicator, Transfer
+from distopt.distribute.node import Node
 from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLeftError
 
 
 class _Channel:
     """One sequence of rounds; headers and payloads have one each, so that they never pair with one another."""
 
-    def __init__(self, size: int) -> None:
-        self.contributions: list[Any] = [None] * size
-        self.arrived = 0
+    def __init__(self, members: Sequence[int]) -> None:
+        self.members = members
+        self.contributions: dict[int, Any] = {}
         self.round = 0
         self.results: list[Any] = []
 
@@ -32,16 +33,19 @@ class Hub:
 
     Args:
         size: number of replicas.
+        nodes: the node of each that the simulation pretends; one node by default.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, nodes: Sequence[int] | None = None) -> None:
         self.size = size
+        self.nodes = (0,) * size if nodes is None else tuple(nodes)
         self.changed = threading.Condition()
         self.left: set[int] = set()
         self.failures: list[tuple[int, BaseException]] = []
         self.late: set[int] = set()
         self.stopped: str | None = None
-        self.headers, self.payloads = _Channel(size), _Channel(size)
+        self.headers, self.payloads = _Channel(range(size)), _Channel(range(size))
+        self.barriers: dict[tuple[int, ...], list[_Channel]] = {}
 
     def meet(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
         """Bring a contribution and wait for everybody's."""
@@ -50,17 +54,16 @@ class Hub:
             if index in self.late:
                 raise DeadCommunicatorError("this communicator can't be used any more: a deadline has passed on it")
             channel.contributions[index] = contribution
-            channel.arrived += 1
             number = channel.round
-            if channel.arrived == self.size:
-                channel.results, channel.contributions = channel.contributions, [None] * self.size
-                channel.arrived = 0
+            if len(channel.contributions) == len(channel.members):
+                channel.results = [channel.contributions[member] for member in channel.members]
+                channel.contributions = {}
                 channel.round += 1
                 self.changed.notify_all()
                 return channel.results
             while channel.round == number:
                 self._raise_if_stopped()
-                self._raise_if_somebody_ended()
+                self._raise_if_somebody_ended(channel)
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     # What it has brought can't be taken back: its next contribution would enter this round.
@@ -76,6 +79,14 @@ class Hub:
             if failure is not None:
                 self.failures.append((index, failure))
             self.changed.notify_all()
+
+    def barrier(self, members: tuple[int, ...], number: int) -> _Channel:
+        """Return the rounds of the n-th barrier of some replicas."""
+        with self.changed:
+            barriers = self.barriers.setdefault(members, [])
+            if number == len(barriers):
+                barriers.append(_Channel(members))
+            return barriers[number]
 
     def stop(self, reason: str) -> None:
         """Make every meeting from now on raise."""
@@ -93,12 +104,13 @@ class Hub:
         if self.stopped is not None:
             raise DeadCommunicatorError(f"the simulation was stopped: {self.stopped}")
 
-    def _raise_if_somebody_ended(self) -> None:
+    def _raise_if_somebody_ended(self, channel: _Channel) -> None:
         if self.first_failure is not None:
             index, failure = self.first_failure
             raise ReplicaFailedError(f"replica {index} raised {type(failure).__name__}: {failure}", replica_index=index)
-        if self.left:
-            names = ", ".join(map(str, sorted(self.left)))
+        awaited = self.left & (set(channel.members) - channel.contributions.keys())
+        if awaited:
+            names = ", ".join(map(str, sorted(awaited)))
             raise ReplicaLeftError(
                 f"replica {names} of {self.size} has returned while this one still waits for it: "
                 "every replica must make the same calls, the same number of times"
@@ -118,6 +130,7 @@ class ThreadCommunicator(Communicator):
     def __init__(self, hub: Hub, index: int) -> None:
         self._hub = hub
         self._index = index
+        self._barriers_made = 0
         self._dead = False
 
     @property
@@ -131,9 +144,19 @@ class ThreadCommunicator(Communicator):
         return self._hub.size
 
     @property
-    def place(self) -> Place:
-        """All simulated replicas share one node."""
-        return Place(node=0, index_on_node=self._index, replicas_on_node=self._hub.size)
+    def nodes(self) -> tuple[int, ...]:
+        """One node, unless the simulation pretends several."""
+        return self._hub.nodes
+
+    def node_barrier(self, node: Node) -> Callable[[], None]:
+        """Make a meeting of the node's replicas, which ends for all when one of the simulation fails."""
+        rounds = self._hub.barrier(node.members, self._barriers_made)
+        self._barriers_made += 1
+
+        def barrier() -> None:
+            self._meet(rounds, None)
+
+        return barrier
 
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every replica everybody's record."""

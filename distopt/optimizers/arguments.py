@@ -82,3 +82,8 @@ def unknown_arguments(owner: str, given: Iterable[str], known: Iterable[str], ki
     if kind is not UnknownArgumentError:
         text = "Argument(s) not recognized"
     return kind(f"{owner}: {text}: {', '.join(hints)}")
+
+
+def hook_name(hook: Any) -> str:
+    """Return what messages call a hook."""
+    return getattr(hook, "__name__", type(hook).__name__)

@@ -12,15 +12,19 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from distopt.aggregators.aggregator import Aggregator
+from distopt.aggregators.sum import Sum
 from distopt.arena import place
 from distopt.arrays import Array
 from distopt.distribute.communicator import Communicator
 from distopt.distribute.ending import note_broken_step
 from distopt.distribute.header import digest
 from distopt.distribute.replica import current_replica
+from distopt.distribute.strategy import get_strategy
 from distopt.errors import DamagedOptimizerError, ForeignVariableError, InvalidArgumentError
 from distopt.kernels.spans import COMPUTE_DTYPE
-from distopt.optimizers.rule_updates import RuleUpdates
+from distopt.optimizers.arguments import hook_name
+from distopt.optimizers.rule_updates import DType, RuleUpdates
+from distopt.optimizers.sharing import agree_on_state, complete_slots, leave_state
 from distopt.slab import Gradients, Pair, Slab
 from distopt.transformers.clipping import Clipping
 from distopt.variable import Variable
@@ -73,8 +77,27 @@ class BaseOptimizer(RuleUpdates, abc.ABC):
         """Make the slots that the present variables lack."""
 
     @abc.abstractmethod
-    def _update(self, gradients: Gradients) -> None:
-        """Update the variables that take part, and apply their constraints."""
+    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+        """Update the variables that take part, and apply their constraints.
+
+        Args:
+            gradients: what takes part.
+            dense_done: the dense ones are updated already, by the rule.
+        """
+
+    @property
+    @abc.abstractmethod
+    def _updates_flat(self) -> bool:
+        """Whether dense gradients are updated by the rule, whole buffers at a time."""
+
+    @abc.abstractmethod
+    def _step_scalars(self, dtype: DType) -> Sequence[float]:
+        """The values of the rule's scalars in this step."""
+
+    @property
+    def _sums_flat(self) -> bool:
+        """Whether gradients are summed in distopt's own way, and nothing else."""
+        return self._aggregator is None or isinstance(self._aggregator, Sum)
 
     @abc.abstractmethod
     def _missing(self, names: list[str], everything: bool) -> None:
@@ -104,6 +127,19 @@ class BaseOptimizer(RuleUpdates, abc.ABC):
         """
         return list(self._slab_for(variables).views)
 
+    def _read_state(self, variables: Sequence[Variable]) -> list[Array]:
+        """Return copies of the state, whole; where replicas share it, each has only its part up to date."""
+        agree_on_state(self, "get_weights")
+        complete_slots(self)
+        return [variable.numpy() for variable in variables]
+
+    def _write_state(self, variables: Sequence[Variable], values: Sequence[Any]) -> None:
+        """Set the state; where replicas share it, all of them write the same."""
+        agree_on_state(self, "set_weights", values)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        leave_state(self)
+
     def _slab_for(self, variables: Sequence[Variable]) -> Slab:
         """The memory for the gradients of these variables; made, and the variables placed, at the first call."""
         key = tuple(map(id, variables))
@@ -111,8 +147,10 @@ class BaseOptimizer(RuleUpdates, abc.ABC):
         if slab is None:
             for variable in variables:
                 check_variable(variable)
-            place(variables)
-            slab = self._slabs[key] = Slab(variables)
+            strategy = get_strategy()
+            place(variables, shareable=strategy.shares_parameters)
+            shares = strategy.num_replicas_in_sync > 1
+            slab = self._slabs[key] = Slab(variables, strategy.replica_index if shares else None)
         return slab
 
     def _identity(self) -> str:
@@ -168,7 +206,9 @@ class BaseOptimizer(RuleUpdates, abc.ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the memory that is made anew: slabs and arenas."""
-        return self.__dict__ | {"_slabs": {}, "_slot_flats": {}, "_synchronised": {}}
+        return self.__dict__ | {
+            name: {} for name in ("_slabs", "_slot_flats", "_slot_segments", "_shared_slots", "_synchronised")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -231,8 +271,3 @@ def checked_transformers(hooks: Any) -> list[Hook]:
             f"gradient_transformers: received {hooks!r}: expected a list of functions; write [function] for one"
         )
     return [checked_hook("gradient_transformers", hook) for hook in hooks or ()]
-
-
-def hook_name(hook: Any) -> str:
-    """Return what messages call a hook."""
-    return getattr(hook, "__name__", type(hook).__name__)

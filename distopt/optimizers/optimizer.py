@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.names import unique_name
 from distopt.distribute.strategy import get_strategy
@@ -190,11 +192,15 @@ class Optimizer(State):
         """The values of the rule's scalars in this step."""
         raise NotImplementedError
 
-    def _is_flat(self) -> bool:
+    @property
+    def _updates_flat(self) -> bool:
         return type(self).update_step is Optimizer.update_step
 
+    def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
+        return self._scalars(self._step_learning_rate)
+
     def _check_gradients(self, slab: Slab, kinds: bytearray) -> None:
-        if self._is_flat() and self._rule() is None:
+        if self._updates_flat and self._rule() is None:
             raise NotImplementedError(f"{type(self).__name__} must override update_step")
 
     def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
@@ -212,14 +218,15 @@ class Optimizer(State):
     def _create_state(self, gradients: Gradients) -> None:
         """Slots are made by ``build``."""
 
-    def _update(self, gradients: Gradients) -> None:
+    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
         rate, variables, sparse = self._step_learning_rate, gradients.slab.variables, gradients.sparse
         if self._transformers:  # they may return repeated rows
             sparse = {k: slices.deduplicate() for k, slices in sparse.items()}
         for entries in rounds(gradients):
-            if self._is_flat():
+            if self._updates_flat:
                 dense = [k for k in entries if k not in sparse] if sparse else entries
-                self._update_flat(gradients, dense, lambda dtype: self._scalars(rate))
+                if not dense_done:
+                    self._update_flat(gradients, dense)
                 entries = [k for k in entries if k in sparse] if sparse else []
             for k in entries:
                 self.update_step(sparse.get(k, gradients.slab.views[k]), variables[k], rate)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from distopt.arena import Home, aligned_zeros, place
+from distopt.arena import Home, place
 from distopt.arrays import Array
+from distopt.distribute.node import Node
+from distopt.distribute.strategy import get_strategy
 from distopt.indexed_slices import IndexedSlices
 from distopt.kernels import Rule, update
+from distopt.shared_memory import Segment
 from distopt.slab import Gradients, Slab
 from distopt.variable import Variable
 
@@ -22,6 +25,9 @@ class RuleUpdates:
 
     def __init__(self) -> None:
         self._slot_flats: dict[tuple[Home, str], Array] = {}
+        self._slot_segments: dict[tuple[Home, str], Segment | None] = {}
+        self._shared_slots: dict[tuple[Home, str], Node] = {}
+        """The slots that are those of a node."""
         self._slot_table: dict[tuple[Variable, str], Variable] = {}
 
     def _rule(self) -> Rule | None:
@@ -47,35 +53,34 @@ class RuleUpdates:
         return slot
 
     def _place_slot(self, variable: Variable, label: str, slot: Variable) -> None:
-        place([variable])
+        place([variable], shareable=get_strategy().shares_parameters)
         home: Home = variable._arena
-        if (home, label) not in self._slot_flats:
-            self._slot_flats[home, label] = aligned_zeros(home.flat.size, home.flat.dtype)
-        flat = self._slot_flats[home, label]
+        key = home, label
+        if key not in self._slot_flats:
+            number = sum(other is home for other, _ in self._slot_flats)
+            self._slot_flats[key], self._slot_segments[key] = home.parallel(number)
+        flat = self._slot_flats[key]
         slot._place(flat[variable._start : variable._start + variable.size].reshape(variable.shape))
 
     def _slots_in(self, home: Home) -> list[Array]:
         return [self._slot_flats[home, label] for label in self._slot_labels()]
 
-    def _update_flat(
-        self, gradients: Gradients, entries: Sequence[int], scalars: Callable[[DType], Sequence[float]]
-    ) -> None:
-        """Update by dense gradients: one kernel call per home.
+    def _step_scalars(self, dtype: DType) -> Sequence[float]:
+        """The values of the rule's scalars in this step."""
+        raise NotImplementedError
 
-        Args:
-            gradients: the step's gradients; the entries lie in its slab.
-            entries: which of them.
-            scalars: maps a dtype to the values of the rule's scalars.
-        """
+    def _update_flat(self, gradients: Gradients, entries: Sequence[int]) -> None:
+        """Update by dense gradients, which lie in the slab: one kernel call per home."""
         slab, rule = gradients.slab, self._known_rule()
         for home, dtype, spans in _spans_by_home(slab, entries):
-            update(rule, home.flat, slab.flats[dtype], self._slots_in(home), scalars(dtype), spans)
+            update(rule, home.flat, slab.flats[dtype], self._slots_in(home), self._step_scalars(dtype), spans)
 
     def _update_one(self, variable: Variable, gradient: Any, scalars: Sequence[float]) -> None:
         """Update one variable by a dense gradient: the bits of ``_update_flat``."""
         home, start = variable._arena, variable._start
         flat = np.ascontiguousarray(gradient, variable.dtype).reshape(-1)
-        spans = np.array([[start, 0, variable.size]], np.int64)
+        parts = home.parts(start, variable.size)
+        spans = np.array([(begin, begin - start, end - begin) for begin, end in parts], np.int64).reshape(-1, 3)
         update(self._known_rule(), home.flat, flat, self._slots_in(home), scalars, spans)
 
     def _update_rows(self, variable: Variable, slices: IndexedSlices, scalars: Sequence[float]) -> None:
@@ -83,9 +88,14 @@ class RuleUpdates:
         home, start = variable._arena, variable._start
         width = int(np.prod(variable.shape[1:]))
         where = (start + slices.indices[:, None] * width + np.arange(width)).reshape(-1)
+        values = np.ascontiguousarray(slices.values, variable.dtype).reshape(-1)
+        if home.own is not None:
+            mine = np.zeros(where.size, bool)
+            for begin, end in home.own:
+                mine |= (begin <= where) & (where < end)
+            where, values = where[mine], values[mine]
         flats = [home.flat, *self._slots_in(home)]
         rows = [flat[where] for flat in flats]
-        values = np.ascontiguousarray(slices.values, variable.dtype).reshape(-1)
         update(self._known_rule(), rows[0], values, rows[1:], scalars, np.array([[0, 0, where.size]], np.int64))
         for flat, row in zip(flats, rows, strict=True):
             flat[where] = row
@@ -93,8 +103,14 @@ class RuleUpdates:
 
 def constrain(variable: Variable) -> None:
     """Replace a variable by what its constraint makes of it."""
-    if variable.constraint is not None:
+    if variable.constraint is None:
+        return
+    home, start = variable._arena, variable._start
+    if home is None or home.own is None:
         variable.assign(variable.constraint(variable._array))
+        return
+    for begin, end in home.parts(start, variable.size):
+        home.flat[begin:end] = variable.constraint(home.flat[begin:end])  # an elementwise one: the others are refused
 
 
 def rounds(gradients: Gradients) -> Iterator[Sequence[int]]:

@@ -56,8 +56,15 @@ class State(LearningRate, BaseOptimizer):
     def _trained(self) -> Iterable[Variable]:
         return self._trainable_variables
 
+    def get_weights(self) -> list[Array]:
+        """Return copies of the values of ``variables``; with ``update="shared"`` a collective.
+
+        With another number of replicas, in either mode, ``set_weights`` takes them.
+        """
+        return self._read_state(self.variables)
+
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Set the values of ``variables``.
+        """Set the values of ``variables``; with ``update="shared"`` a collective.
 
         Args:
             weights: one array per variable, in the order of ``variables``; not changed.
@@ -77,8 +84,7 @@ class State(LearningRate, BaseOptimizer):
                     f"set_weights received an array of shape {np.shape(weight)} for {variable.name!r}, which has shape "
                     f"{variable.shape}: pass the arrays in the order of optimizer.variables"
                 )
-        for variable, weight in zip(self.variables, weights, strict=True):
-            variable.assign(weight)
+        self._write_state(self.variables, weights)
 
     def build(self, variables: Sequence[Variable]) -> None:
         """Make the optimizer's variables; a call of one's own also makes every replica start from replica 0's values.
@@ -91,7 +97,9 @@ class State(LearningRate, BaseOptimizer):
         self.built = True
         self._trainable_variables = list(variables)
         self._index_variables()
-        place(self._trainable_variables)  # together: one buffer, one kernel call
+        place(
+            self._trainable_variables, shareable=get_strategy().shares_parameters
+        )  # together: one buffer, one kernel call
         strategy = get_strategy()
         if not self._building_for_step and strategy.broadcast and strategy.num_replicas_in_sync > 1:
             step.synchronise(self, strategy.ready(), self._trainable_variables)

@@ -37,10 +37,13 @@ from distopt.distribute.communicator import Communicator
 from distopt.distribute.header import Call, agree, digest, exchange_bytes, telling_the_others
 from distopt.distribute.replica import current_replica
 from distopt.distribute.strategy import Strategy, get_strategy
+from distopt.errors import NoSharedMemoryError
 from distopt.indexed_slices import IndexedSlices
 from distopt.kernels import divide
-from distopt.optimizers.base import hook_name
+from distopt.optimizers.arguments import hook_name
 from distopt.optimizers.intake import ABSENT, DENSE, SPARSE, check_items, own_pairs, read_gradients
+from distopt.optimizers.sharing import check_sharing, share_state, shared_slots
+from distopt.optimizers.sweep import Sweep
 from distopt.slab import Gradients, Pair, Slab, describe
 from distopt.variable import Variable
 
@@ -63,6 +66,7 @@ def apply_gradients(
         slab = optimizer._slab_for([variable for _, variable in pairs])
         kinds, sparse = read_gradients(pairs, slab, casts=optimizer._casts_gradients)
         optimizer._check_gradients(slab, kinds)
+        check_sharing(optimizer, strategy, slab, aggregates=aggregates)
         items = check_items(items, aggregates, replica.averaged_loss)
     replica.averaged_loss = None
 
@@ -80,12 +84,15 @@ def apply_gradients(
 
     with optimizer._damaged_by_failure():
         optimizer._create_state(gradients)
-        if communicator is not None:  # 4
-            _aggregate(optimizer, communicator, gradients)
-            if total_items is not None:
-                _divide(gradients, total_items)
-        _transform(optimizer, gradients)  # 5
-        optimizer._update(gradients)  # 6
+        sweep = None if communicator is None else _sweep(optimizer, strategy, slab)
+        if sweep is not None and sweep.does_all(optimizer):
+            _gather_rows(optimizer, strategy.communicator, gradients, total_items)
+            sweep(optimizer, gradients, total_items)  # 4 to 6 of what is dense, part by part; 6 of what is sparse
+        else:
+            if communicator is not None:
+                _aggregate(optimizer, communicator, gradients, total_items, sweep)  # 4
+            _transform(optimizer, gradients)  # 5
+            optimizer._update(gradients)  # 6
         for entry in gradients.entries:
             slab.variables[entry]._version += 1  # open tapes must not mix old and new values
         optimizer._iterations._array += 1  # 7
@@ -99,7 +106,25 @@ def _begin_plan(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> Non
         optimizer._build_aggregator(slab.variables)
     if strategy.broadcast:
         synchronise(optimizer, communicator, slab.variables)
+    _share(optimizer, strategy, slab)
     slab.agreed.add(communicator)
+
+
+def _share(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> None:
+    """Let the replicas of a node read each other's gradients and, in shared mode, have one copy of the state."""
+    node = strategy.node()
+    if node is None:
+        return
+    try:
+        if strategy.shares_parameters:
+            share_state(optimizer, slab, node)
+        wire = getattr(optimizer._aggregator, "wire", None)
+        is_shared = strategy.shares_parameters
+        slab.sweeps[strategy.communicator] = Sweep(node, slab, is_shared=is_shared, wire=wire)
+    except NoSharedMemoryError as error:
+        if any(home.shared_by is not None for home in slab.homes):
+            raise
+        strategy.do_without_node(error)
 
 
 def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables: Sequence[Variable]) -> None:
@@ -113,7 +138,8 @@ def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables:
     done.update(new)
     if communicator.size == 1 or not new:
         return
-    state = optimizer._state()
+    shared = shared_slots(optimizer)
+    state = [variable for variable in optimizer._state() if variable not in shared]
     agree(
         communicator,
         Call(
@@ -200,20 +226,50 @@ def _present(
     return Gradients(slab, [k for k, kind in enumerate(agreed) if kind != ABSENT], sparse)
 
 
-def _aggregate(optimizer: BaseOptimizer, communicator: Communicator, gradients: Gradients) -> None:
+def _sweep(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> Sweep | None:
+    """How the replicas of this node do the step together; None where they share no memory."""
+    if strategy.shares_parameters and len(optimizer._slot_flats) > len(optimizer._shared_slots):
+        node = strategy.node()
+        assert node is not None
+        share_state(optimizer, slab, node)
+    sweep: Sweep | None = slab.sweeps.get(strategy.communicator)
+    return sweep
+
+
+def _aggregate(
+    optimizer: BaseOptimizer,
+    communicator: Communicator,
+    gradients: Gradients,
+    items: float | None,
+    sweep: Sweep | None,
+) -> None:
     aggregator = optimizer._aggregator or _SUM
     if not isinstance(aggregator, FlatAggregator):
         gradients.take(aggregator(gradients.pairs()), f"gradient aggregator {hook_name(aggregator)}")
+        _divide(gradients, items)
+        _divide_rows(gradients, items)
         return
-    reductions = gradients.slab.reductions
-    for dtype, begin, end in _runs(gradients):
-        key = (communicator, dtype, begin, end)
-        if key not in reductions:
-            reductions[key] = aggregator.prepare(communicator, gradients.slab.flats[dtype][begin:end])
-        reductions[key]()
+    if sweep is not None and optimizer._sums_flat:
+        sweep.sum(gradients.dense)
+    else:
+        reductions = gradients.slab.reductions
+        for dtype, begin, end in _runs(gradients):
+            key = (communicator, dtype, begin, end)
+            if key not in reductions:
+                reductions[key] = aggregator.prepare(communicator, gradients.slab.flats[dtype][begin:end])
+            reductions[key]()
+    _divide(gradients, items)
+    _gather_rows(optimizer, communicator, gradients, items)
+
+
+def _gather_rows(
+    optimizer: BaseOptimizer, communicator: Communicator, gradients: Gradients, items: float | None
+) -> None:
+    """Give every replica the rows of all sparse gradients."""
     if communicator.size > 1:
         unseen = optimizer._merges_rows or not (optimizer._clipping.active or optimizer._transformers)
         gather_rows(communicator, gradients, merge_first=unseen)
+    _divide_rows(gradients, items)
 
 
 def _runs(gradients: Gradients) -> Iterator[tuple[np.dtype[Any], int, int]]:
@@ -230,13 +286,15 @@ def _runs(gradients: Gradients) -> Iterator[tuple[np.dtype[Any], int, int]]:
             yield dtype, begin, flat.size
 
 
-def _divide(gradients: Gradients, items: float) -> None:
-    if items <= 0:  # nobody had data: all gradients are zero
-        return
-    slab = gradients.slab
-    for dtype, flat in slab.flats.items():
-        divide(flat, slab.spans(dtype, gradients.dense), items)
-    gradients.sparse = {k: slices / items for k, slices in gradients.sparse.items()}
+def _divide(gradients: Gradients, items: float | None) -> None:
+    if items:  # with none, nobody had data: all gradients are zero
+        for dtype, flat in gradients.slab.flats.items():
+            divide(flat, gradients.slab.spans(dtype, gradients.dense), items)
+
+
+def _divide_rows(gradients: Gradients, items: float | None) -> None:
+    if items:
+        gradients.sparse = {k: slices / items for k, slices in gradients.sparse.items()}
 
 
 def _transform(optimizer: BaseOptimizer, gradients: Gradients) -> None:

@@ -11,7 +11,7 @@ import abc
 import pickle
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
 
@@ -21,8 +21,9 @@ from distopt.distribute.header import exchange_bytes
 from distopt.distribute.local import LocalCommunicator
 from distopt.distribute.mpi import MPICommunicator
 from distopt.distribute.replica import Replica, enter_replica
-from distopt.distribute.simulation import simulate
+from distopt.distribute.simulation import run_on
 from distopt.distribute.strategy import Strategy
+from distopt.distribute.threads import Hub
 
 PATIENCE = 5.0
 """Seconds that a replica whose function raised waits for the others to finish theirs."""
@@ -81,28 +82,35 @@ class SimulatedReplicas(Replicas):
 
     Args:
         count: how many.
+        nodes: the node that each pretends to be on; one for all by default.
     """
 
     transport = "threads"
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, nodes: Sequence[int] | None = None) -> None:
         self.count = count
+        self._nodes = nodes
 
     def __call__(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
-        """Call the function in ``distopt.simulate``."""
-        return simulate(self.count, fn, *args)
+        """Call the function as in ``distopt.simulate``."""
+        return run_on(Hub(self.count, self._nodes), fn, *args)
 
 
 class MPIReplicas(Replicas):
     """The processes that mpirun has started, all of which run the same tests.
 
     Results travel pickled, on a communicator of their own.
+
+    Args:
+        nodes: the node that each pretends to be on; by default it is where it is.
     """
 
     transport = "mpi"
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: Sequence[int] | None = None) -> None:
         self._communicator, self._results = MPICommunicator(), MPICommunicator()
+        if nodes is not None:
+            self._communicator._nodes = tuple(nodes)
         self._stuck: BaseException | None = None
 
     @property

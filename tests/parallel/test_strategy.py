@@ -53,7 +53,7 @@ def test_threads_of_one_process_are_one_replica():
         assert seen == [strategy]
 
 
-@pytest.mark.parametrize("update", ["shared", "none", None])
+@pytest.mark.parametrize("update", ["none", "Shared", 3])
 def test_updates_that_are_not_known(update):
     with pytest.raises(InvalidArgumentError, match="replicated"):
         Strategy(update=update)

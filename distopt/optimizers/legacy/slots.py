@@ -17,6 +17,8 @@ class Slots:
 
     _name: str
     _new_slot: Callable[..., Variable]
+    _read_state: Callable[..., list[Array]]
+    _write_state: Callable[..., None]
 
     def __init__(self) -> None:
         self._slots: dict[Variable, dict[str, Variable]] = {}
@@ -115,11 +117,11 @@ class Slots:
         return self._weights
 
     def get_weights(self) -> list[Array]:
-        """Return copies of the values of ``weights``."""
-        return [weight.numpy() for weight in self._weights]
+        """Return copies of the values of ``weights``; with ``update="shared"`` a collective."""
+        return self._read_state(self._weights)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Set the values of ``weights``.
+        """Set the values of ``weights``; with ``update="shared"`` a collective.
 
         Args:
             weights: one array per weight, in their order; not changed.
@@ -139,8 +141,7 @@ class Slots:
                     f"Optimizer weight {weight.name!r} of shape {weight.shape} is not compatible with the provided "
                     f"weight of shape {np.shape(value)}"
                 )
-        for weight, value in zip(self._weights, weights, strict=True):
-            weight.assign(value)
+        self._write_state(self._weights, weights)
 
 
 def _initial(initializer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

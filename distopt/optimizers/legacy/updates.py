@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from distopt.arrays import Array
 from distopt.indexed_slices import IndexedSlices
 from distopt.optimizers.intake import DENSE, SPARSE
@@ -86,18 +88,23 @@ class Updates(RuleUpdates):
             if kind == SPARSE:
                 _refuse_constraint(variable)
 
-    def _update(self, gradients: Gradients) -> None:
+    @property
+    def _updates_flat(self) -> bool:
+        return self._rule() is not None and not self._overrides("_resource_apply_dense")
+
+    def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
+        return self._scalars(self._apply_state["CPU:0", dtype])
+
+    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
         variables, sparse = gradients.slab.variables, gradients.sparse
-        is_flat = self._rule() is not None and not self._overrides("_resource_apply_dense")
         for entries in rounds(gradients):
-            if is_flat:
-                dense = [k for k in entries if k not in sparse] if sparse else entries
-                self._update_flat(gradients, dense, lambda dtype: self._scalars(self._apply_state["CPU:0", dtype]))
+            if self._updates_flat and not dense_done:
+                self._update_flat(gradients, [k for k in entries if k not in sparse] if sparse else entries)
             for k in entries:
                 if k in sparse:
                     self._apply_rows(variables[k], sparse[k])
                     continue
-                if not is_flat:
+                if not self._updates_flat:
                     state = {"apply_state": self._apply_state} if _takes_state(type(self)._resource_apply_dense) else {}
                     self._resource_apply_dense(gradients.slab.views[k], variables[k], **state)
                 constrain(variables[k])

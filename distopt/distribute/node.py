@@ -1,0 +1,138 @@
+"""The replicas of one node, and the memory that they share. Knows no transport: whoever can gather records can have it.
+
+Every replica makes its own segments; a segment's ticket travels in a record, and the others of the node map it.
+Either every replica of the job has what it asked for, or none has: then ``NoSharedMemoryError`` says why.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from distopt.arena import new_segment
+from distopt.distribute.communicator import Array, Communicator
+from distopt.distribute.header import exchange_bytes
+from distopt.errors import NoSharedMemoryError
+from distopt.shared_memory import TICKET, Segment, map_segment
+
+SPIN_SECONDS = 0.002
+"""How long a replica that waits only yields its core; then it also sleeps, so that it burns none."""
+
+NAP_SECONDS = 50e-6
+
+T = TypeVar("T")
+
+
+class Node:
+    """The replicas that run on this replica's node.
+
+    Args:
+        communicator: all replicas of the job, which make their nodes together.
+
+    Raises:
+        NoSharedMemoryError: the replicas of some node can't share memory, or the transport has no nodes.
+    """
+
+    def __init__(self, communicator: Communicator) -> None:
+        self.communicator = communicator
+        self.nodes = communicator.nodes
+        self.here = self.nodes[communicator.index]
+        self.members = tuple(r for r, node in enumerate(self.nodes) if node == self.here)
+        """The replica indices on this node, ascending."""
+        self.place = self.members.index(communicator.index)
+        """This replica's place among them."""
+        self.is_whole_job = len(self.members) == communicator.size
+        barrier = communicator.node_barrier(self)
+        if barrier is None:
+            raise NoSharedMemoryError(f"replicas of the transport {communicator.name!r} share no memory")
+        self.barrier: Callable[[], None] = barrier
+        """Returns when every replica of the node has called it."""
+
+    def holder(self, owner: int, node: int) -> int:
+        """Return the replica that works on a node for the owner of a span: the owner itself where it runs there."""
+        members = [r for r, its_node in enumerate(self.nodes) if its_node == node]
+        return owner if owner in members else members[owner % len(members)]
+
+    def held_for_others(self) -> list[int]:
+        """Return the owners on other nodes that this replica works for."""
+        me = self.communicator.index
+        return [s for s in range(len(self.nodes)) if s not in self.members and self.holder(s, self.here) == me]
+
+    def share(self, segment: Segment | None) -> list[Array]:
+        """Return the segments of all replicas of the node, as uint8 arrays (collective over the job).
+
+        Args:
+            segment: this replica's; None where it could not be made.
+
+        Raises:
+            NoSharedMemoryError: on every replica, where it fails on one.
+        """
+
+        def open_all(tickets: list[bytes]) -> list[Array]:
+            assert segment is not None
+            return [segment.bytes if k == self.place else map_segment(t) for k, t in enumerate(tickets)]
+
+        return self._together(segment, open_all)
+
+    def unite(self, segment: Segment | None) -> None:
+        """Make this replica's segment show the memory of the node's first replica (collective over the job)."""
+
+        def join_first(tickets: list[bytes]) -> None:
+            assert segment is not None
+            if self.place > 0:
+                segment.become(tickets[0])
+
+        self._together(segment, join_first)
+
+    def _together(self, segment: Segment | None, use: Callable[[list[bytes]], T]) -> T:
+        """Exchange tickets, use those of the node, and see that it went well everywhere."""
+        rows = exchange_bytes(self.communicator, b"" if segment is None else segment.ticket)
+        result, trouble = None, ""
+        if all(len(row) == TICKET.size for row in rows):
+            try:
+                result = use([rows[r] for r in self.members])
+            except OSError as error:
+                trouble = f"replica {self.communicator.index}: {error}"
+        else:
+            trouble = "a replica could not make its part: no memfd, and no room in /dev/shm"
+        troubles = [text.decode() for text in exchange_bytes(self.communicator, trouble.encode())]
+        if any(troubles):
+            raise NoSharedMemoryError(next(text for text in troubles if text))
+        return result  # type: ignore[return-value]
+
+
+class FlagBarrier:
+    """A barrier in shared memory: every replica counts its arrivals, and waits until the others have counted as many.
+
+    Args:
+        node: whose replicas meet; they make the barrier together.
+    """
+
+    def __init__(self, node: Node) -> None:
+        lines = len(node.members)
+        self._segment = new_segment(64 * lines)
+        node.unite(self._segment)
+        assert self._segment is not None
+        self._counts = self._segment.bytes.view(np.int64).data
+        self._mine = 8 * node.place  # a cache line each
+        self._others = [8 * k for k in range(lines) if k != node.place]
+        self._arrivals = 0
+
+    def __call__(self) -> None:
+        """Wait for the other replicas of the node."""
+        counts, self._arrivals = self._counts, self._arrivals + 1
+        os.sched_yield()  # a call of the kernel: what was written before is visible before the count
+        counts[self._mine] = self._arrivals
+        patience = 0.0
+        for other in self._others:
+            while counts[other] < self._arrivals:
+                os.sched_yield()
+                now = time.monotonic()
+                patience = patience or now + SPIN_SECONDS
+                if now > patience:
+                    time.sleep(NAP_SECONDS)
+        os.sched_yield()
