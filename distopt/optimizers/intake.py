@@ -41,25 +41,33 @@ def read_gradients(pairs: Iterable[Pair], slab: Slab, *, casts: bool) -> tuple[b
     Returns:
         For each entry ABSENT, DENSE or SPARSE; and the sparse gradients by entry.
     """
-    kinds, sparse = bytearray(len(slab.views)), {}
-    rows = zip(pairs, slab.views, slab.shapes, slab.dtypes, strict=True)
-    for k, ((gradient, variable), view, shape, dtype) in enumerate(rows):
-        if gradient is None:
-            continue
-        if gradient is not view:
-            if type(gradient) is not np.ndarray or gradient.dtype != dtype or gradient.shape != shape:
-                gradient = fit(gradient, variable, "the gradient", casts=casts)
-            if isinstance(gradient, IndexedSlices):
-                kinds[k], sparse[k] = SPARSE, gradient
-                continue
-            if gradient.base is view.base and gradient.ctypes.data != view.ctypes.data:
-                raise InvalidArgumentError(
-                    f"the gradient of {variable.name!r} is the gradient buffer of another variable: pass the arrays of "
-                    "gradient_buffers(variables) with the variables in the same order, or a copy"
-                )
-            np.copyto(view, gradient)
-        kinds[k] = DENSE
+    kinds: bytearray = bytearray(len(slab.views))
+    sparse: dict[int, IndexedSlices] = {}
+    for k, (gradient, _) in enumerate(pairs):
+        kinds[k] = read_gradient(gradient, slab, k, sparse, casts=casts)
     return kinds, sparse
+
+
+def read_gradient(gradient: Any, slab: Slab, entry: int, sparse: dict[int, IndexedSlices], *, casts: bool) -> int:
+    """Copy one gradient into the slab, or set it aside in ``sparse``; return which: ABSENT, DENSE or SPARSE."""
+    view = slab.views[entry]
+    if gradient is None:
+        return ABSENT
+    if gradient is view:
+        return DENSE
+    variable = slab.variables[entry]
+    if type(gradient) is not np.ndarray or gradient.dtype != view.dtype or gradient.shape != view.shape:
+        gradient = fit(gradient, variable, "the gradient", casts=casts)
+    if isinstance(gradient, IndexedSlices):
+        sparse[entry] = gradient
+        return SPARSE
+    if gradient.base is view.base and gradient.ctypes.data != view.ctypes.data:
+        raise InvalidArgumentError(
+            f"the gradient of {variable.name!r} is the gradient buffer of another variable: pass the arrays of "
+            "gradient_buffers(variables) with the variables in the same order, or a copy"
+        )
+    np.copyto(view, gradient)
+    return DENSE
 
 
 def check_items(items: Any, aggregates: bool, averaged_loss: str | None) -> float | None:

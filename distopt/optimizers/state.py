@@ -11,7 +11,7 @@ from distopt.arena import place
 from distopt.arrays import Array, to_dtype
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers import step
+from distopt.optimizers import beginning
 from distopt.optimizers.base import BaseOptimizer, Hook, check_variable
 from distopt.optimizers.learning_rate import LearningRate
 from distopt.slab import Slab
@@ -102,7 +102,7 @@ class State(LearningRate, BaseOptimizer):
         )  # together: one buffer, one kernel call
         strategy = get_strategy()
         if not self._building_for_step and strategy.broadcast and strategy.num_replicas_in_sync > 1:
-            step.synchronise(self, strategy.ready(), self._trainable_variables)
+            beginning.synchronise(self, strategy.ready(), self._trainable_variables)
 
     def _index_variables(self) -> None:
         self._indices = {id(variable): k for k, variable in enumerate(self._trainable_variables)}

@@ -4,7 +4,7 @@
  #    stage                                                              where
 ====  =================================================================  ======================================
  1    read the list: shapes, dtypes, sparse with constraint, items       ``intake``
- 2    the first time for this list: agree on it, and start from          ``_begin_plan``
+ 2    the first time for this list: agree on it, and start from          ``begin_plan``
       replica 0's values; evaluate hyperparameters, once
  3    header: agree on the call, on which gradients exist, on the items  ``distribute.header``
  4    aggregate: the user's ``gradient_aggregator``, else the sum;       ``_aggregate``
@@ -22,8 +22,7 @@ nothing: stages 3 and 4 are left out.
 from __future__ import annotations
 
 import struct
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,21 +30,18 @@ import numpy as np
 from distopt.aggregators.aggregator import FlatAggregator
 from distopt.aggregators.rows import gather_rows
 from distopt.aggregators.sum import Sum
-from distopt.arena import digest as digest_of_arrays
-from distopt.distribute.collectives import copy_from
 from distopt.distribute.communicator import Communicator
-from distopt.distribute.header import Call, agree, digest, exchange_bytes, telling_the_others
+from distopt.distribute.header import agree, digest, exchange_bytes, telling_the_others
 from distopt.distribute.replica import current_replica
 from distopt.distribute.strategy import Strategy, get_strategy
-from distopt.errors import NoSharedMemoryError
 from distopt.indexed_slices import IndexedSlices
 from distopt.kernels import divide
 from distopt.optimizers.arguments import hook_name
+from distopt.optimizers.beginning import begin_plan, plan_call
 from distopt.optimizers.intake import ABSENT, DENSE, SPARSE, check_items, own_pairs, read_gradients
-from distopt.optimizers.sharing import check_sharing, share_state, shared_slots
+from distopt.optimizers.sharing import check_sharing, share_state
 from distopt.optimizers.sweep import Sweep
-from distopt.slab import Gradients, Pair, Slab, describe
-from distopt.variable import Variable
+from distopt.slab import Gradients, Pair, Slab
 
 if TYPE_CHECKING:
     from distopt.optimizers.base import BaseOptimizer
@@ -57,36 +53,64 @@ def apply_gradients(
     optimizer: BaseOptimizer, grads_and_vars: Iterable[Pair], aggregates: bool, items: float | None
 ) -> None:
     """Do one step."""
-    replica, strategy = current_replica(), get_strategy()
+    strategy = get_strategy()
     communicator = strategy.ready() if aggregates else None
-
     with telling_the_others(communicator):  # 1
         optimizer._refuse_if_unusable()
         pairs = own_pairs(grads_and_vars)
         slab = optimizer._slab_for([variable for _, variable in pairs])
-        kinds, sparse = read_gradients(pairs, slab, casts=optimizer._casts_gradients)
-        optimizer._check_gradients(slab, kinds)
         check_sharing(optimizer, strategy, slab, aggregates=aggregates)
-        items = check_items(items, aggregates, replica.averaged_loss)
-    replica.averaged_loss = None
+        kinds, sparse = read_gradients(pairs, slab, casts=optimizer._casts_gradients)
+    if communicator is not None and pairs:
+        begin_plan(optimizer, strategy, slab)
+    finish(optimizer, strategy if aggregates else None, slab, kinds, sparse, items)
 
-    if communicator is not None and pairs and communicator not in slab.agreed:  # 2
-        _begin_plan(optimizer, strategy, slab)
-    with telling_the_others(communicator):
+
+def finish(
+    optimizer: BaseOptimizer,
+    strategy: Strategy | None,
+    slab: Slab,
+    kinds: bytearray,
+    sparse: dict[int, IndexedSlices],
+    items: float | None,
+    *,
+    name: str = "apply_gradients",
+    wait_for_sums: Callable[[], None] | None = None,
+) -> None:
+    """Do what follows when the gradients lie in the slab.
+
+    Args:
+        optimizer: whose step it is.
+        strategy: the replicas; None communicates nothing.
+        slab: the gradients.
+        kinds: for each entry ABSENT, DENSE or SPARSE.
+        sparse: the sparse gradients by entry.
+        items: of this replica's summed loss, or None.
+        name: what the user called.
+        wait_for_sums: waits until the dense gradients are summed, where that has begun already.
+    """
+    replica = current_replica()
+    communicator = None if strategy is None else strategy.communicator
+    with telling_the_others(communicator):  # 2
+        optimizer._check_gradients(slab, kinds)
+        items = check_items(items, communicator is not None, replica.averaged_loss)
         hyperparameters = optimizer._evaluate_hyperparameters(slab)
+    replica.averaged_loss = None
 
     agreed, total_items = kinds, items
     if communicator is not None and optimizer._in_lockstep:  # 3
-        agreed, total_items = _agree(optimizer, communicator, slab, hyperparameters, kinds, items)
+        agreed, total_items = _agree(optimizer, communicator, slab, hyperparameters, kinds, items, name)
     if not agreed:
         return
-    gradients = _present(optimizer, slab, kinds, agreed, sparse)
+    gradients = _present(optimizer, slab, kinds, agreed, sparse, are_summed=wait_for_sums is not None)
 
     with optimizer._damaged_by_failure():
         optimizer._create_state(gradients)
-        sweep = None if communicator is None else _sweep(optimizer, strategy, slab)
+        if wait_for_sums is not None:
+            wait_for_sums()
+        sweep = None if strategy is None else _sweep(optimizer, strategy, slab, are_summed=wait_for_sums is not None)
         if sweep is not None and sweep.does_all(optimizer):
-            _gather_rows(optimizer, strategy.communicator, gradients, total_items)
+            _gather_rows(optimizer, sweep.communicator, gradients, total_items)
             sweep(optimizer, gradients, total_items)  # 4 to 6 of what is dense, part by part; 6 of what is sparse
         else:
             if communicator is not None:
@@ -98,70 +122,6 @@ def apply_gradients(
         optimizer._iterations._array += 1  # 7
 
 
-def _begin_plan(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> None:
-    """Agree on a list of variables that is new, and make every replica start from replica 0's values."""
-    communicator = strategy.ready()
-    agree(communicator, _call(optimizer, slab, "first step over these variables"))
-    with telling_the_others(communicator):
-        optimizer._build_aggregator(slab.variables)
-    if strategy.broadcast:
-        synchronise(optimizer, communicator, slab.variables)
-    _share(optimizer, strategy, slab)
-    slab.agreed.add(communicator)
-
-
-def _share(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> None:
-    """Let the replicas of a node read each other's gradients and, in shared mode, have one copy of the state."""
-    node = strategy.node()
-    if node is None:
-        return
-    try:
-        if strategy.shares_parameters:
-            share_state(optimizer, slab, node)
-        wire = getattr(optimizer._aggregator, "wire", None)
-        is_shared = strategy.shares_parameters
-        slab.sweeps[strategy.communicator] = Sweep(node, slab, is_shared=is_shared, wire=wire)
-    except NoSharedMemoryError as error:
-        if any(home.shared_by is not None for home in slab.homes):
-            raise
-        strategy.do_without_node(error)
-
-
-def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables: Sequence[Variable]) -> None:
-    """Overwrite parameters and the optimizer's state by replica 0's, once per communicator; warn where one differed.
-
-    Raises:
-        CollectiveMismatchError: the replicas' optimizers do not have the same variables.
-    """
-    done = optimizer._synchronised.setdefault(communicator, set())
-    new = [variable for variable in variables if variable not in done]
-    done.update(new)
-    if communicator.size == 1 or not new:
-        return
-    shared = shared_slots(optimizer)
-    state = [variable for variable in optimizer._state() if variable not in shared]
-    agree(
-        communicator,
-        Call(
-            f"broadcast of the initial values of {type(optimizer).__name__}",
-            lambda: {"variables": describe(new), "optimizer state": describe(state, names=False)},
-        ),
-    )
-    before = [digest_of_arrays([variable]) for variable in new]
-    copy_from(communicator, [variable._array for variable in [*new, *state]], 0)
-    changed = [k for k, variable in enumerate(new) if digest_of_arrays([variable]) != before[k]]
-    reports = exchange_bytes(communicator, struct.pack("<q", min(changed, default=-1)))
-    firsts = [struct.unpack("<q", report)[0] for report in reports]
-    other = next((r for r, first in enumerate(firsts) if first >= 0), None)
-    if other is not None and communicator.index == 0:
-        warnings.warn(
-            f"replica {other} began with other values than replica 0, first in variable "
-            f"{new[firsts[other]].name!r}: replica 0's were taken. Seed every replica alike, or pass "
-            "Strategy(broadcast=False) to keep them apart",
-            stacklevel=5,
-        )
-
-
 def _agree(
     optimizer: BaseOptimizer,
     communicator: Communicator,
@@ -169,11 +129,12 @@ def _agree(
     hyperparameters: dict[str, float],
     mine: bytearray,
     items: float | None,
+    name: str,
 ) -> tuple[bytearray, float | None]:
     """Exchange the step header; return what exists on any replica, and the items of all."""
     agreement = agree(
         communicator,
-        _call(optimizer, slab, "apply_gradients", int(optimizer._iterations._array), hyperparameters),
+        plan_call(optimizer, slab, name, int(optimizer._iterations._array), hyperparameters),
         call_digest=optimizer._call_digest(slab),
         hyper_digest=digest(
             " ".join(hyperparameters).encode() + struct.pack(f"<{len(hyperparameters)}d", *hyperparameters.values())
@@ -189,24 +150,16 @@ def _agree(
     return bytearray(np.where((table == DENSE).any(0), DENSE, table.max(0)).tolist()), total
 
 
-def _call(
-    optimizer: BaseOptimizer, slab: Slab, name: str, step: int = -1, values: dict[str, float] | None = None
-) -> Call:
-    def tell() -> dict[str, str]:
-        description = {"optimizer": optimizer._identity(), "variables": slab.description}
-        return description | {label: repr(value) for label, value in (values or {}).items()}
-
-    return Call(f"{name} of {type(optimizer).__name__}", tell, step)
-
-
 def _present(
     optimizer: BaseOptimizer,
     slab: Slab,
     mine: bytearray,
     agreed: bytearray,
     sparse: dict[int, IndexedSlices],
+    *,
+    are_summed: bool,
 ) -> Gradients:
-    """Leave out what exists on no replica; what exists on others only counts as zero here.
+    """Leave out what exists on no replica; what exists on others only counts as zero here (in sums it did already).
 
     Raises:
         InvalidArgumentError: no gradient exists on any replica.
@@ -214,11 +167,13 @@ def _present(
     if agreed is not mine:
         for k, (kind, wanted) in enumerate(zip(mine, agreed, strict=True)):
             if wanted == DENSE and kind != DENSE:
-                slab.views[k][...] = sparse.pop(k).to_dense() if kind == SPARSE else 0
+                rows = sparse.pop(k, None)
+                if not are_summed:
+                    slab.views[k][...] = 0 if rows is None else rows.to_dense()
             elif wanted == SPARSE and kind == ABSENT:
                 variable = slab.variables[k]
-                rows = np.empty((0, *variable.shape[1:]), variable.dtype)
-                sparse[k] = IndexedSlices(rows, np.empty(0, np.int64), variable.shape)
+                no_rows = np.empty((0, *variable.shape[1:]), variable.dtype)
+                sparse[k] = IndexedSlices(no_rows, np.empty(0, np.int64), variable.shape)
     if ABSENT not in agreed:
         return Gradients(slab, slab.all_entries, sparse)
     absent = [slab.variables[k].name for k, kind in enumerate(agreed) if kind == ABSENT]
@@ -226,13 +181,15 @@ def _present(
     return Gradients(slab, [k for k, kind in enumerate(agreed) if kind != ABSENT], sparse)
 
 
-def _sweep(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> Sweep | None:
+def _sweep(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, *, are_summed: bool) -> Sweep | None:
     """How the replicas of this node do the step together; None where they share no memory."""
     if strategy.shares_parameters and len(optimizer._slot_flats) > len(optimizer._shared_slots):
         node = strategy.node()
         assert node is not None
         share_state(optimizer, slab, node)
     sweep: Sweep | None = slab.sweeps.get(strategy.communicator)
+    if sweep is not None:
+        sweep.are_summed = are_summed
     return sweep
 
 

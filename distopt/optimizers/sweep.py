@@ -18,9 +18,10 @@ import numpy as np
 from distopt.arena import SPAN_UNIT
 from distopt.arrays import Array
 from distopt.distribute.node import Node
-from distopt.distribute.node_sum import NodeSum, Spread
+from distopt.distribute.node_sum import NodeSum
 from distopt.kernels import add_tree, clip, divide, square_sums, tree_sum, update
-from distopt.partition import BLOCK, Block, blocks_of, parts_of, ranges_of
+from distopt.optimizers.span_plan import SpanPlan
+from distopt.partition import BLOCK, Block
 from distopt.slab import Gradients, Slab
 from distopt.transformers.clipping import Buffer, Factors, sparse_buffers, squares_of
 
@@ -44,12 +45,15 @@ class Sweep:
     def __init__(self, node: Node, slab: Slab, *, is_shared: bool, wire: np.dtype[Any] | None) -> None:
         self._node, self._slab, self._is_shared, self._wire = node, slab, is_shared, wire
         segments = node.share(slab.segment)
-        memories = [slab.of_another(raw, place) for raw, place in zip(segments, node.members, strict=True)]
+        memories = list(map(slab.of_another, segments))
         self._flats = {dtype: [flats[dtype] for flats, _ in memories] for dtype in slab.flats}
         for dtype, flat in slab.flats.items():
             self._flats[dtype][node.place] = flat
         self._squares = memories[0][1] if node.place else slab.squares
-        self._plans: dict[bytes, _Plan] = {}
+        self._plans: dict[bytes, SpanPlan] = {}
+        self.communicator = node.communicator
+        self.are_summed = False
+        """Whether the dense gradients of this step were summed while they came."""
         self._scratch = {dtype: np.empty(BLOCK + SPAN_UNIT, dtype) for dtype in slab.flats}
 
     def __call__(self, optimizer: BaseOptimizer, gradients: Gradients, items: float | None) -> None:
@@ -67,10 +71,11 @@ class Sweep:
         clipping.limit(rows)
         adjust = _Adjust(items, clipping.clipvalue, None)
         self._node.barrier()
-        if self._is_shared and not clipping.needs_norms and self._node.is_whole_job:
+        if self._is_shared and not (clipping.needs_norms or self.are_summed) and self._node.is_whole_job:
             self._sum_and_update(plan, optimizer, adjust)
         else:
-            plan.sum()
+            if not self.are_summed:
+                plan.sum()
             if clipping.needs_norms:
                 adjust = self._norms(plan, optimizer, gradients, adjust, rows)
             elif not self._is_shared:
@@ -79,7 +84,7 @@ class Sweep:
             self._update(plan, optimizer, adjust)
         optimizer._update(gradients, dense_done=True)
         if self._is_shared:
-            plan.publish_parameters(optimizer)
+            plan.publish_parameters()
         self._node.barrier()
 
     def does_all(self, optimizer: BaseOptimizer) -> bool:
@@ -91,23 +96,35 @@ class Sweep:
         """Put the whole sum of some entries into this replica's slab."""
         plan, place = self._plan(entries), self._node.place
         self._node.barrier()
-        plan.sum()
+        if not self.are_summed:
+            plan.sum()
         plan.publish()
         self._node.barrier()
-        for flats, ranges, holder in plan.elsewhere:
-            for begin, end in ranges:
-                np.copyto(flats[place][begin:end], flats[holder][begin:end])
+        for held in plan.all:
+            if held.holder != place:
+                flat = self._flats[held.source.dtype][place]
+                for begin, end in held.ranges:
+                    np.copyto(flat[begin:end], held.source[begin:end])
         self._node.barrier()
 
-    def _plan(self, entries: Sequence[int]) -> _Plan:
+    def sums(self, node: Node, entries: Sequence[int]) -> list[NodeSum]:
+        """Return the sums of some entries, for the communication thread.
+
+        Args:
+            node: the same replicas, over the thread's communicator.
+            entries: which.
+        """
+        return SpanPlan(node, self._slab, self._flats, entries, self._wire).sums
+
+    def _plan(self, entries: Sequence[int]) -> SpanPlan:
         key = b"all" if entries is self._slab.all_entries else np.asarray(entries, np.int64).tobytes()
         if key not in self._plans:
             if len(self._plans) > 64:
                 self._plans.clear()
-            self._plans[key] = _Plan(self, entries)
+            self._plans[key] = SpanPlan(self._node, self._slab, self._flats, entries, self._wire)
         return self._plans[key]
 
-    def _sum_and_update(self, plan: _Plan, optimizer: BaseOptimizer, adjust: _Adjust) -> None:
+    def _sum_and_update(self, plan: SpanPlan, optimizer: BaseOptimizer, adjust: _Adjust) -> None:
         for held in plan.own:
             for block in held.blocks:
                 total = self._scratch[block.dtype][: block.end - block.begin]
@@ -116,7 +133,7 @@ class Sweep:
                 _update_block(optimizer, block, total)
 
     def _norms(
-        self, plan: _Plan, optimizer: BaseOptimizer, gradients: Gradients, adjust: _Adjust, rows: list[Buffer]
+        self, plan: SpanPlan, optimizer: BaseOptimizer, gradients: Gradients, adjust: _Adjust, rows: list[Buffer]
     ) -> _Adjust:
         """Bring the owned sums to where norms are taken, and return what is left to do when norms are known."""
         for held in plan.own:
@@ -138,9 +155,9 @@ class Sweep:
             factors(buffer)
         return _Adjust(None, None, factors)
 
-    def _update(self, plan: _Plan, optimizer: BaseOptimizer, adjust: _Adjust) -> None:
-        for held in plan.own if self._is_shared else plan.held:
-            for block in held.whole if adjust.is_idle else held.blocks:
+    def _update(self, plan: SpanPlan, optimizer: BaseOptimizer, adjust: _Adjust) -> None:
+        for held in plan.own if self._is_shared else plan.all:
+            for block in held.runs if adjust.is_idle else held.blocks:
                 total = held.source[block.begin : block.end]
                 if not adjust.is_idle:
                     total, source = self._scratch[block.dtype][: total.size], total
@@ -174,99 +191,3 @@ def _update_block(optimizer: BaseOptimizer, block: Block, total: Array) -> None:
     rule = optimizer._known_rule()
     for home, table in block.updates:
         update(rule, home.flat, total, optimizer._slots_in(home), optimizer._step_scalars(block.dtype), table)
-
-
-class _Held:
-    """What one owner owns of one flat buffer, and where its sum lies on this node."""
-
-    def __init__(self, slab: Slab, parts: Sequence[Any], source: Array) -> None:
-        self.source = source
-        self.parts = parts
-        self.blocks = list(blocks_of(slab, parts))
-        self.whole = [Block(slab, run) for run in _runs(parts)]
-
-
-def _runs(parts: Sequence[Any]) -> list[list[Any]]:
-    """Parts that follow one another in the slab."""
-    runs: list[list[Any]] = []
-    for part in parts:
-        if runs and runs[-1][-1].end == part.begin:
-            runs[-1].append(part)
-        else:
-            runs.append([part])
-    return runs
-
-
-class _Plan:
-    """What is to be done for a set of entries."""
-
-    def __init__(self, sweep: Sweep, entries: Sequence[int]) -> None:
-        node, slab = sweep._node, sweep._slab
-        replicas, me = node.communicator.size, node.communicator.index
-        self._node = node
-        self._sums: list[NodeSum] = []
-        self.held: list[_Held] = []
-        self.own: list[_Held] = []
-        self.elsewhere: list[tuple[list[Array], list[tuple[int, int]], int]] = []
-        sums: list[list[Array]] = [[] for _ in range(replicas)]
-        for dtype, flats in sweep._flats.items():
-            owned = parts_of(slab, dtype, entries, replicas)
-            ranges = list(map(ranges_of, owned))
-            self._sums.append(NodeSum(node, flats, ranges, sweep._wire))
-            for owner, parts in enumerate(owned):
-                holder = node.members.index(node.holder(owner, node.here))
-                held = _Held(slab, parts, flats[holder])
-                self.held.append(held)
-                if owner == me:
-                    self.own.append(held)
-                if holder != node.place:
-                    self.elsewhere.append((flats, ranges[owner], holder))
-                sums[owner] += [flats[holder][begin:end] for begin, end in ranges[owner]]
-        self._spread = Spread(node, sums)
-        self._slab, self._entries = slab, entries
-        self._late: dict[str, Spread] = {}
-
-    def sum(self) -> None:
-        """Put the sums of what this replica owns into its slab."""
-        for each in self._sums:
-            each()
-
-    def publish(self) -> None:
-        """Bring the sums to the other nodes."""
-        self._spread()
-
-    def publish_squares(self, squares: Array) -> None:
-        """Bring the block sums of squares to the other nodes."""
-        if self._node.is_whole_job:
-            return
-        if "squares" not in self._late:
-            self._late["squares"] = Spread(
-                self._node, self._by_owner(lambda part: [_norm_range(self._slab, part, squares)])
-            )
-        self._late["squares"]()
-
-    def publish_parameters(self, optimizer: BaseOptimizer) -> None:
-        """Bring updated parameters to the other nodes."""
-        if self._node.is_whole_job:
-            return
-        if "parameters" not in self._late:
-            self._late["parameters"] = Spread(self._node, self._by_owner(self._parameters))
-        self._late["parameters"]()
-
-    def _by_owner(self, views: Any) -> list[list[Array]]:
-        replicas = self._node.communicator.size
-        by_owner: list[list[Array]] = [[] for _ in range(replicas)]
-        for dtype in self._slab.flats:
-            for owner, parts in enumerate(parts_of(self._slab, dtype, self._slab.all_entries, replicas)):
-                by_owner[owner] += [view for part in parts for view in views(part)]
-        return by_owner
-
-    def _parameters(self, part: Any) -> list[Array]:
-        variable = self._slab.variables[part.entry]
-        begin = variable._start + part.first
-        return [variable._arena.flat[begin : begin + part.length]]
-
-
-def _norm_range(slab: Slab, part: Any, squares: Array) -> Array:
-    first = slab.first_norm_block[part.entry] + part.first // SPAN_UNIT
-    return squares[first : first - (-part.length // SPAN_UNIT)]
