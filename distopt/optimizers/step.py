@@ -89,7 +89,7 @@ def finish(
         name: what the user called.
         wait_for_sums: waits until the dense gradients are summed, where that has begun already.
     """
-    replica = current_replica()
+    replica, are_summed = current_replica(), wait_for_sums is not None
     communicator = None if strategy is None else strategy.communicator
     with telling_the_others(communicator):  # 2
         optimizer._check_gradients(slab, kinds)
@@ -102,19 +102,20 @@ def finish(
         agreed, total_items = _agree(optimizer, communicator, slab, hyperparameters, kinds, items, name)
     if not agreed:
         return
-    gradients = _present(optimizer, slab, kinds, agreed, sparse, are_summed=wait_for_sums is not None)
+    gradients = _present(optimizer, slab, kinds, agreed, sparse, are_summed=are_summed)
 
     with optimizer._damaged_by_failure():
         optimizer._create_state(gradients)
         if wait_for_sums is not None:
             wait_for_sums()
-        sweep = None if strategy is None else _sweep(optimizer, strategy, slab, are_summed=wait_for_sums is not None)
-        if sweep is not None and sweep.does_all(optimizer):
-            _gather_rows(optimizer, sweep.communicator, gradients, total_items)
-            sweep(optimizer, gradients, total_items)  # 4 to 6 of what is dense, part by part; 6 of what is sparse
+        sweep = None if strategy is None else _sweep(optimizer, strategy, slab)
+        if communicator is not None and sweep is not None and sweep.does_all(optimizer):
+            _gather_rows(optimizer, communicator, gradients, total_items)
+            # 4 to 6 of what is dense, part by part; 6 of what is sparse
+            sweep(optimizer, gradients, total_items, are_summed=are_summed)
         else:
             if communicator is not None:
-                _aggregate(optimizer, communicator, gradients, total_items, sweep)  # 4
+                _aggregate(optimizer, communicator, gradients, total_items, sweep, are_summed=are_summed)  # 4
             _transform(optimizer, gradients)  # 5
             optimizer._update(gradients)  # 6
         for entry in gradients.entries:
@@ -181,15 +182,13 @@ def _present(
     return Gradients(slab, [k for k, kind in enumerate(agreed) if kind != ABSENT], sparse)
 
 
-def _sweep(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, *, are_summed: bool) -> Sweep | None:
+def _sweep(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> Sweep | None:
     """How the replicas of this node do the step together; None where they share no memory."""
     if strategy.shares_parameters and len(optimizer._slot_flats) > len(optimizer._shared_slots):
         node = strategy.node()
         assert node is not None
         share_state(optimizer, slab, node)
     sweep: Sweep | None = slab.sweeps.get(strategy.communicator)
-    if sweep is not None:
-        sweep.are_summed = are_summed
     return sweep
 
 
@@ -199,6 +198,8 @@ def _aggregate(
     gradients: Gradients,
     items: float | None,
     sweep: Sweep | None,
+    *,
+    are_summed: bool,
 ) -> None:
     aggregator = optimizer._aggregator or _SUM
     if not isinstance(aggregator, FlatAggregator):
@@ -207,7 +208,7 @@ def _aggregate(
         _divide_rows(gradients, items)
         return
     if sweep is not None and optimizer._sums_flat:
-        sweep.sum(gradients.dense)
+        sweep.sum(gradients.dense, are_summed=are_summed)
     else:
         reductions = gradients.slab.reductions
         for dtype, begin, end in _runs(gradients):

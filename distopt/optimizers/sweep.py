@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distopt.arena import SPAN_UNIT
+from distopt.arena import SPAN_UNIT, Home
 from distopt.arrays import Array
 from distopt.distribute.node import Node
 from distopt.distribute.node_sum import NodeSum
@@ -51,37 +51,35 @@ class Sweep:
             self._flats[dtype][node.place] = flat
         self._squares = memories[0][1] if node.place else slab.squares
         self._plans: dict[bytes, SpanPlan] = {}
-        self.communicator = node.communicator
-        self.are_summed = False
-        """Whether the dense gradients of this step were summed while they came."""
         self._scratch = {dtype: np.empty(BLOCK + SPAN_UNIT, dtype) for dtype in slab.flats}
 
-    def __call__(self, optimizer: BaseOptimizer, gradients: Gradients, items: float | None) -> None:
-        """Sum the dense gradients of all replicas and update; sparse ones are summed already.
+    def __call__(
+        self, optimizer: BaseOptimizer, gradients: Gradients, items: float | None, *, are_summed: bool
+    ) -> None:
+        """Sum the dense gradients of all replicas and update; of the sparse ones every replica has all rows.
 
         Args:
             optimizer: whose rule, clipping and slots.
             gradients: this step's; the slab is overwritten.
             items: what to divide the dense sums by, or None.
+            are_summed: whether the dense gradients were summed while they came.
         """
         if optimizer._merges_rows:
             gradients.sparse = {k: slices.deduplicate() for k, slices in gradients.sparse.items()}
-        plan, clipping = self._plan(gradients.dense), optimizer._clipping
+        plan, clipping, update_block = self._plan(gradients.dense), optimizer._clipping, _BlockUpdate(optimizer)
         rows = sparse_buffers(gradients) if clipping.active else []
         clipping.limit(rows)
         adjust = _Adjust(items, clipping.clipvalue, None)
         self._node.barrier()
-        if self._is_shared and not (clipping.needs_norms or self.are_summed) and self._node.is_whole_job:
-            self._sum_and_update(plan, optimizer, adjust)
+        if self._is_shared and not (clipping.needs_norms or are_summed) and self._node.is_whole_job:
+            self._sum_and_update(plan, adjust, update_block)
         else:
-            if not self.are_summed:
-                plan.sum()
             if clipping.needs_norms:
-                adjust = self._norms(plan, optimizer, gradients, adjust, rows)
-            elif not self._is_shared:
-                plan.publish()
-                self._node.barrier()
-            self._update(plan, optimizer, adjust)
+                self._sum_squares(plan, adjust, are_summed=are_summed)
+                adjust = self._factors(optimizer, gradients, rows)
+            else:
+                self._sum(plan, are_summed=are_summed)
+            self._update(plan, adjust, update_block)
         optimizer._update(gradients, dense_done=True)
         if self._is_shared:
             plan.publish_parameters()
@@ -92,19 +90,15 @@ class Sweep:
         norms = optimizer._clipping.clipnorm is not None and optimizer._clipping.global_clipnorm is not None
         return optimizer._sums_flat and optimizer._updates_flat and not optimizer._transformers and not norms
 
-    def sum(self, entries: Sequence[int]) -> None:
+    def sum(self, entries: Sequence[int], *, are_summed: bool) -> None:
         """Put the whole sum of some entries into this replica's slab."""
         plan, place = self._plan(entries), self._node.place
         self._node.barrier()
-        if not self.are_summed:
-            plan.sum()
-        plan.publish()
-        self._node.barrier()
+        self._sum(plan, are_summed=are_summed)
         for held in plan.all:
             if held.holder != place:
-                flat = self._flats[held.source.dtype][place]
-                for begin, end in held.ranges:
-                    np.copyto(flat[begin:end], held.source[begin:end])
+                for run in held.runs:
+                    np.copyto(run.rows[place], run.total)
         self._node.barrier()
 
     def sums(self, node: Node, entries: Sequence[int]) -> list[NodeSum]:
@@ -124,46 +118,57 @@ class Sweep:
             self._plans[key] = SpanPlan(self._node, self._slab, self._flats, entries, self._wire)
         return self._plans[key]
 
-    def _sum_and_update(self, plan: SpanPlan, optimizer: BaseOptimizer, adjust: _Adjust) -> None:
+    def _sum_and_update(self, plan: SpanPlan, adjust: _Adjust, update_block: _BlockUpdate) -> None:
         for held in plan.own:
             for block in held.blocks:
-                total = self._scratch[block.dtype][: block.end - block.begin]
-                add_tree([flat[block.begin : block.end] for flat in self._flats[block.dtype]], total)
+                total = self._scratch[block.dtype][: block.total.size]
+                add_tree(block.rows, total)
                 adjust(total, block)
-                _update_block(optimizer, block, total)
+                update_block(total, block)
 
-    def _norms(
-        self, plan: SpanPlan, optimizer: BaseOptimizer, gradients: Gradients, adjust: _Adjust, rows: list[Buffer]
-    ) -> _Adjust:
-        """Bring the owned sums to where norms are taken, and return what is left to do when norms are known."""
+    def _sum(self, plan: SpanPlan, *, are_summed: bool) -> None:
+        """Put the sums where everybody who updates from them finds them."""
+        if not are_summed:
+            plan.sum()
+        if not self._is_shared:
+            plan.publish()
+        self._node.barrier()
+
+    def _sum_squares(self, plan: SpanPlan, adjust: _Adjust, *, are_summed: bool) -> None:
+        """Put the sums, divided and clipped by value, and their squares where everybody finds them."""
+        in_blocks = self._node.is_whole_job and not are_summed
+        if not (in_blocks or are_summed):
+            plan.sum()
         for held in plan.own:
             for block in held.blocks:
-                total = held.source[block.begin : block.end]
-                adjust(total, block)
+                if in_blocks:
+                    add_tree(block.rows, block.total)
+                adjust(block.total, block)
                 spans, places = block.norm_blocks
-                self._squares[places] = square_sums(total, spans)
+                self._squares[places] = square_sums(block.total, spans)
         plan.publish_squares(self._squares)
         if not self._is_shared:
             plan.publish()
         self._node.barrier()
-        squares = squares_of(rows, gradients)
+
+    def _factors(self, optimizer: BaseOptimizer, gradients: Gradients, rows: list[Buffer]) -> _Adjust:
+        squares, first = squares_of(rows, gradients), self._slab.first_norm_block
         for k in gradients.dense:
-            blocks = self._squares[self._slab.first_norm_block[k] : self._slab.first_norm_block[k + 1]]
-            squares[k] = blocks[0] if len(blocks) == 1 else tree_sum(blocks)
+            squares[k] = tree_sum(self._squares[first[k] : first[k + 1]])
         factors = optimizer._clipping.factors(squares, gradients.entries)
         for buffer in rows:
             factors(buffer)
         return _Adjust(None, None, factors)
 
-    def _update(self, plan: SpanPlan, optimizer: BaseOptimizer, adjust: _Adjust) -> None:
+    def _update(self, plan: SpanPlan, adjust: _Adjust, update_block: _BlockUpdate) -> None:
         for held in plan.own if self._is_shared else plan.all:
             for block in held.runs if adjust.is_idle else held.blocks:
-                total = held.source[block.begin : block.end]
-                if not adjust.is_idle:
-                    total, source = self._scratch[block.dtype][: total.size], total
-                    np.copyto(total, source)
+                total = block.total
+                if not adjust.is_idle:  # the other replicas read it too
+                    total = self._scratch[block.dtype][: total.size]
+                    np.copyto(total, block.total)
                     adjust(total, block)
-                _update_block(optimizer, block, total)
+                update_block(total, block)
 
 
 @dataclass
@@ -176,7 +181,8 @@ class _Adjust:
 
     @property
     def is_idle(self) -> bool:
-        return not self.items and self.clipvalue is None and self.factors is None
+        has_factors = self.factors is not None and not self.factors.is_one
+        return not (self.items or has_factors) and self.clipvalue is None
 
     def __call__(self, total: Array, block: Block) -> None:
         if self.items:  # with none, nobody had data, and all gradients are zero
@@ -187,7 +193,16 @@ class _Adjust:
             self.factors((total, block.spans, block.entries))
 
 
-def _update_block(optimizer: BaseOptimizer, block: Block, total: Array) -> None:
-    rule = optimizer._known_rule()
-    for home, table in block.updates:
-        update(rule, home.flat, total, optimizer._slots_in(home), optimizer._step_scalars(block.dtype), table)
+class _BlockUpdate:
+    """One step's update of blocks by the optimizer's rule."""
+
+    def __init__(self, optimizer: BaseOptimizer) -> None:
+        self._optimizer, self._rule = optimizer, optimizer._known_rule()
+        self._arguments: dict[Home, tuple[list[Array], Sequence[float]]] = {}
+
+    def __call__(self, total: Array, block: Block) -> None:
+        for home, table in block.updates:
+            if home not in self._arguments:
+                self._arguments[home] = self._optimizer._slots_in(home), self._optimizer._step_scalars(block.dtype)
+            slots, scalars = self._arguments[home]
+            update(self._rule, home.flat, total, slots, scalars, table)

@@ -106,6 +106,11 @@ class Factors:
     each: tuple[float, Array] | None
     all: float
 
+    @property
+    def is_one(self) -> bool:
+        """Whether nothing changes."""
+        return self.each is None and self.all == 1.0
+
     def __call__(self, buffer: Buffer) -> None:
         """Multiply in place."""
         flat, spans, entries = buffer
