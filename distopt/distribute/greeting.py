@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -20,6 +21,7 @@ def greet(communicator: Communicator, update: str) -> None:
         "numpy": np.__version__,
         "kernels (DISTOPT_KERNELS)": kernel_kind(),
         "update (DISTOPT_UPDATE)": update,
+        "bucket size (DISTOPT_BUCKET_BYTES)": os.environ.get("DISTOPT_BUCKET_BYTES", "measured"),
         "threads per replica (DISTOPT_THREADS)": str(configured_threads()),
     }
     agree(communicator, Call("first agreement of the replicas", lambda: description))

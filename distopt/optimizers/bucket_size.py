@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import sys
@@ -37,10 +38,8 @@ def bucket_bytes(node: Node) -> int | None:
     configured = _configured()
     if configured is not None:
         return configured
-    busy = len(node.members) * configured_threads()
-    free = len(os.sched_getaffinity(0)) - busy
-    if node.is_whole_job and free <= 0:
-        _say(node, f"gradients are summed at the end of a step: {busy} threads of replicas leave no core free")
+    if node.is_whole_job and not _has_free_core(node):
+        _say(node, "gradients are summed at the end of a step: the replicas leave no core to a communication thread")
         return None
     mine = struct.pack("<q", _measured(node))
     size: int = struct.unpack("<q", exchange_bytes(node.communicator, mine)[0])[0]
@@ -55,6 +54,13 @@ def _configured() -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise InvalidArgumentError(f"{SETTING}={text!r}: expected a number of bytes, 1 or more")
     return int(text)
+
+
+def _has_free_core(node: Node) -> bool:
+    """Whether every replica has a core beside those that it and others with the same cores compute on."""
+    cores = exchange_bytes(node.communicator, repr(sorted(os.sched_getaffinity(0))).encode())
+    sharing = [cores.count(each) for each in cores]
+    return all(each.count(b",") + 1 > sharing[r] * configured_threads() for r, each in enumerate(cores))
 
 
 def _measured(node: Node) -> int:
@@ -80,4 +86,9 @@ def _measured(node: Node) -> int:
 
 def _say(node: Node, text: str) -> None:
     if node.communicator.index == 0:
-        print(f"distopt: {text} ({SETTING}=n fixes n bytes)", file=sys.stderr)
+        _print_once(f"distopt: {text} ({SETTING}=n fixes n bytes)")
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -41,7 +41,9 @@ def start_gloo(world: Any) -> ModuleType:
     gloo = importlib.import_module("torch.distributed")
     store = gloo.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if world.rank == 0 else None
     port = world.bcast(store and store.port)
-    gloo.init_process_group("gloo", store=store or gloo.TCPStore("127.0.0.1", port), rank=world.rank, world_size=world.size)
+    gloo.init_process_group(
+        "gloo", store=store or gloo.TCPStore("127.0.0.1", port), rank=world.rank, world_size=world.size
+    )
     return gloo
 
 
@@ -79,27 +81,36 @@ def medians(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def show(title: str, unit: str, rows: Rows) -> None:
+def show(title: str, unit: str, rows: Rows, how: str = "medians of turns in one run") -> None:
     """Print a table: a row a case, a column a rival."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     width = max(14, *(len(name) + 2 for name in names))
-    print(f"\n{title} [{unit}; {os.cpu_count()} cores; medians of turns in one run]")
+    print(f"\n{title} [{unit}; {os.cpu_count()} cores; {how}]")
     print(f"{'':<26}" + "".join(f"{name:>{width}}" for name in names))
     for case, row in rows.items():
-        print(f"{case:<26}" + "".join(f"{row[name]:>{width}.4g}" if name in row else f"{'-':>{width}}" for name in names))
+        print(
+            f"{case:<26}" + "".join(f"{row[name]:>{width}.4g}" if name in row else f"{'-':>{width}}" for name in names)
+        )
 
 
 def keep(name: str, rows: Rows, **about: object) -> None:
     """Store the table of a full run as JSON, with what it was measured on."""
     if FULL:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), **about, "rows": rows}, indent=1) + "\n")
+        (RESULTS / f"{name}.json").write_text(
+            json.dumps({"machine": machine(), **about, "rows": rows}, indent=1) + "\n"
+        )
 
 
 def machine() -> dict[str, object]:
     """Return what figures were measured on."""
     cpu = next((line.partition(":")[2] for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown")
-    return {"cpu": cpu.strip(), "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    return {
+        "cpu": cpu.strip(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
 
 
 def available_memory() -> int:
@@ -108,10 +119,23 @@ def available_memory() -> int:
     return int(line.split()[1]) * 1024
 
 
-def proportional_memory() -> int:
-    """Return the bytes that this process holds (PSS): what n processes share counts as an n-th in each."""
-    line = next(line for line in _lines("/proc/self/smaps_rollup") if line.startswith("Pss:"))
-    return int(line.split()[1]) * 1024
+def held_memory() -> int:
+    """Return the bytes that this process holds (PSS): what n processes share counts as an n-th in each.
+
+    Without mapped files, for libraries are shared with programs that come and go; with memory files that are open
+    and not mapped, which PSS does not see.
+    """
+    lines = [line for line in _lines("/proc/self/smaps_rollup") if line.startswith(("Pss_Anon:", "Pss_Shmem:"))]
+    mapped = {int(line.split()[4]) for line in _lines("/proc/self/maps")}
+    files = [path.stat() for path in Path("/proc/self/fd").iterdir() if _is_memory_file(path)]
+    unmapped = sum(file.st_blocks for file in files if file.st_ino not in mapped)
+    return sum(int(line.split()[1]) for line in lines) * 1024 + unmapped * 512
+
+
+def _is_memory_file(descriptor: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+        return os.readlink(descriptor).startswith(("/memfd:", "/dev/shm/"))
+    return False
 
 
 def _lines(path: str) -> list[str]:
