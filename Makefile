@@ -1,4 +1,4 @@
-# make install | train | test | test-N | test-openmpi | test-slow | test-frameworks | bench | clean
+# make install | train | test | test-N | test-openmpi | test-slow | test-frameworks | bench | bench-openmpi | clean
 # Environments come from the package registry alone; a stamp file in each says what it was made from.
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
 
 .NOTPARALLEL:
 .PHONY: install install-openmpi install-frameworks train test lint types test-unit test-examples test-openmpi test-slow \
-	test-frameworks bench clean
+	test-frameworks bench bench-openmpi clean
 
 install: .venv/.installed
 install-openmpi: .venv-openmpi/.installed
@@ -73,7 +73,12 @@ test-frameworks: install-frameworks
 	$(FRAMEWORKS)/python -m pytest tests/benchmarks -m benchmark
 
 bench: install-frameworks
-	DISTOPT_BENCH=full $(FRAMEWORKS)/python -m pytest tests/benchmarks -m benchmark -s
+	DISTOPT_BENCH=full $(FRAMEWORKS)/python -m pytest tests/benchmarks -m benchmark -s; \
+		status=$$?; $(FRAMEWORKS)/python tests/benchmarks/plot.py; exit $$status
+
+# The table of steps beside Open MPI's Allreduce
+bench-openmpi: install-openmpi
+	$(OPENMPI_ENV) DISTOPT_BENCH=full $(OPENMPI)/python -m pytest tests/benchmarks/test_step_rivals.py -m benchmark -s
 
 clean:
 	rm -rf .venv .venv-openmpi .venv-frameworks .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

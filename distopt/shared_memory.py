@@ -63,6 +63,7 @@ class Segment:
         """
         with _opened(ticket) as fd:
             _map(fd, self.nbytes, at=self.bytes.ctypes.data)
+            os.dup2(fd, self._fd, inheritable=False)  # closes the own file, whose pages nobody needs any more
 
 
 def map_segment(ticket: bytes) -> Array:

@@ -190,8 +190,9 @@ def _end_job(text: str, status: int, *, is_first: bool = True) -> NoReturn:
         time.sleep(min(index, 4) * STAGGER_SECONDS)
     message = f"\nReplica {index} failed: {text}" if "\n" not in text.strip() else f"\nReplica {index} failed:\n{text}"
     sys.stdout.flush()
-    sys.stderr.write(message)
-    sys.stderr.flush()
+    stream = sys.__stderr__ or sys.stderr  # libraries that wrap the excepthook may catch what goes to sys.stderr
+    stream.write(message)
+    stream.flush()
     if is_first:
         _leave_report(index, message)
     # A launcher drops what it has not read from its replicas' pipes when the job is aborted.
