@@ -114,7 +114,7 @@ def flat_memory(count: int, dtype: np.dtype[Any], number: int | None) -> tuple[A
     if number is not None:
         segment = new_segment(count * dtype.itemsize + stagger(number))
         if segment is not None:
-            return segment.bytes[stagger(number) :].view(dtype), segment
+            return segment.bytes[stagger(number) :][: count * dtype.itemsize].view(dtype), segment
     return aligned_zeros(count, dtype), None
 
 

@@ -46,7 +46,7 @@ class Segment:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         self._fd = _memory_file(nbytes)
-        weakref.finalize(self, os.close, self._fd)
+        weakref.finalize(self, os.close, self._fd).atexit = False
         self.bytes = _mapped(self._fd, nbytes)
 
     @property
@@ -136,6 +136,7 @@ def _map(fd: int, nbytes: int, at: int = 0) -> int:
 def _mapped(fd: int, nbytes: int) -> Array:
     address = _map(fd, nbytes)
     buffer = (ctypes.c_uint8 * nbytes).from_address(address)
-    weakref.finalize(buffer, _libc().munmap, address, nbytes)
+    # Not at exit: exit handlers and threads may still read what lies there.
+    weakref.finalize(buffer, _libc().munmap, address, nbytes).atexit = False
     array: Array = np.frombuffer(buffer, np.uint8)  # type: ignore[call-overload]  # ctypes arrays are buffers
     return array

@@ -21,6 +21,10 @@ WAYS = {"local": LocalReplica} | {
     f"threads-{count}": functools.partial(SimulatedReplicas, count) for count in (2, 3, 4, 5, 8)
 }
 
+SIMULATED_PLACEMENTS = [(0, 0, 1, 1), (0, 1, 0, 1), (0, 0, 0, 1, 1), (0, 1, 1, 1, 1), (0, 0, 0, 1, 1, 1)]
+MPI_PLACEMENTS = [(0, 1), (0, 1, 1), (0, 1, 0), (0, 0, 1, 1), (0, 1, 0, 1)]
+"""The node of each replica: nodes that are subtrees of the summation, and nodes that are none."""
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
@@ -33,12 +37,22 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
-    """``replicas`` runs a function as one or more replicas, ``several`` as two or more."""
+    """``replicas`` runs a function as one or more replicas, ``several`` as two or more, ``placed`` on several nodes."""
+    if "placed" in metafunc.fixturenames:
+        _parametrize_placed(metafunc)
     for fixture in {"replicas", "several"} & set(metafunc.fixturenames):
         ways = [way for way in WAYS if fixture == "replicas" or way != "local"]
         if _under_mpi(metafunc.config):
             ways = [pytest.param("mpi", marks=pytest.mark.mpi(min_size=1 if fixture == "replicas" else 2))]
         metafunc.parametrize(fixture, ways, indirect=True, scope="session")
+
+
+def _parametrize_placed(metafunc):
+    ways = SIMULATED_PLACEMENTS
+    if _under_mpi(metafunc.config):
+        count = launched().size if launched() else 1
+        ways = [pytest.param(nodes, marks=pytest.mark.mpi) for nodes in MPI_PLACEMENTS if len(nodes) == count]
+    metafunc.parametrize("placed", ways, indirect=True, scope="session", ids=lambda nodes: "-".join(map(str, nodes)))
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +61,12 @@ def replicas(request):
 
 
 several = replicas
+
+
+@pytest.fixture(scope="session")
+def placed(request):
+    under_mpi = _under_mpi(request.config)
+    return MPIReplicas(request.param) if under_mpi else SimulatedReplicas(len(request.param), request.param)
 
 
 @functools.cache

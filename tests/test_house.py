@@ -21,7 +21,7 @@ FLOORS = [
         f"distribute.{name}"
         for name in (
             "communicator", "launcher", "replica", "names", "thread_limits", "ending", "header", "greeting", "local",
-            "node", "node_sum", "threads", "mpi", "strategy", "summation", "simulation",
+            "node", "node_sum", "mailbox", "threads", "mpi", "strategy", "summation", "simulation",
         )
     ],
     ["array_like", "variable"],

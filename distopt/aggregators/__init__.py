@@ -1,8 +1,9 @@
 """How gradients are summed: from a list of (gradient, variable) to such a list."""
 
 from distopt.aggregators.aggregator import Aggregator, FlatAggregator
+from distopt.aggregators.compressed import BFloat16, Float16
 from distopt.aggregators.mpi_allreduce import MPIAllreduce
 from distopt.aggregators.stacked import Stacked
 from distopt.aggregators.sum import Sum
 
-__all__ = ["Aggregator", "FlatAggregator", "MPIAllreduce", "Stacked", "Sum"]
+__all__ = ["Aggregator", "BFloat16", "FlatAggregator", "Float16", "MPIAllreduce", "Stacked", "Sum"]

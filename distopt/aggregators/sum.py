@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import Any, ClassVar
+
+import numpy as np
 
 from distopt.aggregators.aggregator import FlatAggregator
 from distopt.arrays import Array
@@ -11,11 +13,11 @@ from distopt.distribute.communicator import Communicator
 from distopt.distribute.summation import Summation, sum_in_place
 
 
-@final
 class Sum(FlatAggregator):
     """The sum over replicas: ``((g0 + g1) + (g2 + g3)) + ...``, the same bits under every transport.
 
-    What an optimizer does without a ``gradient_aggregator``. Averaging is the loss's business.
+    What an optimizer does without a ``gradient_aggregator``. Averaging is the loss's business. Where replicas share
+    memory the step itself does this sum; a subclass changes no more of it there than ``wire``.
 
     Example:
         >>> import distopt
@@ -27,6 +29,9 @@ class Sum(FlatAggregator):
         >>> distopt.simulate(3, total)
         [6.0, 6.0, 6.0]
     """
+
+    wire: ClassVar[np.dtype[Any] | None] = None
+    """The dtype in which partial sums travel between nodes; None is float32 or wider."""
 
     def reduce(self, communicator: Communicator, flat: Array) -> None:
         """Sum a flat array over replicas, in place."""

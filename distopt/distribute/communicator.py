@@ -130,6 +130,9 @@ class Communicator(abc.ABC):
     def release(self) -> None:  # noqa: B027 (most transports do not mind)
         """Let another thread than so far use this communicator."""
 
+    def abandon(self) -> None:  # noqa: B027 (where nobody waits there is nothing to do)
+        """Make this replica's thread that waits in this communicator, and every later call, raise."""
+
     def transfer(self, sends: Sequence[Array | None], receives: Sequence[Array | None]) -> None:
         """Prepare a transfer and do it once."""
         self.prepare(sends, receives, once=True)()

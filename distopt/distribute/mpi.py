@@ -19,6 +19,7 @@ import numpy as np
 from distopt.distribute.communicator import Array, Communicator, Transfer
 from distopt.distribute.launcher import launched
 from distopt.distribute.local import Copies
+from distopt.distribute.mailbox import RECORD_BYTES, Mailbox
 from distopt.distribute.node import FlagBarrier, Node
 from distopt.errors import (
     DeadCommunicatorError,
@@ -33,6 +34,9 @@ MESSAGE_BYTES = 1 << 30
 
 opened: list[MPICommunicator] = []
 """Every communicator that this process has duplicated, in that order: the ending says goodbye on each."""
+
+_unfinished: list[Any] = []
+"""Requests that were given up, with their buffers: MPI may still write there."""
 
 _handing_over = threading.Lock()
 _yield_core = os.sched_yield
@@ -91,6 +95,7 @@ class MPICommunicator(Communicator):
         self._own: Any = None
         self._nodes: tuple[int, ...] = ()
         self._gathered = np.empty(0, np.uint8)
+        self._mailbox: Mailbox | None = None
         self._dead: str | None = None
         self._thread: threading.Thread | None = None
         self._thread_id = 0
@@ -133,13 +138,26 @@ class MPICommunicator(Communicator):
         with _handing_over:
             self._thread, self._thread_id = None, 0
 
+    def abandon(self) -> None:
+        """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""
+        self._dead = self._dead or "it was abandoned after a failure"
+
     def node_barrier(self, node: Node) -> FlagBarrier:
-        """Make a barrier in the node's shared memory."""
-        return FlagBarrier(node)
+        """Make a barrier in the node's shared memory; headers go there too where it holds the whole job."""
+        barrier = FlagBarrier(node)
+        if node.is_whole_job and self._mailbox is None:
+            self._mailbox = Mailbox(node)
+        return barrier
 
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every rank everybody's record."""
         own, count = self._open(), mine.size * self.size
+        if self._mailbox is not None and mine.size <= RECORD_BYTES:
+            try:
+                return self._mailbox.gather(mine, deadline)
+            except BaseException as error:
+                self._note_interruption(error)
+                raise
         if self._gathered.size < count:
             self._gathered = np.empty(count, np.uint8)
         out = self._gathered[:count]
@@ -198,12 +216,18 @@ class MPICommunicator(Communicator):
                 test = request.Test
                 while not test():
                     _yield_core()
+                    if self._dead is not None:
+                        raise DeadCommunicatorError(self._dead)
                     if deadline is not None and time.monotonic() > deadline:
                         raise TimeoutError("not every replica arrived before the deadline")
         except BaseException as error:
-            # Half-done operations can't be taken back: whatever came next would pair with the wrong message.
-            self._dead = f"it was interrupted in an operation ({type(error).__name__}: {error})"
+            self._note_interruption(error)
+            _unfinished.extend(requests)
             raise
+
+    def _note_interruption(self, error: BaseException) -> None:
+        # Half-done operations can't be taken back: whatever came next would pair with the wrong message.
+        self._dead = self._dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
 
 
 class _Immediate:

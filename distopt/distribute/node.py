@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -76,23 +76,30 @@ class Node:
             assert segment is not None
             return [segment.bytes if k == self.place else map_segment(t) for k, t in enumerate(tickets)]
 
-        return self._together(segment, open_all)
+        return self._together([segment], open_all)
 
-    def unite(self, segment: Segment | None) -> None:
-        """Make this replica's segment show the memory of the node's first replica (collective over the job)."""
+    def unite(self, segments: Sequence[Segment | None]) -> None:
+        """Make this replica's segments show the memory of the node's first replica (collective over the job).
+
+        Args:
+            segments: as many on every replica; None where one could not be made.
+
+        Raises:
+            NoSharedMemoryError: on every replica, where one is missing on any; nothing has changed then.
+        """
 
         def join_first(tickets: list[bytes]) -> None:
-            assert segment is not None
-            if self.place > 0:
-                segment.become(tickets[0])
+            for k, segment in enumerate(segments if self.place > 0 else ()):
+                assert segment is not None
+                segment.become(tickets[0][k * TICKET.size : (k + 1) * TICKET.size])
 
-        self._together(segment, join_first)
+        self._together(segments, join_first)
 
-    def _together(self, segment: Segment | None, use: Callable[[list[bytes]], T]) -> T:
+    def _together(self, segments: Sequence[Segment | None], use: Callable[[list[bytes]], T]) -> T:
         """Exchange tickets, use those of the node, and see that it went well everywhere."""
-        rows = exchange_bytes(self.communicator, b"" if segment is None else segment.ticket)
+        rows = exchange_bytes(self.communicator, b"".join(each.ticket for each in segments if each is not None))
         result, trouble = None, ""
-        if all(len(row) == TICKET.size for row in rows):
+        if all(len(row) == TICKET.size * len(segments) for row in rows):
             try:
                 result = use([rows[r] for r in self.members])
             except OSError as error:
@@ -115,7 +122,7 @@ class FlagBarrier:
     def __init__(self, node: Node) -> None:
         lines = len(node.members)
         self._segment = new_segment(64 * lines)
-        node.unite(self._segment)
+        node.unite([self._segment])
         assert self._segment is not None
         self._counts = self._segment.bytes.view(np.int64).data
         self._mine = 8 * node.place  # a cache line each

@@ -87,6 +87,10 @@ class _Partials:
 
     def collect(self) -> Array:
         """Return the sum of what this replica owns, end to end."""
+        with np.errstate(over="ignore"):  # as in the kernels
+            return self._collect()
+
+    def _collect(self) -> Array:
         for owner, rows in self._out.items():
             for leaf, row in zip(self._local, rows, strict=True):
                 self._add_subtree(leaf, owner, row)
@@ -125,12 +129,22 @@ class Spread:
     Args:
         node: this replica's node.
         views: for every replica of the job arrays on this node: what it owns there; as many bytes on every node.
+        wire: dtype that holds the values of all wider views exactly, and in which they travel; None is their own.
+        once: it will be called once only.
     """
 
-    def __init__(self, node: Node, views: Sequence[Sequence[Array]]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        views: Sequence[Sequence[Array]],
+        *,
+        wire: np.dtype[Any] | None = None,
+        once: bool = False,
+    ) -> None:
         communicator, me = node.communicator, node.communicator.index
-        self._mine, self._packed = views[me], _packed(views[me])
-        self._held = [(views[s], _packed(views[s])) for s in node.held_for_others()]
+        self._wire = wire
+        self._mine, self._packed = views[me], _packed(views[me], wire)
+        self._held = [(views[s], _packed(views[s], wire)) for s in node.held_for_others()]
         sends: list[Array | None] = [None] * communicator.size
         receives: list[Array | None] = [None] * communicator.size
         for other in set(node.nodes) - {node.here}:
@@ -138,33 +152,41 @@ class Spread:
         for s, (_, packed) in zip(node.held_for_others(), self._held, strict=True):
             receives[s] = packed
         self._is_needed = not node.is_whole_job
-        self._transfer = communicator.prepare(list(map(_unless_empty, sends)), list(map(_unless_empty, receives)))
+        self._transfer = communicator.prepare(
+            list(map(_unless_empty, sends)), list(map(_unless_empty, receives)), once=once
+        )
 
     def __call__(self) -> None:
         """Send this replica's, receive what it holds for others."""
         if not self._is_needed:
             return
-        for view, part in _parts(self._mine, self._packed):
+        for view, part in _parts(self._mine, self._packed, self._wire):
             part[...] = view
         self._transfer()
         for views, packed in self._held:
-            for view, part in _parts(views, packed):
+            for view, part in _parts(views, packed, self._wire):
                 view[...] = part
 
 
-def _packed(views: Sequence[Array]) -> Array:
-    return np.empty(sum(view.nbytes for view in views), np.uint8)
+def _packed(views: Sequence[Array], wire: np.dtype[Any] | None) -> Array:
+    return np.empty(sum(view.size * _travels_as(view, wire).itemsize for view in views), np.uint8)
+
+
+def _travels_as(view: Array, wire: np.dtype[Any] | None) -> np.dtype[Any]:
+    return wire if wire is not None and wire.itemsize < view.itemsize else view.dtype
 
 
 def _unless_empty(array: Array | None) -> Array | None:
     return array if array is not None and array.size else None
 
 
-def _parts(views: Sequence[Array], packed: Array) -> Iterator[tuple[Array, Array]]:
+def _parts(views: Sequence[Array], packed: Array, wire: np.dtype[Any] | None) -> Iterator[tuple[Array, Array]]:
     begin = 0
     for view in views:
-        yield view, packed[begin : begin + view.nbytes].view(view.dtype)
-        begin += view.nbytes
+        dtype = _travels_as(view, wire)
+        end = begin + view.size * dtype.itemsize
+        yield view, packed[begin:end].view(dtype)
+        begin = end
 
 
 def maximal_subtrees(nodes: Sequence[int]) -> list[tuple[int, int]]:

@@ -68,7 +68,7 @@ class Hub:
                 self._raise_if_stopped()
                 self._raise_if_somebody_ended(channel)
                 if index in channel.abandoned:
-                    raise DeadCommunicatorError("this barrier was abandoned after a failure")
+                    raise DeadCommunicatorError("this meeting was abandoned after a failure")
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     # What it has brought can't be taken back: its next contribution would enter this round.
@@ -99,6 +99,13 @@ class Hub:
             if number == len(barriers):
                 barriers.append(_Channel(members))
             return barriers[number]
+
+    def abandon(self, channels: Sequence[_Channel], index: int) -> None:
+        """Make a replica's thread that waits in one of these channels raise."""
+        with self.changed:
+            for channel in channels:
+                channel.abandoned.add(index)
+            self.changed.notify_all()
 
     def stop(self, reason: str) -> None:
         """Make every meeting from now on raise."""
@@ -177,6 +184,10 @@ class ThreadCommunicator(Communicator):
         """Return a communicator over channels of its own."""
         return ThreadCommunicator(self._hub, self._index, self._counters)
 
+    def abandon(self) -> None:
+        """Make the thread that waits here raise."""
+        self._hub.abandon([self._headers, self._payloads], self._index)
+
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every replica everybody's record."""
         # The copy lets the caller reuse its record at once, while slower replicas still read it.
@@ -223,6 +234,4 @@ class _ThreadBarrier:
         self._hub.meet(self._rounds, self._index, None)
 
     def abandon(self) -> None:
-        with self._hub.changed:
-            self._rounds.abandoned.add(self._index)
-            self._hub.changed.notify_all()
+        self._hub.abandon([self._rounds], self._index)

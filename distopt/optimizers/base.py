@@ -108,7 +108,7 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
         """Return one writable array per variable, to compute gradients into: they are summed without a copy.
 
         They are this replica's slab, and what ``apply_gradients(zip(buffers, variables))`` works on with the same
-        variables in the same order; they are yours again when it returns (with the sum in them).
+        variables in the same order; they are yours again when it returns (what is in them then is not specified).
 
         Args:
             variables: the variables, in the order of the step.
@@ -206,7 +206,10 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the memory that is made anew: slabs and arenas."""
+        """Leave out the memory that is made anew; a collective where several nodes have each a part of the state."""
+        if any(not node.is_whole_job for node in self._shared_slots.values()):
+            agree_on_state(self, "copy")
+            complete_slots(self)
         return (
             self.__dict__
             | {name: {} for name in ("_slabs", "_slot_flats", "_slot_segments", "_shared_slots", "_synchronised")}
@@ -224,7 +227,8 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
         ``copy.deepcopy((variables, optimizer))`` copies both, in this order; in the other one the copy does not know
         the variables' copies (the legacy family makes new slots for them). ``pickle`` keeps them together in any order.
         """
-        kept = {id(variable): variable for variable in self._trained() if id(variable) not in memo}
+        known = [*self._trained(), *self._streamed_variables]
+        kept = {id(variable): variable for variable in known if id(variable) not in memo}
         inner = memo | kept
         twin = memo[id(self)] = inner[id(self)] = type(self).__new__(type(self))
         twin.__setstate__(copy.deepcopy(self.__getstate__(), inner))

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from distopt.aggregators.sum import Sum
 from distopt.arena import digest as digest_of_arrays
 from distopt.distribute.collectives import copy_from
 from distopt.distribute.communicator import Communicator
@@ -42,11 +43,12 @@ def _share(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> None:
     if node is None:
         return
     try:
-        if strategy.shares_parameters:
-            share_state(optimizer, slab, node)
-        wire = getattr(optimizer._aggregator, "wire", None)
+        wire = optimizer._aggregator.wire if isinstance(optimizer._aggregator, Sum) else None
         is_shared = strategy.shares_parameters
-        slab.sweeps[strategy.communicator] = Sweep(node, slab, is_shared=is_shared, wire=wire)
+        sweep = Sweep(node, slab, is_shared=is_shared, wire=wire)
+        if is_shared:  # the last: what is shared stays so, and there would be no way back to messages
+            share_state(optimizer, slab, node)
+        slab.sweeps[strategy.communicator] = sweep
     except NoSharedMemoryError as error:
         if any(home.shared_by is not None for home in slab.homes):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import struct
 import sys
 import time
@@ -51,7 +52,7 @@ def _configured() -> int | None:
     text = os.environ.get(SETTING)
     if not text:
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not re.fullmatch("[0-9]+", text) or int(text) < 1:
         raise InvalidArgumentError(f"{SETTING}={text!r}: expected a number of bytes, 1 or more")
     return int(text)
 

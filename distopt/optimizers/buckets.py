@@ -6,6 +6,7 @@ replica, by a thread with a communicator and a barrier of its own: neither MPI l
 
 from __future__ import annotations
 
+import atexit
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -17,12 +18,14 @@ from distopt.optimizers.bucket_size import bucket_bytes
 from distopt.optimizers.sweep import Sweep
 from distopt.slab import Slab
 
+_running: weakref.WeakSet[BucketSums] = weakref.WeakSet()
+
 
 class BucketSums:
     """The communication thread of one slab.
 
     Args:
-        node: the replicas, over the thread's communicator.
+        node: the replicas, with a barrier of the thread's own; between nodes over a communicator of its own.
         buckets: the entries of each bucket.
         sums: what sums each.
     """
@@ -65,12 +68,19 @@ class BucketSums:
             if self._error is not None:
                 raise self._error
 
+    def end(self) -> None:
+        """End the thread and wait for it: it may be writing sums into the slab."""
+        self.stop()
+        self._thread.join()
+
     def stop(self) -> None:
-        """End the thread, also where it waits for other replicas."""
+        """Let the thread end, also where it waits for other replicas."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()
         self._node.barrier.abandon()
+        if not self._node.is_whole_job:
+            self._node.communicator.abandon()
 
     def _work(self) -> None:
         try:
@@ -96,7 +106,9 @@ class BucketSums:
 
 def cut_into_buckets(strategy: Strategy, slab: Slab, sweep: Sweep) -> BucketSums | None:
     """Start the communication thread of a slab (collective); None where sums are better left to the end of the step."""
-    node = Node(strategy.communicator.twin())
+    communicator = strategy.communicator
+    is_one_node = len(set(communicator.nodes)) == 1  # its memory is enough; a communicator is never given back
+    node = Node(communicator if is_one_node else communicator.twin())
     size = bucket_bytes(node)
     if size is None:
         return None
@@ -110,10 +122,19 @@ def cut_into_buckets(strategy: Strategy, slab: Slab, sweep: Sweep) -> BucketSums
             filled = 0
     buckets = [entries for entries in buckets if entries]
     sums = [_all(sweep.sums(node, entries)) for entries in buckets]
-    node.communicator.release()
+    if not is_one_node:
+        node.communicator.release()
     result = BucketSums(node, buckets, sums)
-    weakref.finalize(slab, result.stop)
+    weakref.finalize(slab, result.stop).atexit = False
+    _running.add(result)
     return result
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the threads before the interpreter, and MPI, go to pieces under them."""
+    for sums in list(_running):
+        sums.end()
 
 
 def _all(calls: Sequence[Callable[[], None]]) -> Callable[[], None]:

@@ -6,12 +6,12 @@ up to date what its own replicas own (ZeRO, stage 1), until ``complete_slots`` c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distopt.arena import digest
+from distopt.arena import Home, digest
 from distopt.arrays import Array
 from distopt.distribute.header import Call, agree
 from distopt.distribute.node import Node
@@ -86,6 +86,8 @@ def _what_needs_private(optimizer: BaseOptimizer, slab: Slab) -> str | None:
         return f"{type(optimizer).__name__}, which updates by a method of its own,"
     if optimizer._clipping.clipnorm is not None and optimizer._clipping.global_clipnorm is not None:
         return "clipnorm together with global_clipnorm"
+    if slab.has_duplicates:
+        return "a list in which a variable stands twice"
     for variable in slab.variables:
         if variable.constraint is not None and not getattr(variable.constraint, "elementwise", False):
             return f"the constraint {hook_name(variable.constraint)} of variable {variable.name!r}"
@@ -98,15 +100,27 @@ def share_state(optimizer: BaseOptimizer, slab: Slab, node: Node) -> None:
     Raises:
         NoSharedMemoryError: there is no room.
     """
-    for home in slab.homes:
-        if home.shared_by is None:
-            node.unite(home.segment)
-            home.shared_by = SharedByNode(node)
-            home.own = home.owned(node.communicator.size)[node.communicator.index]
-    for key, segment in optimizer._slot_segments.items():
-        if key not in optimizer._shared_slots:
-            node.unite(segment)
-            optimizer._shared_slots[key] = node
+    homes = [home for home in slab.homes if home.shared_by is None]
+    slots = [key for key in optimizer._slot_segments if key not in optimizer._shared_slots]
+    agree(
+        node.communicator,
+        Call(f"sharing of parameters and slots by {type(optimizer).__name__}", lambda: _layout(slab, homes, slots)),
+    )
+    node.unite([home.segment for home in homes] + [optimizer._slot_segments[key] for key in slots])
+    for home in homes:
+        home.shared_by = SharedByNode(node)
+        home.own = home.owned(node.communicator.size)[node.communicator.index]
+    optimizer._shared_slots.update(dict.fromkeys(slots, node))
+
+
+def _layout(slab: Slab, homes: Sequence[Home], slots: Sequence[tuple[Home, str]]) -> dict[str, str]:
+    """What must be equal where memory becomes one: each variable has the same place in it."""
+    places = [f"{v.name} in buffer {slab.homes.index(v._arena)} at {v._start}" for v in slab.variables]
+    return {
+        "places of variables (the first call of build, gradient_buffers or a step settles them)": ", ".join(places),
+        "buffers": ", ".join(f"{home.flat.dtype.name}[{home.length}]" for home in homes),
+        "slots": ", ".join(f"{label}[{home.length}]" for home, label in slots),
+    }
 
 
 def shared_slots(optimizer: BaseOptimizer) -> set[Variable]:
@@ -120,7 +134,7 @@ def complete_slots(optimizer: BaseOptimizer) -> None:
     for key, node in optimizer._shared_slots.items():
         flat = optimizer._slot_flats[key]
         owned = key[0].owned(node.communicator.size)
-        Spread(node, [[flat[begin:end] for begin, end in ranges] for ranges in owned])()
+        Spread(node, [[flat[begin:end] for begin, end in ranges] for ranges in owned], once=True)()
     leave_state(optimizer)
 
 

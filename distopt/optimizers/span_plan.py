@@ -65,7 +65,9 @@ class SpanPlan:
         entries: Sequence[int],
         wire: np.dtype[Any] | None,
     ) -> None:
-        self._node, self._slab = node, slab
+        self._node, self._slab, self._wire = node, slab, wire
+        self._squares_spread: Spread | None = None
+        self._sums_spreads: dict[np.dtype[Any] | None, Spread] = {}
         replicas, me = node.communicator.size, node.communicator.index
         self.sums: list[NodeSum] = []
         self.by_owner: list[list[Held]] = [[] for _ in range(replicas)]
@@ -83,29 +85,37 @@ class SpanPlan:
         for total in self.sums:
             total()
 
-    def publish(self) -> None:
-        """Bring the sums to the other nodes."""
-        if not self._node.is_whole_job:
-            self._sums_spread()
+    def publish(self, *, as_summed: bool) -> None:
+        """Bring the sums to the other nodes.
+
+        Args:
+            as_summed: they are as ``sum`` left them, rounded to the wire's dtype, and so can travel in it.
+        """
+        if self._node.is_whole_job:
+            return
+        wire = self._wire if as_summed else None
+        if wire not in self._sums_spreads:
+            totals = [[total for held in of_owner for total in held.totals] for of_owner in self.by_owner]
+            self._sums_spreads[wire] = Spread(self._node, totals, wire=wire)
+        self._sums_spreads[wire]()
 
     def publish_squares(self, squares: Array) -> None:
-        """Bring the block sums of squares to the other nodes."""
+        """Bring the block sums of squares, always those of one table, to the other nodes."""
 
         def of(part: Part) -> Array:
             first = self._slab.first_norm_block[part.entry] + part.first // SPAN_UNIT
             return squares[first : first - (-part.length // SPAN_UNIT)]
 
-        if not self._node.is_whole_job:
-            Spread(self._node, self._views(of))()
+        if self._node.is_whole_job:
+            return
+        if self._squares_spread is None:
+            self._squares_spread = Spread(self._node, self._views(of))
+        self._squares_spread()
 
     def publish_parameters(self) -> None:
         """Bring updated parameters to the other nodes."""
         if not self._node.is_whole_job:
             self._parameters_spread()
-
-    @cached_property
-    def _sums_spread(self) -> Spread:
-        return Spread(self._node, [[total for held in of_owner for total in held.totals] for of_owner in self.by_owner])
 
     @cached_property
     def _parameters_spread(self) -> Spread:

@@ -57,6 +57,7 @@ def apply_gradients(
     communicator = strategy.ready() if aggregates else None
     with telling_the_others(communicator):  # 1
         optimizer._refuse_if_unusable()
+        optimizer._give_up_step()
         pairs = own_pairs(grads_and_vars)
         slab = optimizer._slab_for([variable for _, variable in pairs])
         check_sharing(optimizer, strategy, slab, aggregates=aggregates)
@@ -112,7 +113,8 @@ def finish(
         if communicator is not None and sweep is not None and sweep.does_all(optimizer):
             _gather_rows(optimizer, communicator, gradients, total_items)
             # 4 to 6 of what is dense, part by part; 6 of what is sparse
-            sweep(optimizer, gradients, total_items, are_summed=are_summed)
+            is_settled = agreed is kinds and not are_summed
+            sweep(optimizer, gradients, total_items, are_summed=are_summed, is_settled=is_settled)
         else:
             if communicator is not None:
                 _aggregate(optimizer, communicator, gradients, total_items, sweep, are_summed=are_summed)  # 4
@@ -138,7 +140,8 @@ def _agree(
         plan_call(optimizer, slab, name, int(optimizer._iterations._array), hyperparameters),
         call_digest=optimizer._call_digest(slab),
         hyper_digest=digest(
-            " ".join(hyperparameters).encode() + struct.pack(f"<{len(hyperparameters)}d", *hyperparameters.values())
+            " ".join([name, *hyperparameters]).encode()
+            + struct.pack(f"<{len(hyperparameters)}d", *hyperparameters.values())
         ),
         presence=digest(bytes(mine)),
         items=items,

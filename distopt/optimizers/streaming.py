@@ -8,17 +8,17 @@ sum, that waits for ``end_step``. The bits are those of ``apply_gradients``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from distopt.distribute.header import Call, agree, telling_the_others
+from distopt.distribute.header import agree, telling_the_others
 from distopt.distribute.strategy import Strategy, get_strategy
 from distopt.errors import InvalidArgumentError
 from distopt.indexed_slices import IndexedSlices
 from distopt.optimizers import step
-from distopt.optimizers.beginning import begin_plan
+from distopt.optimizers.beginning import begin_plan, plan_call
 from distopt.optimizers.buckets import BucketSums, cut_into_buckets
-from distopt.optimizers.intake import DENSE, SPARSE, read_gradient
+from distopt.optimizers.intake import ABSENT, SPARSE, read_gradient
 from distopt.optimizers.sharing import check_sharing
 from distopt.slab import Slab
 from distopt.variable import Variable
@@ -40,16 +40,18 @@ class StreamedStep:
         self._communicator = self._strategy.ready()
         with telling_the_others(self._communicator):
             optimizer._refuse_if_unusable()
+            if not variables:
+                raise InvalidArgumentError("begin_step: no variables are known; pass the list of them the first time")
             slab = self._slab = optimizer._slab_for(list(variables))
             check_sharing(optimizer, self._strategy, slab, aggregates=True)
             if slab.has_duplicates:
                 raise InvalidArgumentError("begin_step: a variable stands twice in the list; give each once")
-        name = f"begin_step of {type(optimizer).__name__}"
-        agree(
-            self._communicator,
-            Call(name, lambda: {"variables": slab.description}),
-            call_digest=optimizer._call_digest(slab),
-        )
+        if optimizer._in_lockstep:
+            agree(
+                self._communicator,
+                plan_call(optimizer, slab, "begin_step"),
+                call_digest=optimizer._call_digest(slab),
+            )
         begin_plan(optimizer, self._strategy, slab)
         self._kinds = bytearray(len(slab.variables))
         self._sparse: dict[int, IndexedSlices] = {}
@@ -78,35 +80,21 @@ class StreamedStep:
     def end(self, items: float | None) -> None:
         """Agree on the step and do the rest of it."""
         slab, buckets = self._slab, self._buckets
-        if buckets is None:
-            self._finish(items, None)
-            return
-        for entry, kind in enumerate(self._kinds):
-            if kind not in (DENSE, SPARSE):
-                slab.views[entry][...] = 0
-                buckets.note(entry)
+        if buckets is not None:
+            for entry, kind in enumerate(self._kinds):
+                if kind == ABSENT:
+                    slab.views[entry][...] = 0
+                    buckets.note(entry)
+        wait = None if buckets is None else buckets.wait
         step.finish(
-            self._optimizer,
-            self._strategy,
-            slab,
-            self._kinds,
-            self._sparse,
-            items,
-            name="end_step",
-            wait_for_sums=buckets.wait,
+            self._optimizer, self._strategy, slab, self._kinds, self._sparse, items, name="end_step", wait_for_sums=wait
         )
-
-    def _finish(self, items: float | None, wait_for_sums: Callable[[], None] | None) -> None:
-        step.finish(
-            self._optimizer, self._strategy, self._slab, self._kinds, self._sparse, items,
-            name="end_step", wait_for_sums=wait_for_sums,
-        )  # fmt: skip
 
     def abandon(self) -> None:
         """Give up: the communication thread may wait for gradients that never come."""
         if self._buckets is not None:
-            self._buckets.stop()
-            del self._slab.streams[self._communicator]
+            self._slab.streams.pop(self._communicator, None)
+            self._buckets.end()
 
 
 def _buckets(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> BucketSums | None:
@@ -150,13 +138,10 @@ class Streaming:
             >>> int(sgd.end_step())
             1
         """
-        if self._streamed is not None:
-            self._streamed.abandon()
-        chosen = self._streamed_variables if variables is None else list(variables)
-        if not chosen:
-            raise InvalidArgumentError("begin_step: no variables are known yet; pass the list of them the first time")
-        self._streamed, self._streamed_variables = None, chosen
-        self._streamed = StreamedStep(cast("BaseOptimizer", self), chosen)
+        self._give_up_step()
+        if variables is not None:
+            self._streamed_variables = list(variables)
+        self._streamed = StreamedStep(cast("BaseOptimizer", self), self._streamed_variables)
 
     def push(self, variable: Variable, gradient: Any) -> None:
         """Hand over a gradient of the step that has begun.
@@ -167,9 +152,14 @@ class Streaming:
                 be written again before ``end_step`` returns.
 
         Raises:
-            InvalidArgumentError: it does not fit, or no step has begun.
+            InvalidArgumentError: it does not fit (the step is given up on all replicas), or no step has begun.
         """
-        self._begun("push").push(variable, gradient)
+        streamed = self._begun("push")
+        try:
+            streamed.push(variable, gradient)
+        except BaseException:
+            self._give_up_step()
+            raise
 
     def end_step(self, items: float | None = None) -> Variable:
         """End the step: what was not pushed on any replica is left out. Returns ``iterations``.
@@ -181,14 +171,19 @@ class Streaming:
             InvalidArgumentError: no gradient for any variable; no step has begun.
             CollectiveMismatchError: replicas disagree on the call (on every replica).
         """
-        streamed = self._begun("end_step")
-        self._streamed = None
         try:
-            streamed.end(items)
+            self._begun("end_step").end(items)
         except BaseException:
-            streamed.abandon()
+            self._give_up_step()
             raise
+        self._streamed = None
         return cast("BaseOptimizer", self)._iterations
+
+    def _give_up_step(self) -> None:
+        """Give up a step that was begun and not ended: its sums must be over before the slab is written again."""
+        streamed, self._streamed = self._streamed, None
+        if streamed is not None:
+            streamed.abandon()
 
     def _begun(self, call: str) -> StreamedStep:
         if self._streamed is None:

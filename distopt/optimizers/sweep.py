@@ -54,7 +54,7 @@ class Sweep:
         self._scratch = {dtype: np.empty(BLOCK + SPAN_UNIT, dtype) for dtype in slab.flats}
 
     def __call__(
-        self, optimizer: BaseOptimizer, gradients: Gradients, items: float | None, *, are_summed: bool
+        self, optimizer: BaseOptimizer, gradients: Gradients, items: float | None, *, are_summed: bool, is_settled: bool
     ) -> None:
         """Sum the dense gradients of all replicas and update; of the sparse ones every replica has all rows.
 
@@ -63,6 +63,7 @@ class Sweep:
             gradients: this step's; the slab is overwritten.
             items: what to divide the dense sums by, or None.
             are_summed: whether the dense gradients were summed while they came.
+            is_settled: whether every replica's slab is as it will be summed: the header came after the last writing.
         """
         if optimizer._merges_rows:
             gradients.sparse = {k: slices.deduplicate() for k, slices in gradients.sparse.items()}
@@ -70,7 +71,8 @@ class Sweep:
         rows = sparse_buffers(gradients) if clipping.active else []
         clipping.limit(rows)
         adjust = _Adjust(items, clipping.clipvalue, None)
-        self._node.barrier()
+        if not is_settled:
+            self._node.barrier()
         if self._is_shared and not (clipping.needs_norms or are_summed) and self._node.is_whole_job:
             self._sum_and_update(plan, adjust, update_block)
         else:
@@ -87,6 +89,8 @@ class Sweep:
 
     def does_all(self, optimizer: BaseOptimizer) -> bool:
         """Whether nothing has to see the whole sum, so that the step is done part by part."""
+        if self._slab.has_duplicates:  # it is updated in the order of the list, once per appearance
+            return False
         norms = optimizer._clipping.clipnorm is not None and optimizer._clipping.global_clipnorm is not None
         return optimizer._sums_flat and optimizer._updates_flat and not optimizer._transformers and not norms
 
@@ -131,7 +135,7 @@ class Sweep:
         if not are_summed:
             plan.sum()
         if not self._is_shared:
-            plan.publish()
+            plan.publish(as_summed=True)
         self._node.barrier()
 
     def _sum_squares(self, plan: SpanPlan, adjust: _Adjust, *, are_summed: bool) -> None:
@@ -148,7 +152,7 @@ class Sweep:
                 self._squares[places] = square_sums(block.total, spans)
         plan.publish_squares(self._squares)
         if not self._is_shared:
-            plan.publish()
+            plan.publish(as_summed=adjust.is_idle)
         self._node.barrier()
 
     def _factors(self, optimizer: BaseOptimizer, gradients: Gradients, rows: list[Buffer]) -> _Adjust:

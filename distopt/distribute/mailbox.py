@@ -1,0 +1,72 @@
+"""Small records from everybody to everybody, in the memory of a node that holds the whole job."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+
+from distopt.arena import new_segment
+from distopt.distribute.communicator import Array
+from distopt.distribute.node import NAP_SECONDS, SPIN_SECONDS, Node
+
+RECORD_BYTES = 192
+"""Longer records go another way."""
+
+_LINE = 64
+_SLOT = _LINE + 2 * RECORD_BYTES
+
+
+class Mailbox:
+    """Each replica writes its record, counts it, and reads the others' when they have counted as many.
+
+    There are two places for a replica's record, in turns: who is ahead by one round does not write where another still
+    reads, and nobody gets ahead by two.
+
+    Args:
+        node: a node that holds the whole job; its replicas make the mailbox together.
+    """
+
+    def __init__(self, node: Node) -> None:
+        replicas = len(node.members)
+        segment = new_segment(_SLOT * replicas)
+        node.unite([segment])
+        assert segment is not None
+        self._segment = segment
+        self._counts = segment.bytes.view(np.int64).data
+        self._records = segment.bytes.reshape(replicas, _SLOT)
+        self._me, self._rounds = node.place, 0
+
+    def gather(self, mine: Array, deadline: float | None) -> Array:
+        """Give every replica everybody's record.
+
+        Args:
+            mine: at most RECORD_BYTES bytes, as many on every replica.
+            deadline: ``time.monotonic()`` time after which to give up; None waits.
+
+        Raises:
+            TimeoutError: the deadline passed.
+        """
+        self._rounds += 1
+        begin = _LINE + self._rounds % 2 * RECORD_BYTES
+        place = slice(begin, begin + mine.size)
+        self._records[self._me, place] = mine
+        os.sched_yield()  # a call of the kernel: what was written before is visible before the count
+        self._counts[self._me * _SLOT // 8] = self._rounds
+        for first in range(0, len(self._records) * _SLOT // 8, _SLOT // 8):
+            if self._counts[first] < self._rounds:
+                self._wait(first, deadline)
+        os.sched_yield()
+        return self._records[:, place].copy()
+
+    def _wait(self, first: int, deadline: float | None) -> None:
+        counts, rounds = self._counts, self._rounds
+        patience = time.monotonic() + SPIN_SECONDS
+        while counts[first] < rounds:
+            os.sched_yield()
+            now = time.monotonic()
+            if deadline is not None and now > deadline:
+                raise TimeoutError("not every replica arrived before the deadline")
+            if now > patience:
+                time.sleep(NAP_SECONDS)

@@ -1,0 +1,146 @@
+"""However a job ends, nothing of its shared memory is left; where there is none, the job goes on without."""
+
+import os
+import re
+import select
+from pathlib import Path
+
+import pytest
+from support import mpirun_command, run_replicas, script_file, started
+
+ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
+NO_MEMFD = "import os\ndel os.memfd_create\n"
+TRAINING = """
+import os, signal, sys
+import numpy as np, distopt
+from distopt.distribute.launcher import launched
+rank, here = launched().rank, []
+v = distopt.Variable(np.zeros(50_000, "float32"), name="v")
+optimizer = distopt.optimizers.SGD(1.0, momentum=0.5)
+def step(k):
+    optimizer.apply_gradients([(np.full(50_000, rank + k, "float32"), v)])
+step(0)
+mapped = open("/proc/self/maps").read().count("distopt")
+print(f"process {os.getpid()} maps {mapped}\\n", end="", flush=True)
+distopt.barrier()
+"""
+END = {
+    "returns": "step(1)",
+    "raises": "if rank == 1: raise ValueError('boom')\nstep(1)",
+    "exits": "if rank == 1: sys.exit(3)\nstep(1)",
+    "is killed": "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\nstep(1)",
+    "is killed in a sweep": """
+from distopt.distribute import node_sum
+from distopt.optimizers import sweep
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+if rank == 1: node_sum.add_tree = sweep.add_tree = die
+step(1)
+""",
+}
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def job(script, replicas=2, **environment):
+    return run_replicas(replicas, script, timeout=30, env=ENVIRONMENT | environment)
+
+
+def ends(process):
+    """Whether a process has ended, or does so in seconds: a launcher does not wait for all."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    with open(descriptor):
+        return bool(select.select([descriptor], [], [], 5)[0])
+
+
+def check_nothing_is_left(result, replicas):
+    processes = re.findall(r"process (\d+) maps (\d+)", result.output)
+    assert len(processes) == replicas, result.text
+    for process, mapped in processes:
+        assert int(mapped) > 0
+        assert ends(int(process))
+    assert not list(Path("/dev/shm").glob("*distopt*"))
+
+
+@pytest.mark.parametrize("memory", ["", NO_MEMFD], ids=["memfd", "dev-shm"])
+@pytest.mark.parametrize("end", END)
+def test_nothing_is_left_when_a_replica(end, memory):
+    result = job(memory + TRAINING + END[end], DISTOPT_UPDATE="shared")
+    assert (result.status == 0) == (end == "returns"), result.text
+    assert result.seconds < 20
+    check_nothing_is_left(result, 2)
+
+
+def test_nothing_is_left_when_the_job_is_ended_from_outside():
+    script = TRAINING + "print('training', flush=True)\nfor k in range(10**9): step(k)\n"
+    with script_file(script) as path, started([*mpirun_command(3), path], env=ENVIRONMENT) as training:
+        training.wait_for("training", times=3)
+        training.process.terminate()
+        result = training.wait(20)
+    check_nothing_is_left(result, 3)
+
+
+FULL = "OSError(28, 'No space left on device')"
+NO_ROOM = {
+    "file size limit": "import resource\nfrom mpi4py import MPI\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n",
+    "small file size limit": (  # the barrier's memory can be had, the parameters' can't
+        "import resource\nfrom mpi4py import MPI\nresource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
+    ),
+    "full /dev/shm": f"import os\ndel os.memfd_create\ndef full(*_): raise {FULL}\nos.posix_fallocate = full\n",
+    "no /dev/shm": f"{NO_MEMFD}from distopt import shared_memory\nshared_memory._FALLBACK = '/nowhere'\n",
+    "one replica has none": (
+        "from distopt.distribute.launcher import launched\nfrom distopt import shared_memory\n"
+        f"def full(*_): raise {FULL}\nif launched().rank == 1: shared_memory._memory_file = full\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("update", ["replicated", "shared"])
+@pytest.mark.parametrize("reason", NO_ROOM)
+def test_without_room_the_job_goes_on_by_messages_and_says_so_once(reason, update):
+    # Momentum 0.5: -3, then -(1.5 + 6) more, where replicas 0, 1 and 2 bring k, 1 + k and 2 + k in step k.
+    check = "step(1)\nprint(f'value {v.numpy().min()} {v.numpy().max()}\\n', end='', flush=True)\n"
+    result = job(NO_ROOM[reason] + TRAINING + check, replicas=3, DISTOPT_UPDATE=update)
+    assert result.status == 0, result.text
+    assert result.output.count("value -10.5 -10.5") == 3
+    assert result.errors.count("the replicas of a node can't share memory") == 1
+    assert result.errors.count("Warning") == 1
+
+
+LATE_FAILURES = {
+    "in the sum, while others wait in the barrier": """
+from distopt.distribute import node_sum
+from distopt.optimizers import sweep
+def fail(*arguments):
+    raise ValueError("boom")
+if rank == 1: node_sum.add_tree = sweep.add_tree = fail
+step(1)
+""",
+    "between begin_step and end_step": """
+optimizer.begin_step([v])
+if rank == 1: raise ValueError("boom")
+optimizer.push(v, np.ones(50_000, "float32"))
+optimizer.end_step()
+""",
+    "in the update": """
+from distopt.optimizers import sweep
+def fail(*arguments):
+    raise ValueError("boom")
+if rank == 1: sweep.update = fail
+step(1)
+""",
+}
+
+
+@pytest.mark.parametrize("update", ["replicated", "shared"])
+@pytest.mark.parametrize("place", LATE_FAILURES)
+def test_a_replica_that_raises_late_ends_the_job_in_seconds(place, update):
+    result = job(TRAINING + LATE_FAILURES[place], 3, DISTOPT_UPDATE=update, DISTOPT_BUCKET_BYTES="1000")
+    assert result.status != 0
+    assert result.seconds < 15
+    assert "ValueError: boom" in result.errors
+    assert "Replica 1 failed" in result.errors
+    check_nothing_is_left(result, 3)
