@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 from distopt.aggregators.aggregator import Aggregator
@@ -196,14 +195,10 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
                 "variables can't be trusted. Make a new optimizer and restore the variables from your last checkpoint"
             )
 
-    @contextmanager
-    def _damaged_by_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            note_broken_step()
-            self._damage = f"step {int(self._iterations._array)}: {type(error).__name__}: {error}"
-            raise
+    def _damaged_by(self, error: BaseException) -> None:
+        """Note that a step failed after it had begun to write."""
+        note_broken_step()
+        self._damage = f"step {int(self._iterations._array)}: {type(error).__name__}: {error}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the memory that is made anew; a collective where several nodes have each a part of the state."""

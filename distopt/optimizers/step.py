@@ -105,7 +105,7 @@ def finish(
         return
     gradients = _present(optimizer, slab, kinds, agreed, sparse, are_summed=are_summed)
 
-    with optimizer._damaged_by_failure():
+    try:
         optimizer._create_state(gradients)
         if wait_for_sums is not None:
             wait_for_sums()
@@ -123,6 +123,9 @@ def finish(
         for entry in gradients.entries:
             slab.variables[entry]._version += 1  # open tapes must not mix old and new values
         optimizer._iterations._array += 1  # 7
+    except BaseException as error:
+        optimizer._damaged_by(error)
+        raise
 
 
 def _agree(
