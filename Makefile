@@ -1,4 +1,4 @@
-# make install | train | test | test-N | test-openmpi | test-slow | test-frameworks | bench | bench-openmpi | clean
+# make install | train | test | test-N | test-openmpi | test-slow | test-frameworks | chaos | bench | bench-openmpi | clean
 # Environments come from the package registry alone; a stamp file in each says what it was made from.
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
 
 .NOTPARALLEL:
 .PHONY: install install-openmpi install-frameworks train test lint types test-unit test-examples test-openmpi test-slow \
-	test-frameworks bench bench-openmpi clean
+	test-frameworks chaos bench bench-openmpi clean
 
 install: .venv/.installed
 install-openmpi: .venv-openmpi/.installed
@@ -46,7 +46,8 @@ types: install
 
 test-unit: install
 	$(BIN)/python -m pytest -q --doctest-modules distopt --ignore=distopt/adapters
-	$(BIN)/python -m pytest -q tests --ignore=tests/failing --ignore=tests/frameworks --ignore=tests/test_examples.py -m "not slow"
+	$(BIN)/python -m pytest -q tests --ignore=tests/failing --ignore=tests/frameworks --ignore=tests/test_examples.py \
+		-m "not slow and not chaos"
 
 # make test-3: the parallel tests on three ranks
 test-%: install
@@ -65,7 +66,12 @@ test-openmpi: install-openmpi
 			$(OPENMPI)/python -m pytest --only-mpi tests/parallel || exit 1; \
 	done
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest tests/failing tests/test_cli_run.py tests/test_doctor.py \
-		tests/test_launcher.py tests/test_examples.py
+		tests/test_launcher.py tests/test_verify.py tests/test_examples.py
+
+# Every fault at every place, on both MPIs; 1,000 kills and resumptions; 10,000 random programs. About an hour.
+chaos: install install-openmpi
+	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest tests/chaos
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest tests/chaos/test_matrix.py
 
 test-frameworks: install-frameworks
 	$(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters

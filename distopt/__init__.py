@@ -13,6 +13,8 @@ from distopt.lazy import attach
 if TYPE_CHECKING:
     from distopt.arena import digest
     from distopt.distribute import (
+        Checks,
+        Deadlines,
         Strategy,
         all_gather,
         all_reduce,
@@ -31,11 +33,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "aggregators", "constraints", "data", "distribute", "errors", "gradients", "kernels", "losses", "ops",
-    "optimizers", "telemetry", "testing", "transformers",
+    "aggregators", "checkpoint", "constraints", "data", "distribute", "elastic", "errors", "gradients", "kernels",
+    "losses", "ops", "optimizers", "telemetry", "testing", "transformers",
 )  # fmt: skip
 
 __all__ = [
+    "Checks",
+    "Deadlines",
     "GradientTape",
     "IndexedSlices",
     "Strategy",

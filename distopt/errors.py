@@ -9,10 +9,16 @@ Each also is the builtin that a reader would expect, so that ``except ValueError
     ├── ForeignVariableError (RuntimeError)     a variable used by a replica that did not make it
     ├── UntraceableError (TypeError)            an operation that would lose the gradient
     ├── DamagedOptimizerError (RuntimeError)    a step failed after it had begun to write
+    ├── NonFiniteGradientError (ArithmeticError) the sum of the gradients holds NaN or an infinity
+    ├── CheckpointError (RuntimeError)          a checkpoint can't be written, or none can be read
     └── ReplicaError (RuntimeError)             something between replicas
         ├── CollectiveMismatchError             replicas called different things
         ├── ReplicaFailedError                  another replica raised
         ├── ReplicaLeftError                    another replica ended while this one went on
+        ├── ReplicaLostError                    another replica died, and the others can go on
+        ├── StalledError                        another replica did not come before the deadline
+        ├── DivergedError                       parameters or slots of the replicas are no longer equal
+        ├── ForkedProcessError                  a child of a replica called distopt
         ├── DeadCommunicatorError               a communicator used after a failure
         ├── NoSharedMemoryError                 replicas of one node can't share memory
         └── LauncherMismatchError               the MPI library is not the launcher's
@@ -56,6 +62,14 @@ class DamagedOptimizerError(DistoptError, RuntimeError):
     """An earlier step failed after it had begun to write; parameters and slots can't be trusted."""
 
 
+class NonFiniteGradientError(DistoptError, ArithmeticError):
+    """The sum of the gradients holds NaN or an infinity; nothing was updated."""
+
+
+class CheckpointError(DistoptError, RuntimeError):
+    """A checkpoint could not be written, or none that can be trusted was found."""
+
+
 class ReplicaError(DistoptError, RuntimeError):
     """Something went wrong between replicas."""
 
@@ -77,6 +91,29 @@ class ReplicaFailedError(ReplicaError):
 
 class ReplicaLeftError(ReplicaError):
     """Another replica ended (or left its loop) while this one still needed it."""
+
+
+class ReplicaLostError(ReplicaError):
+    """Another replica has died; the others can go on (``distopt.elastic``)."""
+
+
+class StalledError(ReplicaError):
+    """Other replicas did not come to a call before the deadline; ``missing`` says which."""
+
+    def __init__(self, message: str, missing: list[int]) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+    def __reduce__(self) -> tuple[type[StalledError], tuple[str, list[int]]]:
+        return type(self), (str(self), self.missing)
+
+
+class DivergedError(ReplicaError):
+    """Parameters or slots that must be equal on all replicas are not, or changed between two steps."""
+
+
+class ForkedProcessError(ReplicaError):
+    """A process that was forked from a replica called distopt; it is no replica."""
 
 
 class DeadCommunicatorError(ReplicaError):

@@ -83,8 +83,8 @@ class Slab:
         """Kept by the step: the communication threads."""
         self.agreed: set[Communicator] = set()
         """Kept by the step: whose replicas have agreed on this list."""
-        self.call_digest: int | None = None
-        """Kept by the step: digest of the optimizer's options and of this list."""
+        self.call_digests: dict[Communicator, int] = {}
+        """Kept by the step: digest of the optimizer's options and of this list, where it was agreed on."""
         self.has_slots = False
         """Kept by the optimizer: whether every variable has its slots."""
 
@@ -104,6 +104,16 @@ class Slab:
     def of_another(self, segment: Array) -> tuple[dict[np.dtype[Any], Array], Array]:
         """Return the flat buffers and the sums of squares in the segment of another replica's equal slab."""
         return self._carve(segment[segment.size - self._nbytes :])  # each begins with a shift of its own
+
+    def forget(self, communicator: Communicator) -> None:
+        """Drop what was agreed on and prepared with these replicas."""
+        self.agreed.discard(communicator)
+        self.call_digests.pop(communicator, None)
+        self.sweeps.pop(communicator, None)
+        stream = self.streams.pop(communicator, None)
+        if stream is not None:
+            stream.end()
+        self.reductions = {key: value for key, value in self.reductions.items() if key[0] is not communicator}
 
     @cached_property
     def entry_of(self) -> dict[int, int]:
@@ -154,6 +164,13 @@ class Gradients:
         """Return the list of (gradient, variable) that hooks see."""
         slab = self.slab
         return [(self.sparse.get(k, slab.views[k]), slab.variables[k]) for k in self.entries]
+
+    def by_variable(self) -> list[Gradient | None]:
+        """Return each listed variable's gradient, None where it takes no part."""
+        found: list[Gradient | None] = [None] * len(self.slab.variables)
+        for k in self.entries:
+            found[k] = self.sparse.get(k, self.slab.views[k])
+        return found
 
     def take(self, pairs: Iterable[Pair], hook: str) -> None:
         """Adopt the list that a user's hook returned.

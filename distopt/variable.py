@@ -68,6 +68,7 @@ class Variable(ArrayLike):
         self._start = 0
         self._placed = False
         self._version = 0
+        self._may_differ = False  # since a step that did not aggregate, until it is broadcast
         if dtype is not None:
             array = cast(array, to_dtype(dtype), f"variable {self.name!r}")
         self._adopt(np.array(array, order="C"))

@@ -59,6 +59,7 @@ def train(config):
         "accuracy": accuracy(layers, x_test, y_test),
         "items_per_second": len(x) * config["data"]["epochs"] / seconds,
         "replicas": distopt.num_replicas(),
+        "slowest": distopt.telemetry.stragglers()[0],
         "digest": distopt.digest(variables),
     }
 
@@ -129,6 +130,7 @@ def main():
             "test accuracy": f"{results['accuracy']:.1%}".replace("%", " %"),
             "items per second": f"{results['items_per_second']:,.0f}",
             "replicas": results["replicas"],
+            "slowest replica": f"{results['slowest'].replica}, late by {1e6 * results['slowest'].late:.0f} µs a step",
             "parameter digest": results["digest"],
         }
     )

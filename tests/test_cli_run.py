@@ -168,7 +168,7 @@ def test_a_second_ctrl_c_ends_replicas_that_ignore_the_first():
         pids = _pids(job)
         job.process.send_signal(signal.SIGINT)
         if mpirun().family == "mpich":  # Open MPI ends such replicas at once
-            job.wait_for("Press Ctrl-C again")
+            job.wait_for("another Ctrl-C kills them")
             job.process.send_signal(signal.SIGINT)
         result = job.wait(10)
     assert result.status != 0

@@ -20,8 +20,9 @@ FLOORS = [
     [
         f"distribute.{name}"
         for name in (
-            "communicator", "launcher", "replica", "names", "thread_limits", "ending", "header", "greeting", "local",
-            "node", "node_sum", "mailbox", "threads", "mpi", "strategy", "summation", "simulation",
+            "communicator", "launcher", "replica", "names", "thread_limits", "checks", "whereabouts", "watchdog",
+            "mpi_line", "forked", "memory", "orphans", "ending", "header", "greeting", "local", "node", "node_sum",
+            "mailbox", "threads", "mpi", "elastic", "strategy", "summation", "simulation",
         )
     ],
     ["array_like", "variable"],
@@ -30,7 +31,7 @@ FLOORS = [
     ["losses"],
     ["aggregators", "transformers", "telemetry"],
     ["optimizers"],
-    ["adapters", "testing"],
+    ["checkpoint", "elastic", "adapters", "testing"],
     ["cli"],
 ]  # fmt: skip
 

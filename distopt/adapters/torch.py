@@ -138,8 +138,8 @@ class DistributedOptimizer:
         else:
             self._stream.end(gradients, items)
         self.zero_grad()
-        for parameter in self._parameters:  # autograd refuses to differentiate an older graph with the new values
-            torch.autograd.graph.increment_version(parameter)
+        for trained in self._trained:
+            trained.note_update()
 
     def _refuse_thawed(self) -> None:
         for name, parameter in self._frozen.items():

@@ -46,6 +46,12 @@ class TrainedParameter:
         self.parameter.data = as_tensor(self.variable._array)
         self._address = self.parameter.data_ptr()
         self._version = self.view._version
+        self._seen = self.parameter._version
+
+    def note_update(self) -> None:
+        """Let autograd refuse to differentiate an older graph with the new values."""
+        torch.autograd.graph.increment_version(self.parameter)
+        self._seen = self.parameter._version
 
     def deliver(self, parameter: Any) -> None:
         """Bring a gradient that backward has just completed into the slab; a sparse one stays where it is."""
@@ -68,6 +74,9 @@ class TrainedParameter:
                 "distopt would go on with the old one. Write in place (param.data.copy_(value), "
                 "model.load_state_dict(...)), or make the optimizer after such a change"
             )
+        if parameter._version != self._seen:  # model.load_state_dict and the like: an assignment
+            self.variable._version += 1
+            self._seen = parameter._version
         gradient = parameter.grad
         if gradient is None:
             return None

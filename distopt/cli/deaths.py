@@ -8,7 +8,10 @@ import re
 import select
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
+
+from distopt.distribute.memory import ControlGroup, in_gib
 
 _MPICH = re.compile(r"PID (\d+) RUNNING AT (\S+)(?:(?!RUNNING AT).)*?\(signal (\d+)\)", re.DOTALL)
 _OPEN_MPI = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited on\s+signal (\d+)")
@@ -61,16 +64,46 @@ class Watch(threading.Thread):
         pid, host = _record(self.folder / f"replica-{self.first}.json")
         return _name(str(self.first), pid, host)
 
+    def signal_replicas(self, number: int) -> int:
+        """Send a signal to the replicas on this host, as far as they have reported; return how many it reached."""
+        reached = 0
+        for path in self.folder.glob("replica-*.json"):
+            pid, host = _record(path)
+            if host == os.uname().nodename:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), number)
+                    reached += 1
+        return reached
 
-def killed(text: str, watch: Watch) -> list[str]:
-    """Return a sentence for each replica that was killed, from the launcher's last words."""
+
+def killed(text: str, watch: Watch, before: ControlGroup | None = None, after: ControlGroup | None = None) -> list[str]:
+    """Return a sentence for each replica that was killed.
+
+    Args:
+        text: the launcher's last words.
+        watch: who has seen the replicas of this host.
+        before: this process's control group before the job (the replicas belong to it too).
+        after: the same after the job.
+    """
+    cause = _cause_of_sigkill(before, after)
     sentences = [
-        _sentence(_name(index, pid, host), int(number)) for index, pid, host, number in _OPEN_MPI.findall(text)
+        _sentence(_name(index, pid, host), int(number), cause) for index, pid, host, number in _OPEN_MPI.findall(text)
     ]
     for pid, host, number in _MPICH.findall(text):
         first = watch.first_name() if host == os.uname().nodename else None
-        sentences.append(_sentence(first or _name(_index(watch.folder, pid, host), pid, host), int(number)))
+        sentences.append(_sentence(first or _name(_index(watch.folder, pid, host), pid, host), int(number), cause))
     return sentences
+
+
+def _cause_of_sigkill(before: ControlGroup | None, after: ControlGroup | None) -> str | None:
+    """What the kernel says of memory, if it has killed a process for it meanwhile."""
+    if before is None or after is None or after.kills <= before.kills:
+        return None
+    limit = "the machine's memory was full" if after.limit is None else f"the limit here is {in_gib(after.limit)}"
+    return (
+        f"ran out of memory: {limit}, and the kernel killed it. Use fewer replicas per node, a smaller local batch, or "
+        'update="shared" (parameters and slots once per node)'
+    )
 
 
 def _index(folder: Path, pid: str, host: str) -> str | None:
@@ -90,7 +123,9 @@ def _name(index: str | None, pid: str, host: str) -> str:
     return f"{'a replica' if index is None else f'replica {index}'} (pid {pid} on {host})"
 
 
-def _sentence(who: str, number: int) -> str:
+def _sentence(who: str, number: int, cause: str | None) -> str:
+    if number == signal.SIGKILL and cause is not None:
+        return f"distopt run: {who} {cause}"
     text = f"distopt run: {who} was killed by signal {number} ({signal.Signals(number).name})"
     if number == signal.SIGKILL:
         text += "; if nobody killed it, it may have run out of memory"

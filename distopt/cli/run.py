@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -16,31 +18,87 @@ import click
 
 from distopt.cli.deaths import Watch, killed
 from distopt.cli.mpirun import find_mpirun, flags, mpi_library
+from distopt.cli.restarts import Outcome, repeat
 from distopt.distribute.launcher import RUN_DIRECTORY, scrubbed_environment
+from distopt.distribute.memory import control_group
 from distopt.errors import DistoptError
+
+GRACE_SECONDS = 30.0
+"""How long replicas that were told to stop may save their state."""
+
+REMINDER_SECONDS = 5.0
+"""When a person who has pressed Ctrl-C learns what else there is to do."""
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _TAIL = 1 << 16  # launchers report a killed process in their last words
+# What launchers say of a job that was stopped: noise, since who stopped it knows.
+_LAUNCHER_LINE = re.compile(
+    rb"\[(mpiexec|proxy:\d+)@|Abort\(\d+\) on node |Abort is in progress|=   |=+\s*$|-{20,}\s*$|\s*$"
+    rb"|YOUR APPLICATION TERMINATED|This typically refers to|Please see the FAQ"
+    rb"|prterun (noticed|detected) that |signal \d+ \([\w ]+\)\.\s*$|thus causing the job to be terminated"
+    rb"|   (Process name: \[prterun|Exit code:)"
+)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("-n", "replicas", type=click.IntRange(min=1), required=True, help="Number of replicas.")
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Start the job again when it has failed, at most N times; for scripts that restore their last checkpoint.",
+)
+@click.option("--receipt", type=click.Path(path_type=Path), metavar="DIR", help="Write a receipt of every step to DIR.")
+@click.option(
+    "--inject",
+    "faults",
+    multiple=True,
+    metavar="SENTENCE",
+    help="Make a fault happen, in the first attempt: 'kill replica 2 at step 5' (may be given several times).",
+)
 @click.argument("script", type=click.Path(path_type=Path))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def run(replicas: int, script: Path, arguments: tuple[str, ...]) -> None:
+def run(
+    replicas: int,
+    max_restarts: int,
+    receipt: Path | None,
+    faults: tuple[str, ...],
+    script: Path,
+    arguments: tuple[str, ...],
+) -> None:
     """Run SCRIPT with its ARGUMENTS on N replicas under the mpirun of the MPI library in use."""
     if not script.is_file():
         hint = ": leave 'python' out, the script follows -n N" if script.name.startswith("python") else ""
         raise click.ClickException(f"there is no script {str(script)!r} to run{hint}")
     try:
+        injection = _injection(faults)
         launcher = find_mpirun(mpi_library())
     except DistoptError as error:
         raise click.ClickException(str(error)) from None
-    command = [str(launcher.path), *flags(launcher.family, replicas), "-n", str(replicas), sys.executable]
-    with tempfile.TemporaryDirectory(prefix="distopt-run-") as folder:
-        job = Job([*command, str(script), *arguments], Path(folder), replicas)
-        status = job.wait()
-        sys.exit(job.report(status))
+    mpirun = [str(launcher.path), *flags(launcher.family, replicas), "-n", str(replicas), sys.executable]
+    environment = scrubbed_environment()
+    if receipt is not None:
+        environment["DISTOPT_RECEIPT"] = str(receipt.absolute())
+
+    def attempt(number: int) -> Outcome:
+        program = [*([] if number else injection), str(script), *arguments]
+        with tempfile.TemporaryDirectory(prefix="distopt-run-") as folder:
+            job = Job([*mpirun, *program], environment, Path(folder), replicas)
+            return job.report(job.wait())
+
+    sys.exit(repeat(attempt, max_restarts))
+
+
+def _injection(faults: tuple[str, ...]) -> list[str]:
+    """What runs a script with faults; a sentence that can't be understood is an error here, on no replica yet."""
+    if not faults:
+        return []
+    from distopt.testing.fault_sentences import parse
+
+    for sentence in faults:
+        parse(sentence)
+    return ["-m", "distopt.testing.faulty", *(word for sentence in faults for word in ("-i", sentence))]
 
 
 class Job:
@@ -50,65 +108,109 @@ class Job:
     terminal to read from: a background group that read one would be stopped.
     """
 
-    def __init__(self, command: list[str], folder: Path, replicas: int) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], folder: Path, replicas: int) -> None:
         self.folder = folder
         self.signals: list[int] = []
         self._early: list[int] = []  # those that came before there was anybody to pass them to
         self.process: subprocess.Popen[bytes] | None = None
+        self._streams: list[_Stream] = []
         for forwarded in _FORWARDED:
             signal.signal(forwarded, self._forward)
         self._watch = Watch(folder, replicas)
+        self._memory = control_group()
         self.process = subprocess.Popen(
             command,
-            env=scrubbed_environment() | {RUN_DIRECTORY: str(folder)},
+            env=environment | {RUN_DIRECTORY: str(folder)},
             stdin=subprocess.DEVNULL if sys.stdin is None or sys.stdin.isatty() else None,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             process_group=0,
         )
-        for number in self._early:
-            self._pass_on(number)
         assert self.process.stdout
         assert self.process.stderr
-        self._streams = (_Stream(self.process.stdout, 1), _Stream(self.process.stderr, 2))
+        self._streams = [_Stream(self.process.stdout, 1), _Stream(self.process.stderr, 2)]
+        for number in self._early:
+            self._pass_on(number)
 
     def wait(self) -> int:
-        """Wait for the launcher and for its last output; return its status as a shell would."""
+        """Wait for the launcher and for its last output; return its status (negative: the signal that killed it)."""
         assert self.process
         status = self.process.wait()
+        if status < 0:  # nobody else ends replicas that have not used MPI yet
+            self._watch.signal_replicas(signal.SIGKILL)
         for stream in self._streams:
             stream.join()
         self._watch.stop()
-        return status if status >= 0 else 128 - status
+        return status
 
-    def report(self, status: int) -> int:
-        """Print what failed first, last of all; return the status that this command ends with."""
+    def report(self, status: int) -> Outcome:
+        """Print what failed first, last of all; return how this command ends (as a shell would tell)."""
+        code = status if status >= 0 else 128 - status
         failures = sorted(self.folder.glob("failure-*.txt"), key=lambda path: path.stat().st_mtime_ns)
         stops = [number for number in self.signals if number != signal.SIGUSR1]
-        if status == 0 and not failures and len(stops) < 2:
-            return 0
+        if code == 0 and not failures and not stops:
+            return Outcome(0, "", is_stopped=False)
         if stops:
             text = f"distopt run: stopped by {signal.Signals(stops[0]).name}"
         elif failures:
             text = failures[0].read_text(encoding="utf-8", errors="replace").strip("\n")
         else:
-            said = "\n".join(stream.tail.decode(errors="replace") for stream in self._streams)
-            first = self._watch.first_name()
-            ended = f"distopt run: the job ended with status {status}" + (f"; {first} ended first" if first else "")
-            text = "\n".join(killed(said, self._watch)) or ended
+            text = self._explain(status, code)
         click.echo("\n" + text, err=True)
-        return status or 1
+        has_ended_well = code == 0 and not failures and len(stops) < 2
+        reason = text.splitlines()[-1].removeprefix("distopt run: ")
+        return Outcome(0 if has_ended_well else code or 1, reason, is_stopped=bool(stops))
+
+    def _explain(self, status: int, code: int) -> str:
+        """Say why the job ended of which no replica has told."""
+        assert self.process
+        if status < 0:
+            name = signal.Signals(-status).name
+            return f"distopt run: the launcher (pid {self.process.pid}) was killed by signal {-status} ({name})"
+        said = "\n".join(stream.tail.decode(errors="replace") for stream in self._streams)
+        if sentences := killed(said, self._watch, self._memory, control_group()):
+            return "\n".join(sentences)
+        first = self._watch.first_name()
+        return f"distopt run: the job ended with status {code}" + (f"; {first} ended first" if first else "")
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self.signals.append(number)
-        if self.process is None:
-            self._early.append(number)
-        else:
+        if self._streams:
             self._pass_on(number)
+        else:
+            self._early.append(number)
 
     def _pass_on(self, number: int) -> None:
         assert self.process
-        self.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        if number == signal.SIGUSR1:
+            self.process.send_signal(number)
+            return
+        for stream in self._streams:
+            stream.leaves_out = _LAUNCHER_LINE
+        if number == signal.SIGINT:
+            self.process.send_signal(number)
+            self._after(REMINDER_SECONDS, self._remind)
+        elif self.signals.count(number) < 2 and self._watch.signal_replicas(signal.SIGTERM):
+            # Not through the launcher: Open MPI's would end the job before anybody could save anything.
+            self._after(GRACE_SECONDS, self._end)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """End the job, whatever its replicas do with SIGTERM: MPICH's launcher passes that on, and waits for them."""
+        assert self.process
+        self._watch.signal_replicas(signal.SIGKILL)
+        self.process.terminate()
+
+    def _remind(self) -> None:
+        assert self.process
+        if self.process.returncode is None:
+            click.echo("\ndistopt run: the replicas have not ended yet; another Ctrl-C kills them", err=True)
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, action)
+        timer.daemon = True
+        timer.start()
 
 
 class _Stream(threading.Thread):
@@ -117,14 +219,28 @@ class _Stream(threading.Thread):
     def __init__(self, source: IO[bytes], target: int) -> None:
         super().__init__(daemon=True)
         self.source, self.target, self.tail = source, target, b""
+        self.leaves_out: re.Pattern[bytes] | None = None
+        """Lines that are not passed on; from then on it goes by lines."""
+        self._line = b""
         self.start()
 
     def run(self) -> None:
         with self.source:
-            while data := os.read(self.source.fileno(), 1 << 16):
-                self.tail = (self.tail + data)[-_TAIL:]
-                try:
-                    while data:
-                        data = data[os.write(self.target, data) :]
-                except BrokenPipeError:  # nobody reads any more: the job learns it in the same way
-                    return
+            try:
+                while data := os.read(self.source.fileno(), 1 << 16):
+                    self.tail = (self.tail + data)[-_TAIL:]
+                    self._write(self._filtered(data))
+                self._write(self._line)
+            except BrokenPipeError:  # nobody reads any more: the job learns it in the same way
+                return
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self.target, data) :]
+
+    def _filtered(self, data: bytes) -> bytes:
+        if self.leaves_out is None:
+            return data
+        lines = (self._line + data).splitlines(keepends=True)
+        self._line = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        return b"".join(line for line in lines if not self.leaves_out.match(line))

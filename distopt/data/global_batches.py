@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from distopt.data.agreement import same_everywhere
 from distopt.data.current import OpenBatch
 from distopt.data.structure import Array, leaves_of, rebuild
 from distopt.distribute.collectives import exchange
+from distopt.distribute.replica import Replica, current_replica
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
 
@@ -36,7 +38,11 @@ class Batch:
 
 
 class Batches:
-    """What ``batches`` returns: each ``iter()`` starts again; ``len()`` counts the batches of all epochs."""
+    """What ``batches`` returns: each ``iter()`` starts again; ``len()`` counts the batches of all epochs.
+
+    ``state()`` is the position behind the batch handed out last, and ``resume(state)`` makes the next ``iter()`` (that
+    one only) begin there, with any number of replicas and any ``global_batch_size``: ``distopt.checkpoint`` uses them.
+    """
 
     def __init__(self, arrays: Any, *, global_batch_size: int, epochs: int, seed: int, shuffle: bool) -> None:
         self.arrays = arrays
@@ -48,23 +54,72 @@ class Batches:
         self.examples = len(next(iter(self._leaves.values())))
         if self.examples == 0:
             raise InvalidArgumentError("batches received arrays without examples: the first axis has length 0.")
+        # By replica, for simulated ones may iterate over one object: epoch, and examples of it that were handed out.
+        self._positions: WeakKeyDictionary[Replica, tuple[int, int]] = WeakKeyDictionary()
+        self._beginnings: WeakKeyDictionary[Replica, tuple[int, int]] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return self.epochs * -(-self.examples // self.global_batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        self._agree()
+        replica = current_replica()
+        first_epoch, first = self._beginnings.pop(replica, (0, 0))
+        self._agree(first_epoch, first)
         current = OpenBatch()
         try:
-            for epoch in range(self.epochs):
+            for epoch in range(first_epoch, self.epochs):
                 order = self.order(epoch)
-                for start in range(0, self.examples, self.global_batch_size):
+                for start in range(first, self.examples, self.global_batch_size):
                     end = start + self.global_batch_size
-                    batch = self._share(order[start:end], epoch, ends_epoch=end >= self.examples)
+                    is_last = end >= self.examples
+                    batch = self._share(order[start:end], epoch, ends_epoch=is_last)
                     current.enter(batch.items, batch.global_size)
+                    self._positions[replica] = (epoch + 1, 0) if is_last else (epoch, end)
                     yield batch
+                first = 0
         finally:
             current.leave()
+
+    def state(self) -> dict[str, Any]:
+        """Return this replica's position, as JSON can hold it: a batch counts as done once it has been handed out.
+
+        Example:
+            >>> data = batches(np.arange(10), global_batch_size=4, shuffle=False)
+            >>> _ = next(iter(data))
+            >>> data.state()
+            {'epoch': 0, 'example': 4, 'examples': 10, 'seed': 0, 'shuffle': False}
+        """
+        epoch, example = self._positions.get(current_replica(), (0, 0))
+        return {"epoch": epoch, "example": example} | self._order_description
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Begin the next iteration at a position that ``state`` returned. Every replica calls it.
+
+        Args:
+            state: the position.
+
+        Raises:
+            InvalidArgumentError: it is the position in other data, or in another order.
+
+        Example:
+            >>> data = batches(np.arange(10), global_batch_size=4, shuffle=False)
+            >>> data.resume(data.state() | {"example": 4})
+            >>> [batch.arrays.tolist() for batch in data]
+            [[4, 5, 6, 7], [8, 9]]
+        """
+        for name, value in self._order_description.items():
+            if state.get(name) != value:
+                raise InvalidArgumentError(
+                    f"batches: the position is one in an order with {name} = {state.get(name)!r}, and here it is "
+                    f"{value!r}: go on with the same examples, seed and shuffle."
+                )
+        epoch = _integer("the position's epoch", state.get("epoch"), 0, 2**63)
+        example = _integer("the position's example", state.get("example"), 0, self.examples)
+        self._positions[current_replica()] = self._beginnings[current_replica()] = epoch, example
+
+    @property
+    def _order_description(self) -> dict[str, Any]:
+        return {"examples": self.examples, "seed": self.seed, "shuffle": bool(self.shuffle)}
 
     def order(self, epoch: int) -> Array:
         """Return the positions of the examples in the order of ``epoch``, the same on every replica."""
@@ -84,9 +139,10 @@ class Batches:
         arrays = rebuild(self.arrays, [leaf[mine] for leaf in self._leaves.values()])
         return Batch(arrays, len(mine), len(chosen), epoch, ends_epoch)
 
-    def _agree(self) -> None:
+    def _agree(self, first_epoch: int, first: int) -> None:
         """Raise on every replica if they would not cut the same batches."""
         mine = {
+            "begins with": f"epoch {first_epoch}, example {first}",
             "global_batch_size": self.global_batch_size,
             "epochs": self.epochs,
             "seed": self.seed,

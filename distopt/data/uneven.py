@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from typing import Any
 
 import numpy as np
@@ -46,9 +46,9 @@ def join(iterable: Iterable[Any]) -> Iterator[Any]:
     iterator = chain(iterable, repeat(_OUT))
     current = OpenBatch()
     try:
-        while True:
+        for k in count():
             item, report = _next_item(iterator)
-            received = exchange("data.join", json.dumps(report).encode())
+            received = exchange("data.join", json.dumps(report).encode(), step=k)
             reports = {replica: json.loads(text) for replica, text in enumerate(received)}
             kind = _common_kind(reports)
             if kind is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from distopt.lazy import attach
 
 if TYPE_CHECKING:
+    from distopt.distribute.checks import Checks, Deadlines
     from distopt.distribute.collectives import (
         all_gather,
         all_reduce,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         replica_index,
     )
     from distopt.distribute.communicator import Communicator, Place
+    from distopt.distribute.elastic import ElasticCommunicator
     from distopt.distribute.local import LocalCommunicator
     from distopt.distribute.mpi import MPICommunicator
     from distopt.distribute.simulation import simulate
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
     from distopt.distribute.threads import ThreadCommunicator
 
 __all__ = [
+    "Checks",
     "Communicator",
+    "Deadlines",
+    "ElasticCommunicator",
     "LocalCommunicator",
     "MPICommunicator",
     "Place",
@@ -45,7 +50,10 @@ __getattr__ = attach(
     __name__,
     dict.fromkeys(__all__, "distopt.distribute.collectives")
     | {
+        "Checks": "distopt.distribute.checks",
         "Communicator": "distopt.distribute.communicator",
+        "Deadlines": "distopt.distribute.checks",
+        "ElasticCommunicator": "distopt.distribute.elastic",
         "LocalCommunicator": "distopt.distribute.local",
         "MPICommunicator": "distopt.distribute.mpi",
         "Place": "distopt.distribute.communicator",

@@ -143,6 +143,7 @@ def broadcast(x: Any, source: int = 0) -> Any:
         return arrays[0]
     for variable in variables:
         variable._version += 1
+        variable._may_differ = False
     return x
 
 
@@ -170,10 +171,10 @@ def print_once(*values: Any, **options: Any) -> None:
         print(*values, **options)
 
 
-def exchange(call: str, payload: bytes) -> list[bytes]:
-    """Give every replica everybody's bytes (of any length), after agreeing on the call."""
+def exchange(call: str, payload: bytes, step: int = -1) -> list[bytes]:
+    """Give every replica everybody's bytes (of any length), after agreeing on the call and its step."""
     communicator = get_strategy().ready()
-    agree(communicator, Call(call))
+    agree(communicator, Call(call, step=step))
     return exchange_bytes(communicator, payload)
 
 

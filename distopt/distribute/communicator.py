@@ -19,9 +19,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+
+from distopt.distribute.watchdog import Line, Watch
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -57,6 +60,8 @@ class Communicator(abc.ABC):
 
     name: str
     """The transport's name, as messages show it."""
+    optimizers: int = 0
+    """How many optimizers its replicas have begun to step together."""
 
     @property
     @abc.abstractmethod
@@ -124,8 +129,17 @@ class Communicator(abc.ABC):
     def twin(self) -> Communicator:
         """Return another communicator of the same replicas, for another thread; all replicas call it together.
 
-        What its thread sends never pairs with what goes through this one.
+        What its thread sends never pairs with what goes through this one. Both have the same ``watch``.
         """
+
+    @cached_property
+    def watch(self) -> Watch:
+        """What this replica does; a transport keeps it up to date where it waits, and looks at its clock there."""
+        return Watch(self.index)
+
+    def line(self) -> Line | None:
+        """Make how the watchdog asks the other replicas, together with them; None: in no other way than so far."""
+        return None
 
     def release(self) -> None:  # noqa: B027 (most transports do not mind)
         """Let another thread than so far use this communicator."""

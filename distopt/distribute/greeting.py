@@ -8,19 +8,21 @@ import warnings
 
 import numpy as np
 
+from distopt.distribute.checks import Checks
 from distopt.distribute.communicator import Communicator
 from distopt.distribute.header import Call, agree, exchange_bytes
 from distopt.distribute.thread_limits import configured_threads, limit_threads
 from distopt.kernels import cpu_target, kernel_kind
 
 
-def greet(communicator: Communicator, update: str) -> None:
+def greet(communicator: Communicator, update: str, checks: Checks) -> None:
     """Agree on versions, kernels and threads, which the bits of a result depend on, and set the threads."""
     description = {
         "python": ".".join(map(str, sys.version_info[:2])),
         "numpy": np.__version__,
         "kernels (DISTOPT_KERNELS)": kernel_kind(),
         "update (DISTOPT_UPDATE)": update,
+        "checks (DISTOPT_CHECKS)": repr(checks),
         "bucket size (DISTOPT_BUCKET_BYTES)": os.environ.get("DISTOPT_BUCKET_BYTES", "measured"),
         "threads per replica (DISTOPT_THREADS)": str(configured_threads()),
     }

@@ -5,8 +5,8 @@ replica is about to do, as digests; when they agree (nearly always) that is all.
 each other the full descriptions and all raise the same error, with a table of who called what. A replica that has
 failed or ended takes part as well and says so, which is why nobody waits for it.
 
-Record (little endian): kind, has-items, has-data, step, digest of the call, digest of the evaluated
-hyperparameters, digest of which gradients exist, items. The part that must agree comes first.
+Record (little endian): kind, has-items, step, digest of the call, digest of the evaluated hyperparameters; what must
+agree ends here; digest of which gradients exist, items, digest of the state, has-data, flags.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import numpy as np
 
 from distopt.distribute.communicator import Array, Communicator
 from distopt.distribute.ending import forget_trouble
+from distopt.distribute.whereabouts import user_line
 from distopt.errors import CollectiveMismatchError, ReplicaError, ReplicaFailedError, ReplicaLeftError
 
-_RECORD = struct.Struct("<BBxxxxxxqQQQdB7x")
+_RECORD = struct.Struct("<BBxxxxxxqQQQdQBB6x")
 _MUST_AGREE = 32
+_AT = "called at"
 
 
 class Kind(enum.IntEnum):
@@ -57,13 +59,24 @@ class Call:
         return digest(repr((self.name, sorted(self.describe().items()))).encode())
 
 
+class Flag(enum.IntFlag):
+    """What a replica tells the others in passing."""
+
+    STOP = 1
+    """It was asked to stop."""
+    CHANGED = 2
+    """Memory that only distopt writes has changed since the last step."""
+
+
 @dataclass(slots=True)
 class Agreement:
-    """What the replicas agreed on: presence may differ, items and data are summed up."""
+    """What the replicas agreed on; the rest is what each of them brought."""
 
     presence_differs: bool
     items: tuple[float, ...]
     has_data: tuple[bool, ...]
+    states: tuple[int, ...]
+    flags: tuple[int, ...]
 
 
 @functools.lru_cache(maxsize=256)
@@ -86,6 +99,8 @@ def agree(
     presence: int = 0,
     items: float | None = None,
     has_data: bool = True,
+    state: int = 0,
+    flags: int = 0,
 ) -> Agreement:
     """Agree with all replicas on a call, or raise on all of them.
 
@@ -97,6 +112,8 @@ def agree(
         presence: digest of which gradients exist, which may differ.
         items: what the loss is averaged over on this replica, or None for "no items".
         has_data: whether this replica still has examples.
+        state: digest of the state, or 0; may differ.
+        flags: of ``Flag``.
 
     Raises:
         CollectiveMismatchError: replicas called different things (on every replica).
@@ -105,22 +122,29 @@ def agree(
     """
     record = _RECORD.pack(
         Kind.CALL, items is not None, call.step, call.digest if call_digest is None else call_digest,
-        hyper_digest, presence, 0.0 if items is None else items, has_data,
+        hyper_digest, presence, 0.0 if items is None else items, state, has_data, flags,
     )  # fmt: skip
+    watch = communicator.watch
+    watch.enter(call.name, call.step)
     gathered = communicator.all_gather(np.frombuffer(record, np.uint8)).tobytes()
+    watch.meet()
     if gathered == record * communicator.size:  # nearly always
         forget_trouble()
         size = communicator.size
-        return Agreement(False, (0.0 if items is None else items,) * size, (has_data,) * size)
+        return Agreement(
+            False, (0.0 if items is None else items,) * size, (has_data,) * size, (state,) * size, (flags,) * size
+        )
     rows = [gathered[k : k + len(record)] for k in range(0, len(gathered), len(record))]
     head = record[:_MUST_AGREE]
     if all(row.startswith(head) for row in rows):
         forget_trouble()
-        fields = [_RECORD.unpack(row) for row in rows]
+        columns = tuple(zip(*map(_RECORD.unpack, rows), strict=True))
         return Agreement(
-            presence_differs=any(f[5] != presence for f in fields),
-            items=tuple(f[6] for f in fields),
-            has_data=tuple(bool(f[7]) for f in fields),
+            presence_differs=any(other != presence for other in columns[5]),
+            items=columns[6],
+            has_data=tuple(map(bool, columns[8])),
+            states=columns[7],
+            flags=columns[9],
         )
     raise _disagreement(communicator, call, rows, items)
 
@@ -136,7 +160,7 @@ def offer_failure(communicator: Communicator, error: BaseException, deadline: fl
 
 def end_round(communicator: Communicator, kind: Kind, text: str, deadline: float | None = None) -> list[Kind]:
     """Take part in one header as a replica that has failed (``RAISED``, ``CONSEQUENCE``) or ended (``GOODBYE``)."""
-    record = _RECORD.pack(kind, 0, -1, 0, 0, 0, 0.0, False)
+    record = _RECORD.pack(kind, 0, -1, 0, 0, 0, 0.0, 0, False, 0)
     kinds = [Kind(row[0]) for row in _exchange(communicator, record, deadline)]
     if Kind.RAISED in kinds or Kind.CONSEQUENCE in kinds:
         exchange_bytes(communicator, text.encode(), deadline)
@@ -200,24 +224,29 @@ def _disagreement(communicator: Communicator, call: Call, rows: Sequence[bytes],
     lines = {"call": call.name, "step": "-" if call.step < 0 else str(call.step)}
     lines["items="] = "not given" if items is None else "given"
     lines.update(call.describe())
+    lines[_AT] = user_line()
     texts = exchange_bytes(communicator, "\0".join(f"{k}\1{v}" for k, v in lines.items()).encode())
     tables = [dict(line.split("\1", 1) for line in text.decode().split("\0")) for text in texts]
     return CollectiveMismatchError(_difference(tables))
 
 
 def _difference(tables: Sequence[Mapping[str, str]]) -> str:
-    """Say who differs and how: one line a group of replicas, the differing labels only."""
+    """Say who differs and how: one line a group of replicas, the differing labels only, and where each one is."""
     labels = list(dict.fromkeys(label for table in tables for label in table))
     differing = [label for label in labels if len({table.get(label) for table in tables}) > 1]
     # Where the calls themselves differ, their arguments say nothing more.
-    differing = ["call"] if "call" in differing else differing
+    differing = ["call"] if "call" in differing else [label for label in differing if label != _AT]
     message = ["the replicas do not agree on what to do next:"]
     for label in differing:
-        groups: dict[str, list[int]] = {}
-        for replica, table in enumerate(tables):
-            groups.setdefault(table.get(label, "-"), []).append(replica)
-        for text, members in groups.items():
-            who = ("replica " if len(members) == 1 else "replicas ") + ", ".join(map(str, members))
-            message.append(f"  {label}: {who}: {text}")
+        message += _grouped(label, [f"{t.get(label, '-')}{f' at {t[_AT]}' if label == 'call' else ''}" for t in tables])
+    if differing != ["call"]:
+        message += _grouped(_AT, [table[_AT] for table in tables])
     message.append("Every replica must make the same calls with the same variables and options, in the same order.")
     return "\n".join(message)
+
+
+def _grouped(label: str, texts: Sequence[str]) -> list[str]:
+    groups: dict[str, list[int]] = {}
+    for replica, text in enumerate(texts):
+        groups.setdefault(text, []).append(replica)
+    return [f"  {label}: replica{'s' * (len(r) > 1)} {', '.join(map(str, r))}: {text}" for text, r in groups.items()]

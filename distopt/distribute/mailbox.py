@@ -9,7 +9,7 @@ import numpy as np
 
 from distopt.arena import new_segment
 from distopt.distribute.communicator import Array
-from distopt.distribute.node import NAP_SECONDS, SPIN_SECONDS, Node
+from distopt.distribute.node import SPIN_SECONDS, Node, nap
 
 RECORD_BYTES = 192
 """Longer records go another way."""
@@ -37,6 +37,7 @@ class Mailbox:
         self._counts = segment.bytes.view(np.int64).data
         self._records = segment.bytes.reshape(replicas, _SLOT)
         self._me, self._rounds = node.place, 0
+        self._watch = node.communicator.watch
 
     def gather(self, mine: Array, deadline: float | None) -> Array:
         """Give every replica everybody's record.
@@ -61,12 +62,16 @@ class Mailbox:
         return self._records[:, place].copy()
 
     def _wait(self, first: int, deadline: float | None) -> None:
-        counts, rounds = self._counts, self._rounds
-        patience = time.monotonic() + SPIN_SECONDS
+        counts, rounds, watch = self._counts, self._rounds, self._watch
+        now = time.monotonic()
+        patience = now + SPIN_SECONDS
+        watch.begin_wait(now)
         while counts[first] < rounds:
             os.sched_yield()
             now = time.monotonic()
             if deadline is not None and now > deadline:
                 raise TimeoutError("not every replica arrived before the deadline")
             if now > patience:
-                time.sleep(NAP_SECONDS)
+                watch.look(now)
+                nap(now - patience)
+        watch.end_wait()

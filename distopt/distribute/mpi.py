@@ -6,6 +6,7 @@ that outnumber the cores do not starve each other. mpi4py is imported (which ini
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import threading
@@ -16,11 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from distopt.distribute import forked
 from distopt.distribute.communicator import Array, Communicator, Transfer
 from distopt.distribute.launcher import launched
 from distopt.distribute.local import Copies
 from distopt.distribute.mailbox import RECORD_BYTES, Mailbox
+from distopt.distribute.mpi_line import MPILine
 from distopt.distribute.node import FlagBarrier, Node
+from distopt.distribute.orphans import watch_launcher
+from distopt.distribute.watchdog import Watch
 from distopt.errors import (
     DeadCommunicatorError,
     InvalidArgumentError,
@@ -34,6 +39,9 @@ MESSAGE_BYTES = 1 << 30
 
 opened: list[MPICommunicator] = []
 """Every communicator that this process has duplicated, in that order: the ending says goodbye on each."""
+
+has_lost_replicas = False
+"""Whether others have died and this one went on: some of the job can't come to its end any more."""
 
 _unfinished: list[Any] = []
 """Requests that were given up, with their buffers: MPI may still write there."""
@@ -50,6 +58,7 @@ def load_mpi() -> Any:
         MissingExtraError: mpi4py is not installed.
         LauncherMismatchError: the launcher started N replicas and the library sees another number.
     """
+    watch_launcher()
     try:
         from mpi4py import MPI
     except ImportError as error:
@@ -64,6 +73,18 @@ def load_mpi() -> Any:
             "launcher's libmpi; 'distopt doctor' shows both."
         )
     return MPI
+
+
+def _end_before_mpi(watch: Watch, line: MPILine) -> None:
+    """End a line before MPI is finalised, at exit or by the script: no thread may be inside it then."""
+
+    def end(*_: Any) -> None:
+        watch.end()
+        line.end()
+
+    atexit.register(end)
+    mpi = load_mpi()
+    mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=end), None)
 
 
 class MPICommunicator(Communicator):
@@ -130,8 +151,17 @@ class MPICommunicator(Communicator):
     def twin(self) -> MPICommunicator:
         """Return a communicator over a duplicate, which the ending leaves alone: its thread may be anywhere."""
         other = MPICommunicator(self.comm)
-        other._own, other._nodes = self.duplicate(), self.nodes
+        other._own, other._nodes, other.watch = self.duplicate(), self.nodes, self.watch
         return other
+
+    def line(self) -> MPILine | None:
+        """Return a line on a duplicate of its own; None where the MPI library lets one thread in only."""
+        mpi = load_mpi()
+        if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
+            return None
+        line = MPILine(mpi, self.duplicate(), self.nodes, self.watch.status)
+        _end_before_mpi(self.watch, line)
+        return line
 
     def release(self) -> None:
         """Let whichever thread comes next use this communicator."""
@@ -188,12 +218,16 @@ class MPICommunicator(Communicator):
         return self.comm.Dup()
 
     def _open(self) -> Any:
+        if forked.in_child:
+            forked.refuse(f"replica {self.index}")
         if self._dead is not None:
             raise DeadCommunicatorError(f"this communicator can't be used any more: {self._dead}")
         if self._thread_id != threading.get_ident():
             self._hand_over()
         if self._own is None:
-            self._own = self.comm.Dup()
+            own, request = self.comm.Idup()
+            self._wait([request], None)
+            self._own = own
             opened.append(self)
         return self._own
 
@@ -210,6 +244,7 @@ class MPICommunicator(Communicator):
             self._thread, self._thread_id = mine, threading.get_ident()
 
     def _wait(self, requests: list[Any], deadline: float | None) -> None:
+        watch, look = self.watch, 0.0
         try:
             # One by one: a test of any moves all of them on, and costs less than one of the whole list.
             for request in requests:
@@ -218,8 +253,14 @@ class MPICommunicator(Communicator):
                     _yield_core()
                     if self._dead is not None:
                         raise DeadCommunicatorError(self._dead)
-                    if deadline is not None and time.monotonic() > deadline:
+                    now = time.monotonic()
+                    if deadline is not None and now > deadline:
                         raise TimeoutError("not every replica arrived before the deadline")
+                    if not look:
+                        watch.begin_wait(now)
+                    look = look if look > now else watch.look(now)
+            if look:
+                watch.end_wait()
         except BaseException as error:
             self._note_interruption(error)
             _unfinished.extend(requests)

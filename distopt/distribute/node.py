@@ -22,9 +22,19 @@ from distopt.shared_memory import TICKET, Segment, map_segment
 SPIN_SECONDS = 0.002
 """How long a replica that waits only yields its core; then it also sleeps, so that it burns none."""
 
-NAP_SECONDS = 50e-6
+_NAPS = 50e-6, 1e-3
+"""The shortest and the longest sleep, seconds."""
 
 T = TypeVar("T")
+
+
+def nap(waited: float) -> None:
+    """Sleep for a little of the time that was waited already: what comes soon is seen soon, and waiting costs nothing.
+
+    Args:
+        waited: seconds.
+    """
+    time.sleep(min(max(_NAPS[0], waited / 16), _NAPS[1]))
 
 
 class Node:
@@ -129,6 +139,7 @@ class FlagBarrier:
         self._others = [8 * k for k in range(lines) if k != node.place]
         self._arrivals = 0
         self._is_abandoned = False
+        self._watch = node.communicator.watch
 
     def abandon(self) -> None:
         """Make this replica's thread that waits in it, and every later call here, raise."""
@@ -144,12 +155,17 @@ class FlagBarrier:
             while counts[other] < self._arrivals:
                 os.sched_yield()
                 now = time.monotonic()
-                patience = patience or now + SPIN_SECONDS
+                if not patience:
+                    patience = now + SPIN_SECONDS
+                    self._watch.begin_wait(now)
                 if now > patience:
-                    self._nap()
+                    self._look_and_nap(now, now - patience)
+        if patience:
+            self._watch.end_wait()
         os.sched_yield()
 
-    def _nap(self) -> None:
+    def _look_and_nap(self, now: float, waited: float) -> None:
         if self._is_abandoned:
             raise DeadCommunicatorError("this barrier was abandoned after a failure")
-        time.sleep(NAP_SECONDS)
+        self._watch.look(now)
+        nap(waited)

@@ -32,6 +32,10 @@ class Replica:
     """Number of examples in the current global batch of ``distopt.data``."""
     averaged_loss: str | None = None
     """Name of a loss that was averaged under a tape since the last step (``items=`` would divide twice)."""
+    stop_requested: bool = False
+    """Set by whoever asks this replica to stop after the step; the others learn it in the next header."""
+    stop_agreed: bool = False
+    """Set on all replicas in the same step, when one of them was asked to stop."""
     _threads: threading.local = field(default_factory=threading.local)
 
     @property

@@ -50,6 +50,7 @@ def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]
     results: list[Any] = [None] * num_replicas
 
     def run(index: int) -> None:
+        hub.watches[index].thread = threading.get_ident()
         strategy = Strategy(ThreadCommunicator(hub, index))
         enter_replica(Replica(name=f"simulated replica {index}", default_strategy=strategy))
         try:
@@ -69,8 +70,10 @@ def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                thread.join()
+            with hub.changed:
+                hub.changed.wait_for(lambda: hub.is_over)
+            for index in hub.left:
+                threads[index].join()
         except BaseException as interruption:
             hub.stop(f"{type(interruption).__name__} in its caller")
             raise

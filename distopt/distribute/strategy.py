@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from distopt.distribute.checks import Checks, Deadlines
 from distopt.distribute.communicator import Communicator, Place
 from distopt.distribute.greeting import greet
 from distopt.distribute.header import Call, agree
@@ -30,6 +31,10 @@ class Strategy:
             ``Variable.assign`` is a collective then. None takes ``DISTOPT_UPDATE`` from the environment, else
             ``"replicated"``. The bits are the same.
         broadcast: whether the first step that aggregates makes parameters and slots those of replica 0.
+        checks: what is checked in steps; None takes ``DISTOPT_CHECKS`` from the environment, else the defaults.
+        deadlines: how long to wait for other replicas; None takes ``DISTOPT_DEADLINES``, else the defaults.
+        receipt: a directory for a line about every step (``distopt diff`` compares two of them); None takes
+            ``DISTOPT_RECEIPT``, else there is none.
 
     Raises:
         InvalidArgumentError: an ``update`` that is not known; ``"shared"`` without ``broadcast``.
@@ -42,7 +47,14 @@ class Strategy:
     """
 
     def __init__(
-        self, communicator: Communicator | None = None, *, update: str | None = None, broadcast: bool = True
+        self,
+        communicator: Communicator | None = None,
+        *,
+        update: str | None = None,
+        broadcast: bool = True,
+        checks: Checks | None = None,
+        deadlines: Deadlines | None = None,
+        receipt: str | os.PathLike[str] | None = None,
     ) -> None:
         self.update = os.environ.get("DISTOPT_UPDATE", "replicated") if update is None else update
         if self.update not in UPDATES:
@@ -60,6 +72,9 @@ class Strategy:
             )
         self.communicator: Communicator = _started_communicator() if communicator is None else communicator
         self.broadcast = broadcast
+        self.checks = Checks.from_environment("DISTOPT_CHECKS") if checks is None else checks
+        self.deadlines = Deadlines.from_environment("DISTOPT_DEADLINES") if deadlines is None else deadlines
+        self.receipt = os.environ.get("DISTOPT_RECEIPT") if receipt is None else receipt
         self._greeted = False
         self._place: Place | None = None
         self._node: Node | None = None
@@ -93,18 +108,32 @@ class Strategy:
         finally:
             scopes.remove(self)
 
+    def regroup(self, communicator: Communicator) -> None:
+        """Go on among other replicas."""
+        self.communicator = communicator
+        self._greeted = self._node_known = False
+        self._place = self._node = None
+
     def ready(self) -> Communicator:
         """Return the communicator, after the first agreement of its replicas on what they run (once)."""
         if not self._greeted:
             self._greeted = True
             if self.num_replicas_in_sync > 1:
-                greet(self.communicator, self.update)
+                watch = self.communicator.watch
+                watch.begin(self.deadlines)
+                greet(self.communicator, self.update, self.checks)
+                watch.begin(self.deadlines, self.communicator.line())
         return self.communicator
 
     @property
     def shares_parameters(self) -> bool:
         """Whether parameters and slots are those of the node."""
         return self.update == "shared" and self.num_replicas_in_sync > 1
+
+    @property
+    def inspects(self) -> bool:
+        """Whether the sums of gradients are looked at before they are used."""
+        return self.checks.on_nonfinite is not None or self.receipt is not None
 
     def node(self) -> Node | None:
         """Return the replicas of this node, or None where they can't share memory (collective at the first call)."""

@@ -7,16 +7,19 @@ The threads meet at a hub. A round is complete when every replica has brought it
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from distopt.distribute.communicator import Array, Communicator, Transfer
 from distopt.distribute.node import Node
-from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLeftError
+from distopt.distribute.watchdog import Status, Watch
+from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLeftError, StalledError
 
 
 class _Channel:
@@ -49,6 +52,7 @@ class Hub:
         self.channels = [(_Channel(range(size)), _Channel(range(size)))]
         """For headers and payloads, of each communicator and its twins."""
         self.barriers: dict[tuple[int, ...], list[_Channel]] = {}
+        self.watches = [Watch(index, _ThreadLine(self)) for index in range(size)]
 
     def meet(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
         """Bring a contribution and wait for everybody's."""
@@ -64,17 +68,21 @@ class Hub:
                 channel.round += 1
                 self.changed.notify_all()
                 return channel.results
+            watch, now = self.watches[index], time.monotonic()
+            watch.begin_wait(now)
             while channel.round == number:
                 self._raise_if_stopped()
                 self._raise_if_somebody_ended(channel)
                 if index in channel.abandoned:
                     raise DeadCommunicatorError("this meeting was abandoned after a failure")
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
+                now = time.monotonic()
+                if deadline is not None and deadline <= now:
                     # What it has brought can't be taken back: its next contribution would enter this round.
                     self.late.add(index)
                     raise TimeoutError("not every simulated replica arrived before the deadline")
-                self.changed.wait(remaining)
+                wake = min(watch.look(now), math.inf if deadline is None else deadline)
+                self.changed.wait(None if wake == math.inf else wake - now)
+            watch.end_wait()
             return channel.results
 
     def end(self, index: int, failure: BaseException | None) -> None:
@@ -112,6 +120,12 @@ class Hub:
         with self.changed:
             self.stopped = reason
             self.changed.notify_all()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every replica has ended, but for those that somebody has waited for in vain."""
+        lost = {r for _, error in self.failures if isinstance(error, StalledError) for r in error.missing}
+        return len(self.left | lost) == self.size
 
     @property
     def first_failure(self) -> tuple[int, BaseException] | None:
@@ -180,6 +194,11 @@ class ThreadCommunicator(Communicator):
         """Make a meeting of the node's replicas, which ends for all when one of the simulation fails."""
         return _ThreadBarrier(self._hub, self._hub.barrier(node.members, next(self._counters.barriers)), self._index)
 
+    @cached_property
+    def watch(self) -> Watch:
+        """This replica's, that of all its communicators."""
+        return self._hub.watches[self._index]
+
     def twin(self) -> ThreadCommunicator:
         """Return a communicator over channels of its own."""
         return ThreadCommunicator(self._hub, self._index, self._counters)
@@ -210,6 +229,19 @@ class ThreadCommunicator(Communicator):
 
     def _meet_for_payload(self, contribution: Any) -> list[Any]:
         return self._meet(self._payloads, contribution)
+
+
+class _ThreadLine:
+    """Answers of replicas in the same process: everybody can see everybody."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def ask(self, seconds: float) -> list[Status | None]:
+        return [watch.status() for watch in self._hub.watches]
+
+    def explain_silence(self, replica: int) -> str:
+        raise AssertionError("threads of one process are never silent")
 
 
 class _ThreadTransfer:

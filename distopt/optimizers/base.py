@@ -22,6 +22,7 @@ from distopt.distribute.strategy import get_strategy
 from distopt.errors import DamagedOptimizerError, ForeignVariableError, InvalidArgumentError
 from distopt.kernels.spans import COMPUTE_DTYPE
 from distopt.optimizers.arguments import hook_name
+from distopt.optimizers.divergence import Sealed
 from distopt.optimizers.rule_updates import DType, RuleUpdates
 from distopt.optimizers.sharing import agree_on_state, complete_slots, leave_state
 from distopt.optimizers.streaming import Streaming
@@ -48,7 +49,9 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
         super().__init__()
         self._slabs: dict[tuple[int, ...], Slab] = {}
         self._synchronised: dict[Communicator, set[Variable]] = {}
+        self._numbers: dict[Communicator, int] = {}
         self._aggregator_built = False
+        self._sealed: list[Sealed] = []
         self._damage: str | None = None
 
     @property
@@ -153,6 +156,14 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
             slab = self._slabs[key] = Slab(variables, strategy.replica_index if shares else None)
         return slab
 
+    def _forget(self, communicator: Communicator) -> None:
+        """Drop what was agreed on and prepared with replicas that are no more together."""
+        self._give_up_step()
+        self._synchronised.pop(communicator, None)
+        self._numbers.pop(communicator, None)
+        for slab in self._slabs.values():
+            slab.forget(communicator)
+
     def _identity(self) -> str:
         """The options of the optimizer that all replicas must share."""
         rule = self._rule()
@@ -163,10 +174,18 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
             parts.append(f"gradient_transformers={list(map(hook_name, self._transformers))}")
         return ", ".join(parts)
 
-    def _call_digest(self, slab: Slab) -> int:
-        if slab.call_digest is None:
-            slab.call_digest = digest(f"{self._identity()}|{slab.description}".encode())
-        return slab.call_digest
+    def _told(self, communicator: Communicator) -> str:
+        """Which optimizer this is, as all replicas know it: two of the same options are told apart."""
+        number = self._numbers.get(communicator)
+        return f"{self._identity()}, " + ("not stepped yet" if number is None else f"number {number} to step")
+
+    def _call_digest(self, slab: Slab, communicator: Communicator) -> int:
+        known = slab.call_digests.get(communicator)
+        if known is None:
+            known = digest(f"{self._told(communicator)}|{slab.description}".encode())
+            if communicator in slab.agreed:
+                slab.call_digests[communicator] = known
+        return known
 
     @property
     def _in_lockstep(self) -> bool:
@@ -192,7 +211,7 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
         if self._damage is not None:
             raise DamagedOptimizerError(
                 f"optimizer {self.name!r} failed in an earlier step after it had begun to write ({self._damage}): its "
-                "variables can't be trusted. Make a new optimizer and restore the variables from your last checkpoint"
+                "variables can't be trusted. Restore the last checkpoint (Checkpointer.restore), or make both anew"
             )
 
     def _damaged_by(self, error: BaseException) -> None:
@@ -207,8 +226,11 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
             complete_slots(self)
         return (
             self.__dict__
-            | {name: {} for name in ("_slabs", "_slot_flats", "_slot_segments", "_shared_slots", "_synchronised")}
-            | {"_streamed": None}
+            | {
+                name: {}
+                for name in ("_slabs", "_slot_flats", "_slot_segments", "_shared_slots", "_synchronised", "_numbers")
+            }
+            | {"_streamed": None, "_sealed": []}
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

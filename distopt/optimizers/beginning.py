@@ -28,7 +28,10 @@ def begin_plan(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> None
     communicator = strategy.communicator
     if communicator in slab.agreed:
         return
-    agree(communicator, plan_call(optimizer, slab, "first step over these variables"))
+    agree(communicator, plan_call(optimizer, communicator, slab, "first step over these variables"))
+    if communicator not in optimizer._numbers:
+        communicator.optimizers += 1
+        optimizer._numbers[communicator] = communicator.optimizers
     with telling_the_others(communicator):
         optimizer._build_aggregator(slab.variables)
     if strategy.broadcast:
@@ -63,7 +66,6 @@ def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables:
     """
     done = optimizer._synchronised.setdefault(communicator, set())
     new = [variable for variable in variables if variable not in done]
-    done.update(new)
     if communicator.size == 1 or not new:
         return
     shared = shared_slots(optimizer)
@@ -77,6 +79,7 @@ def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables:
     )
     before = [digest_of_arrays([variable]) for variable in new]
     copy_from(communicator, [variable._array for variable in [*new, *state]], 0)
+    done.update(new)
     changed = [k for k, variable in enumerate(new) if digest_of_arrays([variable]) != before[k]]
     reports = exchange_bytes(communicator, struct.pack("<q", min(changed, default=-1)))
     firsts = [struct.unpack("<q", report)[0] for report in reports]
@@ -91,12 +94,17 @@ def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables:
 
 
 def plan_call(
-    optimizer: BaseOptimizer, slab: Slab, name: str, step: int = -1, values: dict[str, float] | None = None
+    optimizer: BaseOptimizer,
+    communicator: Communicator,
+    slab: Slab,
+    name: str,
+    step: int = -1,
+    values: dict[str, float] | None = None,
 ) -> Call:
     """What the replicas agree on: who steps what, in which step, with which hyperparameters."""
 
     def tell() -> dict[str, str]:
-        description = {"optimizer": optimizer._identity(), "variables": slab.description}
+        description = {"optimizer": optimizer._told(communicator), "variables": slab.description}
         return description | {label: repr(value) for label, value in (values or {}).items()}
 
     return Call(f"{name} of {type(optimizer).__name__}", tell, step)

@@ -57,7 +57,11 @@ def check_sharing(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, *, a
                 "which every replica would update all of them: do it under the strategy of their first step"
             )
         return
-    what = _what_needs_private(optimizer, slab) if aggregates else "experimental_aggregate_gradients=False"
+    what = (
+        _what_needs_private(optimizer, slab, inspects=strategy.inspects)
+        if aggregates
+        else "experimental_aggregate_gradients=False"
+    )
     if what is not None:
         raise InvalidArgumentError(
             f"{what} needs parameters of each replica's own, and with update='shared' they exist once per node, where "
@@ -77,15 +81,15 @@ def check_sharing(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, *, a
             )
 
 
-def _what_needs_private(optimizer: BaseOptimizer, slab: Slab) -> str | None:
+def _what_needs_private(optimizer: BaseOptimizer, slab: Slab, *, inspects: bool) -> str | None:
     if not optimizer._sums_flat:
         return f"gradient_aggregator={hook_name(optimizer._aggregator)}"
     if optimizer._transformers:
         return f"gradient_transformers={list(map(hook_name, optimizer._transformers))}"
     if not optimizer._updates_flat:
         return f"{type(optimizer).__name__}, which updates by a method of its own,"
-    if optimizer._clipping.clipnorm is not None and optimizer._clipping.global_clipnorm is not None:
-        return "clipnorm together with global_clipnorm"
+    if optimizer._clipping.needs_stages(inspects=inspects):
+        return "a limit on norms after another limit" + " (with on_nonfinite or a receipt)" * inspects
     if slab.has_duplicates:
         return "a list in which a variable stands twice"
     for variable in slab.variables:

@@ -102,7 +102,11 @@ class State(LearningRate, BaseOptimizer):
         )  # together: one buffer, one kernel call
         strategy = get_strategy()
         if not self._building_for_step and strategy.broadcast and strategy.num_replicas_in_sync > 1:
-            beginning.synchronise(self, strategy.ready(), self._trainable_variables)
+            try:
+                beginning.synchronise(self, strategy.ready(), self._trainable_variables)
+            except BaseException:
+                self.built = False
+                raise
 
     def _index_variables(self) -> None:
         self._indices = {id(variable): k for k, variable in enumerate(self._trainable_variables)}

@@ -6,9 +6,11 @@
  1    read the list: shapes, dtypes, sparse with constraint, items       ``intake``
  2    the first time for this list: agree on it, and start from          ``begin_plan``
       replica 0's values; evaluate hyperparameters, once
- 3    header: agree on the call, on which gradients exist, on the items  ``distribute.header``
+ 3    header: agree on the call, on which gradients exist, on the items; ``agreement``,
+      every k steps on parameters and slots                              ``divergence``
  4    aggregate: the user's ``gradient_aggregator``, else the sum;       ``_aggregate``
-      divide by the items if they are given
+      divide by the items if they are given; where asked for, look
+      whether the sum is finite                                          ``inspection``
  5    clipvalue, clipnorm, global_clipnorm, then transformers            ``_transform``, ``transformers``
  6    update, dense or sparse; constraints                               the optimizer, with ``kernels``
  7    ``iterations += 1``                                                here
@@ -21,7 +23,6 @@ nothing: stages 3 and 4 are left out.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +32,22 @@ from distopt.aggregators.aggregator import FlatAggregator
 from distopt.aggregators.rows import gather_rows
 from distopt.aggregators.sum import Sum
 from distopt.distribute.communicator import Communicator
-from distopt.distribute.header import agree, digest, exchange_bytes, telling_the_others
+from distopt.distribute.header import telling_the_others
 from distopt.distribute.replica import current_replica
 from distopt.distribute.strategy import Strategy, get_strategy
+from distopt.errors import NonFiniteGradientError, ReplicaLostError
 from distopt.indexed_slices import IndexedSlices
 from distopt.kernels import divide
+from distopt.optimizers.agreement import agree_on_step, present
 from distopt.optimizers.arguments import hook_name
-from distopt.optimizers.beginning import begin_plan, plan_call
-from distopt.optimizers.intake import ABSENT, DENSE, SPARSE, check_items, own_pairs, read_gradients
+from distopt.optimizers.beginning import begin_plan
+from distopt.optimizers.divergence import is_due, mark_as_different, seal
+from distopt.optimizers.inspection import Inspection
+from distopt.optimizers.intake import check_items, own_pairs, read_gradients
 from distopt.optimizers.sharing import check_sharing, share_state
 from distopt.optimizers.sweep import Sweep
 from distopt.slab import Gradients, Pair, Slab
+from distopt.telemetry.receipt import Receipt
 
 if TYPE_CHECKING:
     from distopt.optimizers.base import BaseOptimizer
@@ -99,93 +105,91 @@ def finish(
     replica.averaged_loss = None
 
     agreed, total_items = kinds, items
-    if communicator is not None and optimizer._in_lockstep:  # 3
-        agreed, total_items = _agree(optimizer, communicator, slab, hyperparameters, kinds, items, name)
+    if strategy is not None and optimizer._in_lockstep:  # 3
+        agreed, total_items = agree_on_step(optimizer, strategy, slab, hyperparameters, kinds, items, name)
     if not agreed:
         return
-    gradients = _present(optimizer, slab, kinds, agreed, sparse, are_summed=are_summed)
+    gradients = present(optimizer, slab, kinds, agreed, sparse, are_summed=are_summed)
 
     try:
         optimizer._create_state(gradients)
         if wait_for_sums is not None:
             wait_for_sums()
-        sweep = None if strategy is None else _sweep(optimizer, strategy, slab)
-        if communicator is not None and sweep is not None and sweep.does_all(optimizer):
-            _gather_rows(optimizer, communicator, gradients, total_items)
-            # 4 to 6 of what is dense, part by part; 6 of what is sparse
-            is_settled = agreed is kinds and not are_summed
-            sweep(optimizer, gradients, total_items, are_summed=are_summed, is_settled=is_settled)
-        else:
-            if communicator is not None:
-                _aggregate(optimizer, communicator, gradients, total_items, sweep, are_summed=are_summed)  # 4
-            _transform(optimizer, gradients)  # 5
-            optimizer._update(gradients)  # 6
         for entry in gradients.entries:
             slab.variables[entry]._version += 1  # open tapes must not mix old and new values
+        if strategy is None:
+            _transform(optimizer, gradients)  # 5
+            optimizer._update(gradients)  # 6
+            mark_as_different([*slab.variables, *optimizer._state()])
+        else:
+            is_settled = agreed is kinds and not are_summed
+            done = _sum_and_update(  # 4 to 6
+                optimizer, strategy, gradients, items, total_items, are_summed=are_summed, is_settled=is_settled
+            )
+            if not done:
+                return
         optimizer._iterations._array += 1  # 7
+    except (NonFiniteGradientError, ReplicaLostError):
+        raise  # nothing was written
     except BaseException as error:
         optimizer._damaged_by(error)
         raise
 
 
-def _agree(
+def _sum_and_update(
     optimizer: BaseOptimizer,
-    communicator: Communicator,
-    slab: Slab,
-    hyperparameters: dict[str, float],
-    mine: bytearray,
+    strategy: Strategy,
+    gradients: Gradients,
     items: float | None,
-    name: str,
-) -> tuple[bytearray, float | None]:
-    """Exchange the step header; return what exists on any replica, and the items of all."""
-    agreement = agree(
-        communicator,
-        plan_call(optimizer, slab, name, int(optimizer._iterations._array), hyperparameters),
-        call_digest=optimizer._call_digest(slab),
-        hyper_digest=digest(
-            " ".join([name, *hyperparameters]).encode()
-            + struct.pack(f"<{len(hyperparameters)}d", *hyperparameters.values())
-        ),
-        presence=digest(bytes(mine)),
-        items=items,
-    )
-    total = None if items is None else float(np.sum(agreement.items))
-    if not agreement.presence_differs:
-        return mine, total
-    table = np.array([list(row) for row in exchange_bytes(communicator, bytes(mine))], np.uint8)
-    # Dense on one replica: dense on all. Sparse on some and absent on others: sparse.
-    return bytearray(np.where((table == DENSE).any(0), DENSE, table.max(0)).tolist()), total
-
-
-def _present(
-    optimizer: BaseOptimizer,
-    slab: Slab,
-    mine: bytearray,
-    agreed: bytearray,
-    sparse: dict[int, IndexedSlices],
+    total_items: float | None,
     *,
     are_summed: bool,
-) -> Gradients:
-    """Leave out what exists on no replica; what exists on others only counts as zero here (in sums it did already).
+    is_settled: bool,
+) -> bool:
+    """Do stages 4 to 6 among the replicas; return whether the step was done: a look at the sums may leave it out."""
+    communicator = strategy.communicator
+    receipt = _receipt(strategy)
+    step = int(optimizer._iterations._array)
+    names = [variable.name for variable in gradients.slab.variables]
+    if receipt is not None:
+        receipt.note_gradients(step, items, names, gradients.by_variable())
+    sweep = _sweep(optimizer, strategy, gradients.slab)
+    if sweep is not None and sweep.does_all(optimizer, inspects=strategy.inspects):
+        inspection = _inspection(optimizer, strategy, gradients, sweep, are_summed=are_summed)
+        _gather_rows(optimizer, communicator, gradients, total_items)
+        # 4 to 6 of what is dense, part by part; 6 of what is sparse
+        if not sweep(optimizer, gradients, total_items, inspection, are_summed=are_summed, is_settled=is_settled):
+            return False
+        if strategy.shares_parameters and is_due(optimizer, strategy, ahead=1):
+            seal(optimizer, gradients.slab)
+        sweep.leave()
+    else:
+        inspection = _inspection(optimizer, strategy, gradients, None, are_summed=False)
+        _aggregate(optimizer, communicator, gradients, total_items, sweep, are_summed=are_summed)  # 4
+        if inspection is not None and not inspection.look():
+            return False
+        _transform(optimizer, gradients)  # 5
+        optimizer._update(gradients)  # 6
+    if receipt is not None and inspection is not None:
+        receipt.note_update(step, total_items, inspection.norm, names, [v._array for v in gradients.slab.variables])
+    return True
 
-    Raises:
-        InvalidArgumentError: no gradient exists on any replica.
-    """
-    if agreed is not mine:
-        for k, (kind, wanted) in enumerate(zip(mine, agreed, strict=True)):
-            if wanted == DENSE and kind != DENSE:
-                rows = sparse.pop(k, None)
-                if not are_summed:
-                    slab.views[k][...] = 0 if rows is None else rows.to_dense()
-            elif wanted == SPARSE and kind == ABSENT:
-                variable = slab.variables[k]
-                no_rows = np.empty((0, *variable.shape[1:]), variable.dtype)
-                sparse[k] = IndexedSlices(no_rows, np.empty(0, np.int64), variable.shape)
-    if ABSENT not in agreed:
-        return Gradients(slab, slab.all_entries, sparse)
-    absent = [slab.variables[k].name for k, kind in enumerate(agreed) if kind == ABSENT]
-    optimizer._missing(absent, everything=len(absent) == len(agreed))
-    return Gradients(slab, [k for k, kind in enumerate(agreed) if kind != ABSENT], sparse)
+
+def _inspection(
+    optimizer: BaseOptimizer, strategy: Strategy, gradients: Gradients, sweep: Sweep | None, *, are_summed: bool
+) -> Inspection | None:
+    """What looks at the sums, where that was asked for and the replicas can talk about it."""
+    if not strategy.inspects or not optimizer._in_lockstep:
+        return None
+    ranges = None if sweep is None else sweep.overwritten(gradients.dense)
+    return Inspection(optimizer, strategy, gradients, ranges, are_summed=are_summed)
+
+
+def _receipt(strategy: Strategy) -> Receipt | None:
+    """What writes a line about the step, where that was asked for."""
+    if strategy.receipt is None:
+        return None
+    return Receipt.of(strategy.receipt, strategy.replica_index, strategy.num_replicas_in_sync)
 
 
 def _sweep(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> Sweep | None:

@@ -49,8 +49,8 @@ class StreamedStep:
         if optimizer._in_lockstep:
             agree(
                 self._communicator,
-                plan_call(optimizer, slab, "begin_step"),
-                call_digest=optimizer._call_digest(slab),
+                plan_call(optimizer, self._communicator, slab, "begin_step"),
+                call_digest=optimizer._call_digest(slab, self._communicator),
             )
         begin_plan(optimizer, self._strategy, slab)
         self._kinds = bytearray(len(slab.variables))
@@ -103,6 +103,8 @@ def _buckets(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> Bucket
     sweep = slab.sweeps.get(communicator)
     if sweep is None or not optimizer._sums_flat:
         return None
+    if strategy.receipt is not None or (strategy.inspects and not sweep.does_all(optimizer, inspects=True)):
+        return None  # somebody wants to see this replica's own gradients
     if communicator not in slab.streams:
         slab.streams[communicator] = cut_into_buckets(strategy, slab, sweep)
     buckets: BucketSums | None = slab.streams[communicator]

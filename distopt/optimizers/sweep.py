@@ -20,6 +20,7 @@ from distopt.arrays import Array
 from distopt.distribute.node import Node
 from distopt.distribute.node_sum import NodeSum
 from distopt.kernels import add_tree, clip, divide, square_sums, tree_sum, update
+from distopt.optimizers.inspection import Inspection
 from distopt.optimizers.span_plan import SpanPlan
 from distopt.partition import BLOCK, Block
 from distopt.slab import Gradients, Slab
@@ -27,6 +28,8 @@ from distopt.transformers.clipping import Buffer, Factors, sparse_buffers, squar
 
 if TYPE_CHECKING:
     from distopt.optimizers.base import BaseOptimizer
+
+DType = np.dtype[Any]
 
 
 class Sweep:
@@ -54,45 +57,77 @@ class Sweep:
         self._scratch = {dtype: np.empty(BLOCK + SPAN_UNIT, dtype) for dtype in slab.flats}
 
     def __call__(
-        self, optimizer: BaseOptimizer, gradients: Gradients, items: float | None, *, are_summed: bool, is_settled: bool
-    ) -> None:
+        self,
+        optimizer: BaseOptimizer,
+        gradients: Gradients,
+        items: float | None,
+        inspection: Inspection | None,
+        *,
+        are_summed: bool,
+        is_settled: bool,
+    ) -> bool:
         """Sum the dense gradients of all replicas and update; of the sparse ones every replica has all rows.
 
         Args:
             optimizer: whose rule, clipping and slots.
             gradients: this step's; the slab is overwritten.
             items: what to divide the dense sums by, or None.
+            inspection: looks at the sums before anything is updated, or None.
             are_summed: whether the dense gradients were summed while they came.
             is_settled: whether every replica's slab is as it will be summed: the header came after the last writing.
+
+        Returns:
+            Whether the step was done, and ``leave`` comes next; the inspection may leave the step out.
         """
         if optimizer._merges_rows:
             gradients.sparse = {k: slices.deduplicate() for k, slices in gradients.sparse.items()}
         plan, clipping, update_block = self._plan(gradients.dense), optimizer._clipping, _BlockUpdate(optimizer)
-        rows = sparse_buffers(gradients) if clipping.active else []
-        clipping.limit(rows)
-        adjust = _Adjust(items, clipping.clipvalue, None)
+        rows = sparse_buffers(gradients) if clipping.active or inspection is not None else []
         if not is_settled:
             self._node.barrier()
-        if self._is_shared and not (clipping.needs_norms or are_summed) and self._node.is_whole_job:
-            self._sum_and_update(plan, adjust, update_block)
+        if clipping.needs_norms or inspection is not None:
+            adjust = self._sum_and_look(plan, optimizer, gradients, rows, items, inspection, are_summed=are_summed)
+            if adjust is None:
+                return False
+            self._update(plan, adjust, update_block)
         else:
-            if clipping.needs_norms:
-                self._sum_squares(plan, adjust, are_summed=are_summed)
-                adjust = self._factors(optimizer, gradients, rows)
+            clipping.limit(rows)
+            adjust = _Adjust(items, clipping.clipvalue, None)
+            if self._is_shared and self._node.is_whole_job and not are_summed:
+                self._sum_and_update(plan, adjust, update_block)
             else:
                 self._sum(plan, are_summed=are_summed)
-            self._update(plan, adjust, update_block)
+                self._update(plan, adjust, update_block)
         optimizer._update(gradients, dense_done=True)
         if self._is_shared:
             plan.publish_parameters()
+        return True
+
+    def leave(self) -> None:
+        """Wait until all replicas of the node have done their part of the step."""
         self._node.barrier()
 
-    def does_all(self, optimizer: BaseOptimizer) -> bool:
-        """Whether nothing has to see the whole sum, so that the step is done part by part."""
+    def does_all(self, optimizer: BaseOptimizer, *, inspects: bool) -> bool:
+        """Whether nothing has to see the whole sum, so that the step is done part by part.
+
+        Args:
+            optimizer: whose step it is.
+            inspects: whether the sums are looked at, before they are clipped by value.
+        """
         if self._slab.has_duplicates:  # it is updated in the order of the list, once per appearance
             return False
-        norms = optimizer._clipping.clipnorm is not None and optimizer._clipping.global_clipnorm is not None
-        return optimizer._sums_flat and optimizer._updates_flat and not optimizer._transformers and not norms
+        if optimizer._clipping.needs_stages(inspects=inspects):
+            return False
+        return optimizer._sums_flat and optimizer._updates_flat and not optimizer._transformers
+
+    def overwritten(self, entries: Sequence[int]) -> dict[DType, list[tuple[int, int]]]:
+        """Return the ranges of this replica's slab where sums come to lie."""
+        plan, ranges = self._plan(entries), dict[DType, list[tuple[int, int]]]()
+        for of_owner in plan.by_owner:
+            for dtype, held in zip(self._slab.flats, of_owner, strict=True):
+                if held.holder == self._node.place:
+                    ranges.setdefault(dtype, []).extend(held.ranges)
+        return ranges
 
     def sum(self, entries: Sequence[int], *, are_summed: bool) -> None:
         """Put the whole sum of some entries into this replica's slab."""
@@ -155,11 +190,33 @@ class Sweep:
             plan.publish(as_summed=adjust.is_idle)
         self._node.barrier()
 
-    def _factors(self, optimizer: BaseOptimizer, gradients: Gradients, rows: list[Buffer]) -> _Adjust:
-        squares, first = squares_of(rows, gradients), self._slab.first_norm_block
+    def _sum_and_look(
+        self,
+        plan: SpanPlan,
+        optimizer: BaseOptimizer,
+        gradients: Gradients,
+        rows: list[Buffer],
+        items: float | None,
+        inspection: Inspection | None,
+        *,
+        are_summed: bool,
+    ) -> _Adjust | None:
+        """Sum, take the norms, and return what is left to be done to the sums; None leaves the step out."""
+        clipping, first = optimizer._clipping, self._slab.first_norm_block
+        if clipping.needs_norms:  # of what the limit on values has left
+            clipping.limit(rows)
+            self._sum_squares(plan, _Adjust(items, clipping.clipvalue, None), are_summed=are_summed)
+        else:
+            self._sum_squares(plan, _Adjust(items, None, None), are_summed=are_summed)
+        squares = squares_of(rows, gradients)
         for k in gradients.dense:
             squares[k] = tree_sum(self._squares[first[k] : first[k + 1]])
-        factors = optimizer._clipping.factors(squares, gradients.entries)
+        if inspection is not None and not inspection(squares):
+            return None
+        if not clipping.needs_norms:
+            clipping.limit(rows)
+            return _Adjust(None, clipping.clipvalue, None)
+        factors = clipping.factors(squares, gradients.entries)
         for buffer in rows:
             factors(buffer)
         return _Adjust(None, None, factors)

@@ -1,6 +1,8 @@
-"""Progress and results, printed by replica 0 only."""
+"""Progress and results, printed by replica 0 only; who is late; receipts of runs, and where two of them part."""
 
 from distopt.telemetry.progress import Progress
+from distopt.telemetry.receipt import Receipt
+from distopt.telemetry.stragglers import Lateness, stragglers
 from distopt.telemetry.summary import summary
 
-__all__ = ["Progress", "summary"]
+__all__ = ["Lateness", "Progress", "Receipt", "stragglers", "summary"]

@@ -53,6 +53,12 @@ class Clipping:
         """Whether the limits are on norms, which all gradients must be summed for."""
         return (self.clipnorm, self.global_clipnorm) != (None, None)
 
+    def needs_stages(self, *, inspects: bool) -> bool:
+        """Whether a limit, or a look at what it hides, comes only when an earlier limit has seen all gradients."""
+        return (self.clipnorm is not None and self.global_clipnorm is not None) or (
+            inspects and self.needs_norms and self.clipvalue is not None
+        )
+
     def apply(self, gradients: Gradients) -> None:
         """Clip the gradients of one step in place.
 

@@ -62,7 +62,7 @@ class Options:
             )
         self._transformers = checked_transformers(value)
         for slab in self._slabs.values():
-            slab.call_digest = None  # it has the transformers in it
+            slab.call_digests.clear()  # they have the transformers in it
 
     def _set_clipping(self, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None) -> None:
         if clipnorm is not None and global_clipnorm is not None:

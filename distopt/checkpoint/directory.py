@@ -1,0 +1,71 @@
+"""The directory of checkpoints: which are complete, and how one becomes so, replaces another, and goes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from distopt.checkpoint.files import sync_directory
+
+_COMPLETE = re.compile(r"step-([0-9]{8,18})")
+_ASIDE = re.compile(r"\.step-([0-9]{8,18})-[0-9a-f]+\.(tmp|old)")
+
+
+def complete(directory: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies."""
+    return directory / f"step-{step:08}"
+
+
+def aside(directory: Path, step: int, token: str, kind: str = "tmp") -> Path:
+    """Return where a checkpoint lies before (``tmp``) and after (``old``) its time."""
+    return directory / f".step-{step:08}-{token}.{kind}"
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Return the steps that have a checkpoint, ascending."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(found[1]) for path in directory.iterdir() if (found := _COMPLETE.fullmatch(path.name)))
+
+
+def publish(directory: Path, step: int, token: str) -> None:
+    """Make what was written aside the checkpoint of its step, in place of one that is there."""
+    written, final, old = aside(directory, step, token), complete(directory, step), aside(directory, step, token, "old")
+    sync_directory(written)
+    if final.exists():
+        final.rename(old)
+    written.rename(final)
+    sync_directory(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def keep_newest(directory: Path, step: int, token: str, keep: int) -> None:
+    """Remove the oldest checkpoints, after that of a step has become complete."""
+    for outdated in [each for each in steps_in(directory) if each <= step][:-keep]:
+        # Renamed first: what is removed in part must not look like a checkpoint.
+        gone = aside(directory, outdated, token)
+        complete(directory, outdated).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def put_back(directory: Path) -> None:
+    """Put a checkpoint back whose replacement was not completed."""
+    for path, step, kind in _asides(directory):
+        if kind == "old" and not complete(directory, step).exists():
+            path.rename(complete(directory, step))
+
+
+def remove_leftovers(directory: Path, token: str) -> None:
+    """Remove what runs that ended while they wrote have left aside, but what has this token."""
+    put_back(directory)
+    for path, _, _ in _asides(directory):
+        if not path.name.endswith(f"-{token}.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _asides(directory: Path) -> Iterator[tuple[Path, int, str]]:
+    for path in list(directory.iterdir()) if directory.is_dir() else []:
+        if found := _ASIDE.fullmatch(path.name):
+            yield path, int(found[1]), found[2]

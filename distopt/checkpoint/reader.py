@@ -1,0 +1,133 @@
+"""Reading a checkpoint: everything is checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distopt.checkpoint import directory as names
+from distopt.checkpoint.files import BadFileError, Stored, check_file, locate, read_into
+from distopt.checkpoint.manifest import Manifest, read_manifest
+from distopt.checkpoint.state import Entry, Live, own_key
+from distopt.distribute.node import Node
+from distopt.errors import CheckpointError
+from distopt.optimizers.sharing import SharedByNode
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint whose files are as they were written."""
+
+    directory: Path
+    manifest: Manifest
+    stored: Sequence[Sequence[Stored]]
+    """Where the pieces of each file lie."""
+
+    @property
+    def has_aggregator_state(self) -> bool:
+        """Whether the aggregator has variables."""
+        return any(key.startswith(own_key("", 0)) for key in self.manifest.variables)
+
+
+def open_checkpoint(directory: Path, step: int) -> Found:
+    """Read the manifest and check every file.
+
+    Raises:
+        BadFileError: one is not what was written.
+        CheckpointError: a later distopt has written it.
+    """
+    path = names.complete(directory, step)
+    try:
+        manifest = read_manifest(path, step)
+        for part in manifest.parts:
+            check_file(path / part.name, part.size, part.checksum)
+        dtypes = {key: dtype for key, (_, dtype) in manifest.variables.items()}
+        stored = [locate(path / part.name, [(p, dtypes[p.key]) for p in part.pieces]) for part in manifest.parts]
+    except OSError as error:
+        raise BadFileError(f"{error.strerror or error}: {Path(error.filename or path).name}") from None
+    return Found(path, manifest, stored)
+
+
+def owner_of(manifest: Manifest, replicas: int, index: int, parts: Iterable[str]) -> int:
+    """Return whose own state a replica takes: its own, or with another number of replicas that which all had alike.
+
+    Args:
+        manifest: what was saved.
+        replicas: how many there are now.
+        index: which this is.
+        parts: what it will take of it.
+
+    Raises:
+        CheckpointError: there are more or fewer replicas now, and they had different state.
+    """
+    if len(manifest.replicas) == replicas:
+        return index
+    for part in parts:
+        if any(own.get(part) != manifest.replicas[0].get(part) for own in manifest.replicas):
+            raise CheckpointError(
+                f"step {manifest.step} was saved by {len(manifest.replicas)} replicas, each with {part} of its own, "
+                f"and there are {replicas} now: go on with {len(manifest.replicas)}"
+                + (", or leave random= out and seed anew" if part == "random" else "")
+            )
+    return 0
+
+
+def targets_of(live: Live, manifest: Manifest, owner: int) -> dict[str, Entry]:
+    """Return where what is stored belongs, by its name in the file.
+
+    Raises:
+        CheckpointError: variables that are missing on either side, or differ in shape or dtype.
+    """
+    targets = {**live.common, **{own_key(key, owner): entry for key, entry in live.own.items()}}
+    others = {own_key("", r) for r in range(len(manifest.replicas)) if r != owner}
+    stored = {k: v for k, v in manifest.variables.items() if f"{k.split('/', 1)[0]}/" not in others}
+    here = {key: (entry.variable.shape, entry.variable.dtype.name) for key, entry in targets.items()}
+    lines = [f"{key}: only in the checkpoint" for key in stored if key not in here]
+    lines += [f"{key}: not in the checkpoint" for key in here if key not in stored]
+    lines += [
+        f"{key}: {_text(stored[key])} in the checkpoint, {_text(here[key])} here"
+        for key in here
+        if key in stored and stored[key] != here[key]
+    ]
+    if lines:
+        shown = "".join(f"\n  {line}" for line in lines[:20]) + ("\n  ..." if len(lines) > 20 else "")
+        raise CheckpointError(
+            f"the checkpoint of step {manifest.step} holds other variables than this run:{shown}\nVariables are found "
+            "by their names: make them as in the run that saved it, with the same optimizer, and pass those of a model "
+            "whose optimizer has made no step as variables=[...]"
+        )
+    return targets
+
+
+def load(found: Found, targets: Mapping[str, Entry]) -> None:
+    """Overwrite the variables; where replicas of a node share memory, each reads a part for all of them.
+
+    Raises:
+        BadFileError: a file has changed since it was checked.
+    """
+    for part, stored in zip(found.manifest.parts, found.stored, strict=True):
+        wanted = [
+            (each, targets[each.piece.key].bytes[each.piece.begin : each.piece.end].reshape(-1))
+            for k, each in enumerate(stored)
+            if each.piece.key in targets and _reads(_node(targets[each.piece.key]), k)
+        ]
+        read_into(found.directory / part.name, wanted)
+    for entry in targets.values():
+        entry.variable._version += 1  # open tapes must not mix old and new values
+        entry.variable._may_differ = False
+
+
+def _node(entry: Entry) -> Node | None:
+    shared_by = None if entry.home is None else entry.home.shared_by
+    return shared_by.node if isinstance(shared_by, SharedByNode) else None
+
+
+def _reads(node: Node | None, number: int) -> bool:
+    """Whether this replica reads the piece of this number."""
+    return node is None or number % len(node.members) == node.place
+
+
+def _text(described: tuple[tuple[int, ...], str]) -> str:
+    shape, dtype = described
+    return f"{dtype}{list(shape)}"

@@ -1,0 +1,66 @@
+"""The copy of the state that is written while the training goes on; and whether replicas have one state at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from distopt.arena import digest
+from distopt.arrays import Array
+from distopt.checkpoint.agreement import tell
+from distopt.checkpoint.pieces import Piece
+from distopt.checkpoint.state import Entry, Live
+from distopt.distribute.communicator import Communicator
+from distopt.errors import CheckpointError
+
+_SAMPLE = 64
+"""Elements of each variable that replicas compare before a checkpoint is cut from what all of them have."""
+
+
+class Snapshot:
+    """Memory for one replica's pieces, used again for every checkpoint."""
+
+    def __init__(self) -> None:
+        self.buffer = np.empty(0, np.uint8)
+
+    def make_room(self, pieces: Sequence[tuple[Piece, Entry]]) -> None:
+        """Get the memory, where it is not there yet."""
+        count = sum(_bytes(*each).size for each in pieces)
+        if self.buffer.size != count:
+            self.buffer = np.empty(count, np.uint8)
+
+    def take(self, pieces: Sequence[tuple[Piece, Entry]]) -> None:
+        """Copy the pieces, one behind the other."""
+        begin = 0
+        for each in pieces:
+            source = _bytes(*each)
+            self.buffer[begin : begin + source.size] = source
+            begin += source.size
+
+
+def _bytes(piece: Piece, entry: Entry) -> Array:
+    return entry.bytes[piece.begin : piece.end].reshape(-1)
+
+
+def sample_of(live: Live) -> dict[str, Array]:
+    """Return some elements of what every replica has in its own memory, and all must have alike.
+
+    Of what a step without aggregation has written: all.
+    """
+    private = {key: entry for key, entry in live.common.items() if entry.home is None}
+    return {k: e.bytes[:: 1 if e.variable._may_differ else e.variable.size // _SAMPLE or 1] for k, e in private.items()}
+
+
+def raise_difference(communicator: Communicator, sample: Mapping[str, Array]) -> None:
+    """Say, on all replicas, whose sample differs (collective).
+
+    Raises:
+        CheckpointError: always.
+    """
+    rows = tell(communicator, {key: digest([array]) for key, array in sample.items()})
+    key, other = next((key, r) for key in sample for r, row in enumerate(rows) if row[key] != rows[0][key])
+    raise CheckpointError(
+        f"replica {other} has other values than replica 0, first in {key!r}, and a checkpoint holds one state for all: "
+        "call distopt.broadcast(variables) before saving (after steps with experimental_aggregate_gradients=False, say)"
+    )

@@ -1,0 +1,202 @@
+"""What a checkpoint holds, by name: the variables of a run and of its optimizer, and where they lie.
+
+``variables/NAME``            parameters, and what else was given
+``slots/NAME/LABEL``          state of a parameter
+``iterations``                the counter of steps
+``hyperparameters/NAME``      those that are variables
+``optimizer/NAME``            other variables of the optimizer
+``schedule/NAME``             variables of the schedule, where it has the attribute ``variables``
+``aggregator/NAME``           variables of the aggregator: each replica's own
+
+A variable without a name of its own goes by its number in its list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distopt.arena import Home, place
+from distopt.arrays import Array
+from distopt.checkpoint.files import DTYPES
+from distopt.checkpoint.pieces import Piece, cut
+from distopt.distribute.strategy import get_strategy
+from distopt.errors import InvalidArgumentError
+from distopt.optimizers.base import BaseOptimizer
+from distopt.optimizers.legacy import Optimizer as LegacyOptimizer
+from distopt.optimizers.state import State as Keras3State
+from distopt.variable import Variable
+
+_NUMBERED = re.compile(r"Variable(_\d+)?")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A variable of a checkpoint.
+
+    Args:
+        variable: it.
+        home: the memory that the replicas of the node share, where it lies in such; with slots the parameter's.
+        start: where it lies there.
+    """
+
+    variable: Variable
+    home: Home | None = None
+    start: int = 0
+
+    @property
+    def bytes(self) -> Array:
+        """The memory, as uint8 array of shape (elements, bytes of one)."""
+        return self.variable._array.reshape(-1, 1).view(np.uint8)
+
+
+@dataclass(frozen=True)
+class Live:
+    """The variables of a run, by their names in the checkpoint.
+
+    Args:
+        common: what all replicas have alike.
+        own: what each has for itself.
+        trained: the names of those that the optimizer updates, in its order.
+    """
+
+    common: Mapping[str, Entry]
+    own: Mapping[str, Entry]
+    trained: Sequence[str]
+
+    def pieces(self, replicas: int, index: int) -> list[tuple[Piece, Entry]]:
+        """Return what one replica writes: what it owns where memory is shared, and its part of the rest."""
+        private = {k: (e.variable.size, e.variable._array.itemsize) for k, e in self.common.items() if e.home is None}
+        pieces = [(piece, self.common[piece.key]) for piece in cut(private, replicas, index)]
+        for key, entry in self.common.items():
+            if entry.home is not None:
+                parts = entry.home.parts(entry.start, entry.variable.size)
+                pieces += [(Piece(key, begin - entry.start, end - entry.start), entry) for begin, end in parts]
+        own = {own_key(key, index): entry for key, entry in self.own.items()}
+        pieces += [(Piece(key, 0, entry.variable.size), entry) for key, entry in own.items() if entry.variable.size]
+        # The widest first: each begins at a multiple of its size in the file.
+        return sorted(pieces, key=lambda item: -item[1].variable._array.itemsize)
+
+    def described(self, replicas: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return shape and dtype of all that the checkpoint holds."""
+        own = {own_key(key, r): entry for r in range(replicas) for key, entry in self.own.items()}
+        return {k: (e.variable.shape, e.variable.dtype.name) for k, e in {**self.common, **own}.items()}
+
+
+def own_key(key: str, replica: int) -> str:
+    """Return the name of what one replica has for itself."""
+    return f"replica {replica}/{key}"
+
+
+def find(optimizer: BaseOptimizer | None, variables: Sequence[Variable]) -> Live:
+    """Find everything that a checkpoint must hold.
+
+    Raises:
+        InvalidArgumentError: two variables of one name, a dtype that files can't hold, no parameters.
+        ForeignVariableError: a variable of another replica.
+    """
+    live = Live(_entries(_by_name(variables)), {}, []) if optimizer is None else _find(optimizer, variables)
+    for key, entry in {**live.common, **live.own}.items():
+        entry.variable._own()
+        if entry.variable.dtype.name not in DTYPES:
+            raise InvalidArgumentError(f"{key!r} has dtype {entry.variable.dtype}, which checkpoints can't hold")
+    return live
+
+
+def _find(optimizer: BaseOptimizer, variables: Sequence[Variable]) -> Live:
+    updated = _updated(optimizer)
+    named = _by_name(dict.fromkeys([*variables, *updated]))
+    if not named:
+        raise InvalidArgumentError(
+            f"the parameters of optimizer {optimizer.name!r} are not known before its first step: "
+            "Checkpointer(directory, optimizer=optimizer, variables=[...])"
+        )
+    names = {variable: key.removeprefix("variables/") for key, variable in named.items()}
+    found = _entries(named) | {"iterations": Entry(optimizer._iterations)}
+    for (variable, label), slot in _slots(optimizer).items():
+        is_shared = (variable._arena, label) in optimizer._shared_slots
+        entry = Entry(slot, variable._arena, variable._start) if is_shared else Entry(slot)
+        found[f"slots/{names[variable]}/{label}"] = entry
+    found |= {f"hyperparameters/{name}": Entry(each) for name, each in _hyperparameters(optimizer).items()}
+    seen = {entry.variable for entry in found.values()}
+    found |= _numbered("optimizer", (v for v in optimizer._state() if v not in seen), f"{optimizer.name}/")
+    found |= _numbered("schedule", getattr(_schedule(optimizer), "variables", []))
+    own = _numbered("aggregator", getattr(optimizer._aggregator, "variables", []))
+    return Live(found, own, [f"variables/{names[v]}" for v in updated])
+
+
+def _updated(optimizer: BaseOptimizer) -> list[Variable]:
+    """Return the parameters that the optimizer has seen, in its order."""
+    stepped = (variable for slab in optimizer._slabs.values() for variable in slab.variables)
+    return list(dict.fromkeys([*optimizer._trained(), *stepped]))
+
+
+def _slots(optimizer: BaseOptimizer) -> dict[tuple[Variable, str], Variable]:
+    slots = dict(optimizer._slot_table)
+    if isinstance(optimizer, LegacyOptimizer):  # those of another shape than their variable's are only there
+        slots |= {(v, name): slot for v, of_it in optimizer._slots.items() for name, slot in of_it.items()}
+    return slots
+
+
+def _hyperparameters(optimizer: BaseOptimizer) -> dict[str, Variable]:
+    if isinstance(optimizer, LegacyOptimizer):
+        optimizer._create_hypers()
+        return {name: value for name, value in sorted(optimizer._hyper.items()) if isinstance(value, Variable)}
+    rate = _schedule(optimizer)
+    return {"learning_rate": rate} if isinstance(rate, Variable) else {}
+
+
+def _schedule(optimizer: BaseOptimizer) -> Any:
+    """Return what the learning rate comes from."""
+    if isinstance(optimizer, LegacyOptimizer):
+        return optimizer._hyper.get("learning_rate")
+    return getattr(optimizer, "_learning_rate", None)
+
+
+def _entries(named: Mapping[str, Variable]) -> dict[str, Entry]:
+    entries = {}
+    for key, variable in named.items():
+        home = variable._arena
+        is_shared = home is not None and home.shared_by is not None
+        entries[key] = Entry(variable, home, variable._start) if is_shared else Entry(variable)
+    return entries
+
+
+def _by_name(variables: Iterable[Variable]) -> dict[str, Variable]:
+    named: dict[str, Variable] = {}
+    for variable in variables:
+        if not isinstance(variable, Variable):
+            raise InvalidArgumentError(f"a checkpoint holds distopt.Variables, received {variable!r}")
+        if named.setdefault(f"variables/{variable.name}", variable) is not variable:
+            raise InvalidArgumentError(
+                f"two variables are called {variable.name!r}: a checkpoint finds them by their names. Give each one of "
+                "its own: distopt.Variable(..., name='...')"
+            )
+    return named
+
+
+def _numbered(room: str, variables: Iterable[Variable], prefix: str = "") -> dict[str, Entry]:
+    named = {}
+    for k, variable in enumerate(variables):
+        name = variable.name.removeprefix(prefix)
+        name = str(k) if _NUMBERED.fullmatch(name) or f"{room}/{name}" in named else name
+        named[f"{room}/{name}"] = Entry(variable)
+    return named
+
+
+def make_slots(optimizer: BaseOptimizer, variables: Sequence[Variable], *, has_aggregator_state: bool) -> None:
+    """Make what the optimizer makes in its first step over these variables, so that it can be restored.
+
+    Local: what that step broadcasts is equal on all replicas after a restore.
+    """
+    if isinstance(optimizer, LegacyOptimizer):
+        place(variables, shareable=get_strategy().shares_parameters)
+        optimizer._create_slots(list(variables))
+    elif isinstance(optimizer, Keras3State) and not optimizer.built and variables:
+        optimizer._slab_for(variables)
+    if has_aggregator_state:
+        optimizer._build_aggregator(variables)

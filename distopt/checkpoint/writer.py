@@ -1,0 +1,189 @@
+"""Writing a checkpoint: each replica's thread writes its part; replica 0's makes the parts one checkpoint.
+
+The threads use no communicator. A replica that has its part on the disk says so in a small file beside it; replica 0
+waits for all of them, writes the manifest and renames the directory. A part that can't be written is said so likewise.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distopt.arrays import Array
+from distopt.checkpoint import directory as names
+from distopt.checkpoint.files import write_tensors, write_text
+from distopt.checkpoint.manifest import Manifest, Part, part_from_json, part_to_json
+from distopt.checkpoint.pieces import Piece
+
+PATIENCE = 600.0
+"""Seconds that replica 0 waits for the parts of the others after its own."""
+
+_NAPS = (0.002, 0.1)
+
+_LAST_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A checkpoint that is to be written, the same on all replicas.
+
+    Args:
+        directory: of the checkpoints.
+        step: whose it is.
+        token: tells this attempt from earlier ones.
+        replicas: how many write.
+        variables: shape and dtype of everything, as the manifest says them.
+        trained: likewise.
+        keep: how many checkpoints stay.
+    """
+
+    directory: Path
+    step: int
+    token: str
+    replicas: int
+    variables: Mapping[str, tuple[tuple[int, ...], str]]
+    trained: Sequence[str]
+    keep: int
+
+    @property
+    def aside(self) -> Path:
+        """Where it is written."""
+        return names.aside(self.directory, self.step, self.token)
+
+    def note(self, replica: int) -> Path:
+        """Where a replica says that its part is on the disk."""
+        return self.aside / f"part-{replica:05}.json"
+
+    def failure(self, replica: int) -> Path:
+        """Where a replica says why its part can't be."""
+        return self.aside / f"failed-{replica:05}.txt"
+
+
+@dataclass(frozen=True)
+class Write:
+    """One replica's part of it.
+
+    Args:
+        whole: the checkpoint.
+        index: the replica's.
+        pieces: what it writes, each with its dtype, in the order of the buffer.
+        buffer: their bytes.
+        own: what this replica keeps for itself, as JSON.
+    """
+
+    whole: Whole
+    index: int
+    pieces: Sequence[tuple[Piece, str]]
+    buffer: Array
+    own: Mapping[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.whole.aside / f"part-{self.index:05}.safetensors"
+
+
+class Writer:
+    """This replica's thread, which writes one checkpoint at a time."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._failure: str | None = None
+
+    def begin(self, write: Write) -> None:
+        """Write in the background; what was begun before is over."""
+        self._thread = threading.Thread(target=self._run, args=(write,), name="distopt-checkpoint", daemon=True)
+        self._thread.start()
+        atexit.register(self._finish_at_exit)
+
+    def join(self) -> str | None:
+        """Wait for what was begun; return, once, why it failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            atexit.unregister(self._finish_at_exit)
+        failure, self._failure = self._failure, None
+        return failure
+
+    def give_up(self) -> None:
+        """Wait a little for what was begun: the job is about to end, and other replicas may have ended already."""
+        if self._thread is not None:
+            self._thread.join(_LAST_SECONDS)
+            atexit.unregister(self._finish_at_exit)
+
+    def _run(self, write: Write) -> None:
+        try:
+            _write(write)
+        except Exception as error:
+            self._failure = _clean_up(write, error)
+
+    def _finish_at_exit(self) -> None:
+        failure = self.join()
+        if failure is not None:
+            warnings.warn(f"the last checkpoint could not be written: {failure}", stacklevel=1)
+
+
+def _write(write: Write) -> None:
+    whole = write.whole
+    if write.index == 0:
+        names.remove_leftovers(whole.directory, whole.token)
+    whole.aside.mkdir(parents=True, exist_ok=True)
+    size, digest = write_tensors(write.path, write.pieces, write.buffer)
+    part = Part(write.path.name, size, digest, [piece for piece, _ in write.pieces])
+    write_text(whole.note(write.index), json.dumps({"file": part_to_json(part), "own": write.own}))
+    if write.index == 0:
+        _wait_for_parts(whole)
+        _complete(whole)
+
+
+def _complete(whole: Whole) -> None:
+    """Make the parts of all replicas a checkpoint."""
+    notes = [json.loads(whole.note(r).read_text(encoding="utf-8")) for r in range(whole.replicas)]
+    parts = [part_from_json(note["file"]) for note in notes]
+    manifest = Manifest(whole.step, whole.variables, whole.trained, parts, [note["own"] for note in notes])
+    manifest.check()
+    for r in range(whole.replicas):
+        whole.note(r).unlink()
+    manifest.write(whole.aside)
+    names.publish(whole.directory, whole.step, whole.token)
+    names.keep_newest(whole.directory, whole.step, whole.token, whole.keep)
+
+
+def _wait_for_parts(whole: Whole) -> None:
+    nap, longest = _NAPS
+    deadline = time.monotonic() + PATIENCE
+    missing = list(range(whole.replicas))
+    while missing := [r for r in missing if not whole.note(r).exists()]:
+        for r in missing:
+            if whole.failure(r).exists():
+                raise OSError(f"replica {r}: {whole.failure(r).read_text(encoding='utf-8')}")
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"the parts of replicas {missing} did not appear in {PATIENCE:.0f} s: is {whole.directory} the same "
+                "directory on every node?"
+            )
+        time.sleep(nap)
+        nap = min(2 * nap, longest)
+
+
+def _clean_up(write: Write, error: Exception) -> str | None:
+    """Remove what was written; return what happened, or None where it follows from another replica's failure."""
+    text, whole = f"{type(error).__name__}: {error}", write.whole
+    if write.index == 0:
+        shutil.rmtree(whole.aside, ignore_errors=True)
+        return text
+    if isinstance(error, FileNotFoundError) and not whole.aside.exists():
+        return None
+    with contextlib.suppress(OSError):
+        write.path.unlink(missing_ok=True)  # room for the note
+        write_text(whole.failure(write.index), text)
+    return text

@@ -1,0 +1,23 @@
+"""A part of ``make chaos`` that every ``make test`` runs: some rows of the matrix, a few kills and resumptions."""
+
+import pytest
+from chaos.matrix import Case, small_cases
+from chaos.play import killed_and_resumed, mpi_cleaned_up, play
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clean():
+    with mpi_cleaned_up():
+        yield
+
+
+@pytest.mark.parametrize("case", small_cases(), ids=str)
+def test_a_fault_ends_as_promised(case: Case, tmp_path) -> None:
+    play(case, tmp_path)
+
+
+@pytest.mark.parametrize(("count", "update"), [(1, "replicated"), (3, "shared")])
+def test_killed_and_resumed(count: int, update: str) -> None:
+    killed_and_resumed(10, count, update)

@@ -1,0 +1,100 @@
+"""A launcher that is killed takes the whole job along, in seconds."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from processes import that_do_not_end
+from support import DISTOPT, descendants, mpirun_command, script_file, started
+
+ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
+PLACES = {
+    "in steps": "while True: step()",
+    "between steps": "time.sleep(100)",
+    "while others are awaited": "if distopt.replica_index() == 0: time.sleep(100)\nstep()",
+    "at exit": "if distopt.replica_index() == 0: time.sleep(100)",
+}
+TRAINING = """
+import os, time
+import numpy as np, distopt
+w = distopt.Variable(np.zeros(50_000, "float32"), name="w")
+optimizer = distopt.optimizers.SGD(0.1)
+def step():
+    optimizer.apply_gradients([(np.ones(50_000, "float32"), w)])
+step()
+print(f"ready {os.getpid()}\\n", end="", flush=True)
+"""
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def name(pid):
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def launchers(job):
+    """The launcher and its daemons, the topmost first."""
+    family = [job.process.pid, *descendants(job.process.pid)]
+    return [pid for pid in family if not name(pid).startswith(("python", "sh"))]
+
+
+def check_the_job_ends(command, script, choose, seconds=4, **environment):
+    with script_file(script) as path, started([*command, path], env=ENVIRONMENT | environment) as job:
+        job.wait_for("ready", times=2)
+        family = {job.process.pid, *descendants(job.process.pid)}
+        replicas = [int(pid) for pid in re.findall(r"ready (\d+)", job.output)]
+        assert set(replicas) <= family
+        for pid in choose(launchers(job)):
+            os.kill(pid, signal.SIGKILL)
+        assert not that_do_not_end(family, seconds)
+        result = job.wait(10)
+    assert result.status != 0
+    assert not list(Path("/dev/shm").glob("*distopt*"))
+    return result
+
+
+@pytest.mark.parametrize("update", ["replicated", "shared"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_killed_mpirun(place, update):
+    check_the_job_ends(mpirun_command(2), TRAINING + PLACES[place], lambda found: found[:1], DISTOPT_UPDATE=update)
+
+
+@pytest.mark.parametrize("choose", [lambda found: found[-1:], lambda found: found], ids=["the daemon", "all"])
+def test_a_killed_daemon_below_mpirun(choose):
+    check_the_job_ends(mpirun_command(2), TRAINING + PLACES["between steps"], choose)
+
+
+def test_a_launcher_that_was_killed_before_mpi_was_used():
+    script = TRAINING.replace("step()\nprint", "launcher = os.getppid()\nprint")
+    script += "while os.getppid() == launcher: time.sleep(0.01)\nstep()\ntime.sleep(100)"
+    check_the_job_ends(mpirun_command(2), script, lambda found: found)
+
+
+def test_a_shell_script_between_the_launcher_and_the_replica(tmp_path):
+    wrapper = tmp_path / "wrapper.sh"
+    wrapper.write_text('#!/bin/sh\n"$@"\nexit $?\n')
+    wrapper.chmod(0o755)
+    *launcher, python = mpirun_command(2)
+    check_the_job_ends([*launcher, wrapper, python], TRAINING + PLACES["between steps"], lambda found: found[:1])
+
+
+def test_a_killed_distopt_run():
+    command = [DISTOPT, "run", "-n", "2"]
+    check_the_job_ends(command, TRAINING + PLACES["between steps"], lambda found: found[:1])
+
+
+@pytest.mark.parametrize("first_use", ["", "step()\n"], ids=["before MPI", "after a step"])
+def test_distopt_run_says_that_the_launcher_was_killed(first_use):
+    script = TRAINING.replace("step()\nprint", f"{first_use}print") + PLACES["between steps"]
+    result = check_the_job_ends([DISTOPT, "run", "-n", "2"], script, lambda found: found[1:2])
+    assert re.search(
+        r"distopt run: the launcher \(pid \d+\) was killed by signal 9 \(SIGKILL\)$", result.errors.strip()
+    )
+
+
+def test_importing_distopt_starts_no_thread():
+    script = "import distopt, os, threading\nassert threading.active_count() == 1\n"
+    with script_file(script) as path, started([*mpirun_command(2), path], env=ENVIRONMENT) as job:
+        assert job.wait(30).status == 0
