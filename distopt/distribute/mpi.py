@@ -25,7 +25,7 @@ from distopt.distribute.mailbox import RECORD_BYTES, Mailbox
 from distopt.distribute.mpi_line import MPILine
 from distopt.distribute.node import FlagBarrier, Node
 from distopt.distribute.orphans import watch_launcher
-from distopt.distribute.watchdog import Watch
+from distopt.distribute.watchdog import Line, Watch
 from distopt.errors import (
     DeadCommunicatorError,
     InvalidArgumentError,
@@ -73,6 +73,12 @@ def load_mpi() -> Any:
             "launcher's libmpi; 'distopt doctor' shows both."
         )
     return MPI
+
+
+@functools.cache
+def _watch_key() -> int:
+    """Under which a watch is kept with the user's communicator."""
+    return int(load_mpi().Comm.Create_keyval())
 
 
 def _end_before_mpi(watch: Watch, line: MPILine) -> None:
@@ -136,6 +142,15 @@ class MPICommunicator(Communicator):
         """The number of ranks."""
         return int(self.comm.size)
 
+    @cached_property
+    def watch(self) -> Watch:
+        """What this replica does; all communicators over the same one of the user's share it, and its line."""
+        watch: Watch | None = self.comm.Get_attr(_watch_key())
+        if watch is None:
+            watch = Watch(self.index)
+            self.comm.Set_attr(_watch_key(), watch)
+        return watch
+
     @property
     def nodes(self) -> tuple[int, ...]:
         """Every rank's node; the first call compares host names and is collective."""
@@ -154,14 +169,16 @@ class MPICommunicator(Communicator):
         other._own, other._nodes, other.watch = self.duplicate(), self.nodes, self.watch
         return other
 
-    def line(self) -> MPILine | None:
+    def line(self) -> Line | None:
         """Return a line on a duplicate of its own; None where the MPI library lets one thread in only."""
         mpi = load_mpi()
         if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
             return None
-        line = MPILine(mpi, self.duplicate(), self.nodes, self.watch.status)
-        _end_before_mpi(self.watch, line)
-        return line
+        watch = self.watch
+        if watch.line is None:
+            watch.line = line = MPILine(mpi, self.duplicate(), self.nodes, watch.status)
+            _end_before_mpi(watch, line)
+        return watch.line
 
     def release(self) -> None:
         """Let whichever thread comes next use this communicator."""

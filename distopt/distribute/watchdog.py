@@ -83,14 +83,14 @@ class Watch:
         self.waited, self.meetings = 0.0, 0
         """Seconds waited in headers, and how many there were."""
         self._entered = 0.0
-        self._line = line
+        self.line = line
         self._deadlines: Deadlines | None = None
         self._next_look = math.inf
         self._has_warned = False
 
     def begin(self, deadlines: Deadlines, line: Line | None = None) -> None:
         """Look at the clock from now on."""
-        self._deadlines, self._line = deadlines, line or self._line
+        self._deadlines, self.line, self.thread = deadlines, line or self.line, threading.get_ident()
 
     def end(self) -> None:
         """Wait without limit from now on: the script is over, and others may go on for long."""
@@ -132,10 +132,10 @@ class Watch:
             StalledError: a long deadline has passed.
         """
         if now >= self._next_look and self._deadlines is not None:
-            if self._line is None:
+            if self.line is None:
                 self._wait_for_strangers(self._deadlines)
             else:
-                self._ask(self._line, self._deadlines)
+                self._ask(self.line, self._deadlines)
             self._next_look = time.monotonic() + min(_LOOK_AGAIN_SECONDS, self._deadlines.warn)
         return self._next_look
 
