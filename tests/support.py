@@ -38,6 +38,11 @@ class Result:
         return self.output + self.errors
 
 
+def _heed_interrupts() -> None:
+    # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Job:
     """A command that runs; ``stop`` ends it with all that it has started."""
 
@@ -53,6 +58,7 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         pipes = {"output": self.process.stdout, "errors": self.process.stderr}
         self._readers = [threading.Thread(target=self._read, args=item, daemon=True) for item in pipes.items()]

@@ -73,7 +73,7 @@ def test_mpi_and_simulated_replicas_end_with_the_same_bits(simulated):
 def test_the_progress_is_replica_0s_alone():
     result = run([DISTOPT, "run", "-n", "2", TRAIN], timeout=SECONDS)
     assert result.errors.count("300/300") == 1, result.errors
-    assert len(table(result)) == 5
+    assert len(table(result)) == 6
     assert result.output.count("test accuracy") == 1
 
 

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from support import DISTOPT, run
 
+import distopt
+from distopt.distribute.simulation import run_on
+from distopt.distribute.threads import Hub
 from distopt.telemetry import Receipt
 from distopt.telemetry.receipt_diff import replicas_that_part, runs_that_part
 from distopt.telemetry.receipt_reader import read_run
@@ -190,3 +193,21 @@ def test_the_command(tmp_path):
     status, said, errors = diff("A", "missing")
     assert (status, said) == (2, [])
     assert errors.startswith("distopt diff: 'missing' holds no receipt")
+
+
+@pytest.mark.parametrize("nodes", [(0, 0, 0), (0, 1, 1)])
+def test_modes_and_placements_write_the_same_receipt(tmp_path, nodes):
+    def train(update):
+        communicator = distopt.get_strategy().communicator
+        with distopt.Strategy(communicator, update=update, receipt=tmp_path / update).scope():
+            variable, optimizer = distopt.Variable(np.zeros(70_000, "f4"), name="w"), distopt.optimizers.Adam(0.1)
+            for step in range(3):
+                rng = np.random.default_rng([step, distopt.replica_index()])
+                optimizer.apply_gradients([(rng.normal(size=70_000), variable)], items=2)
+
+    for update in ("replicated", "shared"):
+        run_on(Hub(3, nodes), train, update)
+    replicated, shared = (read_run(tmp_path / update) for update in ("replicated", "shared"))
+    assert len(list(shared.steps())) == 3
+    assert runs_that_part(replicated, shared) == ""
+    assert replicas_that_part(shared) == ""

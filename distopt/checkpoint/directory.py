@@ -50,6 +50,14 @@ def keep_newest(directory: Path, step: int, token: str, keep: int) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
+def give_up(directory: Path, step: int, token: str) -> None:
+    """Remove what was written aside, while others may write there still."""
+    path = aside(directory, step, token)
+    gone = path.with_name(f".step-{step:08}-{token}f.tmp")  # another token: what others add is in nobody's way
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 def put_back(directory: Path) -> None:
     """Put a checkpoint back whose replacement was not completed."""
     for path, step, kind in _asides(directory):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import shutil
 import threading
 import time
 import warnings
@@ -179,7 +178,8 @@ def _clean_up(write: Write, error: Exception) -> str | None:
     """Remove what was written; return what happened, or None where it follows from another replica's failure."""
     text, whole = f"{type(error).__name__}: {error}", write.whole
     if write.index == 0:
-        shutil.rmtree(whole.aside, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            names.give_up(whole.directory, whole.step, whole.token)
         return text
     if isinstance(error, FileNotFoundError) and not whole.aside.exists():
         return None

@@ -57,7 +57,10 @@ def load_mpi() -> Any:
     Raises:
         MissingExtraError: mpi4py is not installed.
         LauncherMismatchError: the launcher started N replicas and the library sees another number.
+        ForkedProcessError: this process was forked from a replica.
     """
+    if forked.in_child:
+        forked.refuse("a replica")
     watch_launcher()
     try:
         from mpi4py import MPI

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from distopt.distribute import forked
 from distopt.distribute.replica import Replica, enter_replica, simulation
 from distopt.distribute.strategy import Strategy
 from distopt.distribute.thread_limits import limit_threads
@@ -53,17 +55,19 @@ def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]
         hub.watches[index].thread = threading.get_ident()
         strategy = Strategy(ThreadCommunicator(hub, index))
         enter_replica(Replica(name=f"simulated replica {index}", default_strategy=strategy))
+        failure: BaseException | None = None
         try:
             results[index] = fn(*args, **kwargs)
-        except SystemExit as failure:
+        except BaseException as error:
+            failure = error
+        if os.getpid() != hub.process:
+            forked.end(failure)
+        if isinstance(failure, SystemExit):
             # Raised by the caller it would end the whole program, which knows nothing of replicas.
-            error = ReplicaError(f"replica {index} called sys.exit({failure.code!r})")
-            error.__cause__ = failure
-            hub.end(index, error)
-        except BaseException as failure:
-            hub.end(index, failure)
-        else:
-            hub.end(index, None)
+            code = failure
+            failure = ReplicaError(f"replica {index} called sys.exit({code.code!r})")
+            failure.__cause__ = code
+        hub.end(index, failure)
 
     threads = [threading.Thread(target=run, args=(r,), name=f"replica-{r}", daemon=True) for r in range(num_replicas)]
     with limit_threads(), simulation():

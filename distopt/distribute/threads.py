@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from distopt.distribute import forked
 from distopt.distribute.communicator import Array, Communicator, Transfer
 from distopt.distribute.node import Node
 from distopt.distribute.watchdog import Status, Watch
@@ -43,6 +45,7 @@ class Hub:
 
     def __init__(self, size: int, nodes: Sequence[int] | None = None) -> None:
         self.size = size
+        self.process = os.getpid()
         self.nodes = (0,) * size if nodes is None else tuple(nodes)
         self.changed = threading.Condition()
         self.left: set[int] = set()
@@ -56,6 +59,8 @@ class Hub:
 
     def meet(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
         """Bring a contribution and wait for everybody's."""
+        if os.getpid() != self.process:
+            forked.refuse(f"simulated replica {index}")
         with self.changed:
             self._raise_if_stopped()
             if index in self.late:

@@ -317,6 +317,23 @@ def test_state_survives_a_file(replicas, mode, maker):
     assert same(replicas(run))
 
 
+@pytest.mark.parametrize("update", ["replicated", "shared"])
+def test_loading_parameters_between_steps_is_no_divergence(replicas, update):
+    def run():
+        checks = distopt.Checks(state_every=1)
+        with distopt.Strategy(distopt.get_strategy().communicator, update=update, checks=checks).scope():
+            model = mlp(seed=1)
+            optimizer = DistributedOptimizer(model.named_parameters(), Adam(0.01))
+            for seed in (2, 3):
+                optimizer.step(items=backward(model, *data()))
+                distopt.barrier()  # in shared mode nobody loads while another still reads
+                model.load_state_dict(mlp(seed=seed).state_dict())
+                distopt.barrier()
+            return values(model)
+
+    assert_close(replicas(run)[-1], values(mlp(seed=3)), rtol=0)
+
+
 def test_a_state_of_something_else_is_refused():
     make = lambda model, inner: DistributedOptimizer(model.named_parameters(), inner)  # noqa: E731
     state = make(mlp(), Adam(0.01)).state_dict()
