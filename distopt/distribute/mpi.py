@@ -6,7 +6,6 @@ that outnumber the cores do not starve each other. mpi4py is imported (which ini
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import threading
@@ -22,7 +21,7 @@ from distopt.distribute.communicator import Array, Communicator, Transfer
 from distopt.distribute.launcher import launched
 from distopt.distribute.local import Copies
 from distopt.distribute.mailbox import RECORD_BYTES, Mailbox
-from distopt.distribute.mpi_line import MPILine
+from distopt.distribute.mpi_line import MPILine, watch_of
 from distopt.distribute.node import FlagBarrier, Node
 from distopt.distribute.orphans import watch_launcher
 from distopt.distribute.watchdog import Line, Watch
@@ -78,24 +77,6 @@ def load_mpi() -> Any:
     return MPI
 
 
-@functools.cache
-def _watch_key() -> int:
-    """Under which a watch is kept with the user's communicator."""
-    return int(load_mpi().Comm.Create_keyval())
-
-
-def _end_before_mpi(watch: Watch, line: MPILine) -> None:
-    """End a line before MPI is finalised, at exit or by the script: no thread may be inside it then."""
-
-    def end(*_: Any) -> None:
-        watch.end()
-        line.end()
-
-    atexit.register(end)
-    mpi = load_mpi()
-    mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=end), None)
-
-
 class MPICommunicator(Communicator):
     """The replicas of an MPI communicator.
 
@@ -148,11 +129,7 @@ class MPICommunicator(Communicator):
     @cached_property
     def watch(self) -> Watch:
         """What this replica does; all communicators over the same one of the user's share it, and its line."""
-        watch: Watch | None = self.comm.Get_attr(_watch_key())
-        if watch is None:
-            watch = Watch(self.index)
-            self.comm.Set_attr(_watch_key(), watch)
-        return watch
+        return watch_of(load_mpi(), self.comm)
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -180,7 +157,7 @@ class MPICommunicator(Communicator):
         watch = self.watch
         if watch.line is None:
             watch.line = line = MPILine(mpi, self.duplicate(), self.nodes, watch.status)
-            _end_before_mpi(watch, line)
+            line.end_before_mpi(watch)
         return watch.line
 
     def release(self) -> None:

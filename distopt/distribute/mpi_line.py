@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import threading
@@ -12,11 +14,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distopt.distribute.watchdog import Status
+from distopt.distribute.watchdog import Status, Watch
 
 _ASKED, _ANSWERED = 1, 2
 _TICK_SECONDS = 0.1
 _ASKING_TICK_SECONDS = 0.005
+
+
+@functools.cache
+def _watch_key(mpi: Any) -> int:
+    return int(mpi.Comm.Create_keyval())
+
+
+def watch_of(mpi: Any, comm: Any) -> Watch:
+    """Return what this process does on a communicator of the user's; it is kept there."""
+    watch: Watch | None = comm.Get_attr(_watch_key(mpi))
+    if watch is None:
+        watch = Watch(int(comm.rank))
+        comm.Set_attr(_watch_key(mpi), watch)
+    return watch
 
 
 class MPILine:
@@ -38,10 +54,16 @@ class MPILine:
         self._thread = threading.Thread(target=self._answer, name="distopt watchdog", daemon=True)
         self._thread.start()
 
-    def end(self) -> None:
-        """Answer no more: MPI is about to be finalised."""
-        self._ended.set()
-        self._thread.join()
+    def end_before_mpi(self, watch: Watch) -> None:
+        """End before MPI is finalised, at exit or by the script: no thread may be inside it then."""
+
+        def end(*_: Any) -> None:
+            watch.end()
+            self._ended.set()
+            self._thread.join()
+
+        atexit.register(end)
+        self._mpi.COMM_SELF.Set_attr(self._mpi.Comm.Create_keyval(delete_fn=end), None)
 
     def ask(self, seconds: float) -> list[Status | None]:
         """Return every replica's status, None where there was no answer in time."""

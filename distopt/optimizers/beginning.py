@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distopt.aggregators.sum import Sum
@@ -28,7 +28,12 @@ def begin_plan(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> None
     communicator = strategy.communicator
     if communicator in slab.agreed:
         return
-    agree(communicator, plan_call(optimizer, communicator, slab, "first step over these variables"))
+    # What follows depends on what was done before: where that differs, it must be known now.
+    new = describe(_not_synchronised(optimizer, communicator, slab.variables))
+    agree(
+        communicator,
+        plan_call(optimizer, communicator, slab, "first step over these variables", values={"not built before": new}),
+    )
     if communicator not in optimizer._numbers:
         communicator.optimizers += 1
         optimizer._numbers[communicator] = communicator.optimizers
@@ -64,8 +69,7 @@ def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables:
     Raises:
         CollectiveMismatchError: the replicas' optimizers do not have the same variables.
     """
-    done = optimizer._synchronised.setdefault(communicator, set())
-    new = [variable for variable in variables if variable not in done]
+    new = _not_synchronised(optimizer, communicator, variables)
     if communicator.size == 1 or not new:
         return
     shared = shared_slots(optimizer)
@@ -79,7 +83,7 @@ def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables:
     )
     before = [digest_of_arrays([variable]) for variable in new]
     copy_from(communicator, [variable._array for variable in [*new, *state]], 0)
-    done.update(new)
+    optimizer._synchronised.setdefault(communicator, set()).update(new)
     changed = [k for k, variable in enumerate(new) if digest_of_arrays([variable]) != before[k]]
     reports = exchange_bytes(communicator, struct.pack("<q", min(changed, default=-1)))
     firsts = [struct.unpack("<q", report)[0] for report in reports]
@@ -93,18 +97,25 @@ def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables:
         )
 
 
+def _not_synchronised(
+    optimizer: BaseOptimizer, communicator: Communicator, variables: Sequence[Variable]
+) -> list[Variable]:
+    done = optimizer._synchronised.get(communicator, set())
+    return [variable for variable in variables if variable not in done]
+
+
 def plan_call(
     optimizer: BaseOptimizer,
     communicator: Communicator,
     slab: Slab,
     name: str,
     step: int = -1,
-    values: dict[str, float] | None = None,
+    values: Mapping[str, float | str] | None = None,
 ) -> Call:
     """What the replicas agree on: who steps what, in which step, with which hyperparameters."""
 
     def tell() -> dict[str, str]:
         description = {"optimizer": optimizer._told(communicator), "variables": slab.description}
-        return description | {label: repr(value) for label, value in (values or {}).items()}
+        return description | {label: str(value) for label, value in (values or {}).items()}
 
     return Call(f"{name} of {type(optimizer).__name__}", tell, step)

@@ -22,7 +22,8 @@ class Optimizer:
         self.built_for: tuple[int, ...] = ()
         self.slots: dict[tuple[int, str], np.ndarray] = {}
         self.synchronised: set[int] = set()
-        self.plans: dict[tuple[int, ...], int] = {}
+        self.plans: set[tuple[int, ...]] = set()
+        self.number = 0
         self.shared_slots: set[tuple[Any, str]] = set()
 
     @property
@@ -54,7 +55,7 @@ class Replica:
         self.homes: dict[int, tuple[int, ...]] = {}
         self.shared_homes: set[tuple[int, ...]] = set()
         self.may_differ: set[Any] = set()
-        self.plans = 0
+        self.numbers = 0
         self.log: list[tuple[str, Any]] = []
         self.has_died = False
 
@@ -186,16 +187,22 @@ class Replica:
     def begin_plan(self, optimizer: Optimizer, entries: tuple[int, ...]) -> Meeting:
         if entries in optimizer.plans:
             return
-        yield from self.meet("first step", optimizer.kind, entries)
+        new = self.not_synchronised(optimizer, entries)
+        yield from self.meet("first step", optimizer.kind, optimizer.number, entries, new)
+        if not optimizer.number:
+            self.numbers += 1
+            optimizer.number = self.numbers
         yield from self.synchronise(optimizer, entries)
         if self.is_shared:
             yield from self.share(optimizer, entries)
-        self.plans += 1
-        optimizer.plans[entries] = self.plans
+        optimizer.plans.add(entries)
+
+    def not_synchronised(self, optimizer: Optimizer, entries: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(entry for entry in entries if entry not in optimizer.synchronised)
 
     def synchronise(self, optimizer: Optimizer, entries: tuple[int, ...]) -> Meeting:
         """Take replica 0's values."""
-        new = tuple(entry for entry in entries if entry not in optimizer.synchronised)
+        new = self.not_synchronised(optimizer, entries)
         if not new:
             return
         brings = [self.values[entry] for entry in new], dict(optimizer.slots), optimizer.iterations
@@ -238,7 +245,7 @@ class Replica:
         yield from self.greet()
         if not self.prepare(optimizer, entries):
             yield from self.offer()
-        yield from self.meet("begin_step", optimizer.kind, entries, optimizer.plans.get(entries))
+        yield from self.meet("begin_step", optimizer.kind, entries, optimizer.number)
         yield from self.begin_plan(optimizer, entries)
 
     def apply(self, optimizer: Optimizer, entries: tuple[int, ...], gradients: list[Any], items: int | None) -> Meeting:
@@ -251,7 +258,7 @@ class Replica:
     def finish(
         self, optimizer: Optimizer, entries: tuple[int, ...], gradients: list[Any], items: int | None, name: str
     ) -> Meeting:
-        plan = optimizer.kind, entries, optimizer.plans[entries]
+        plan = optimizer.kind, entries, optimizer.number
         key = name, plan, optimizer.iterations, optimizer.rate, items is None
         every, state = self.program.state_every, self.state_of(optimizer, entries)
         rows = yield from self.meet(*key, brings=(gradients, items, state))
