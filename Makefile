@@ -10,6 +10,8 @@ EXTRAS := mpi,examples,dev
 RANKS_TIMEOUT := 600
 # Test processes at once, where tests mostly wait or use one core
 WORKERS := -n 2
+# The benchmarks with PyTorch's rows; make test runs all of them without
+TORCH_BENCHMARKS := test_adam_kernel.py test_memory.py test_small_variables.py test_step_rivals.py test_training.py
 
 # One node, any user, more ranks than cores; without a search for network cards, which takes a second a rank.
 OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
@@ -77,8 +79,8 @@ chaos: install install-openmpi
 
 test-frameworks: install-frameworks
 	$(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters
-	$(FRAMEWORKS)/python -m pytest tests/frameworks
-	$(FRAMEWORKS)/python -m pytest tests/benchmarks -m benchmark
+	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks
+	cd tests/benchmarks && ../../$(FRAMEWORKS)/python -m pytest -m benchmark $(TORCH_BENCHMARKS)
 
 bench: install-frameworks
 	DISTOPT_BENCH=full $(FRAMEWORKS)/python -m pytest tests/benchmarks -m benchmark -s; \

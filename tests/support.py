@@ -19,6 +19,9 @@ from pathlib import Path
 from distopt.cli.mpirun import Program, find_mpirun, flags, mpi_library
 from distopt.distribute.launcher import scrubbed_environment
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs that are started here must heed it
+
 ROOT = Path(__file__).parent.parent
 DISTOPT = str(Path(sys.executable).with_name("distopt"))
 
@@ -38,11 +41,6 @@ class Result:
         return self.output + self.errors
 
 
-def _heed_interrupts() -> None:
-    # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Job:
     """A command that runs; ``stop`` ends it with all that it has started."""
 
@@ -58,7 +56,6 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_heed_interrupts,
         )
         pipes = {"output": self.process.stdout, "errors": self.process.stderr}
         self._readers = [threading.Thread(target=self._read, args=item, daemon=True) for item in pipes.items()]

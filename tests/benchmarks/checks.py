@@ -13,7 +13,7 @@ from distopt.distribute.header import Call, agree
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import train as digits
 
-EVERY = 50
+EVERY = 50 if FULL else 5
 config = digits.read_config(digits.CONFIG)
 communicator = distopt.get_strategy().communicator
 (x, y), _ = digits.load_digits()

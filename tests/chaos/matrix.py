@@ -130,15 +130,10 @@ PLACEMENTS = (
 
 SMALL = (
     ("raise", "in the payload"),
-    ("raise", "in a checkpoint"),
-    ("exit", "in the header"),
     ("leave early", "before the header"),
-    ("kill", "before the first step"),
     ("kill", "in the header"),
-    ("kill", "in the update"),
     ("stop", "before the header"),
     ("hang", "in the payload"),
-    ("delay 0.5", "after the header"),
     *((kind, "") for kind in ("skip a call", "wrong shape", "NaN", "flip a bit of w")),
 )
 """What every ``make test`` tries, under MPI."""
