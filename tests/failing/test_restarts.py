@@ -24,7 +24,7 @@ with Checkpointer(directory, optimizer=optimizer, variables=[w]) as checkpointer
         optimizer.apply_gradients([(w.numpy() + step + distopt.replica_index(), w)])
         checkpointer.save_every(2)
         if step == 3:
-            print(f"pid {os.getpid()} is training\\n", end="", flush=True)
+            print(f"pid {os.getpid()} is training")
         if steps > 1000:
             time.sleep(0.01)
 distopt.print_once(f"sum {w.numpy().astype('float64').sum().hex()}", flush=True)
@@ -41,7 +41,7 @@ distopt.barrier()
 say(f"pid {os.getpid()} is waiting")
 while True: time.sleep(0.05)
 """
-SHORT_GRACE = "import sys\nfrom distopt.cli import run\nrun.GRACE_SECONDS = 0.5\nrun.run()\n"
+SHORT_GRACE = "import sys\nfrom distopt.cli import run\nrun.GRACE_SECONDS = 2.0\nrun.run()\n"
 
 pytestmark = pytest.mark.timeout(90)
 
