@@ -26,7 +26,7 @@ from distopt.distribute.launcher import launched
 from mpi4py import MPI
 launched()
 if "polite" in sys.argv:
-    signal.signal(signal.SIGUSR1, lambda *_: (print("got SIGUSR1", flush=True), os._exit(0)))
+    signal.signal(signal.SIGUSR1, lambda *_: (os.write(1, b"got SIGUSR1\\n"), os._exit(0)))
 if "deaf" in sys.argv:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 MPI.COMM_WORLD.barrier()

@@ -33,9 +33,8 @@ WAITING = """
 import os, signal, sys, time
 from distopt.distribute.launcher import launched
 import distopt
-def say(text):
-    sys.stdout.write(text + "\\n")
-    sys.stdout.flush()
+def say(text):  # not print: a signal may come in the middle of one, and its handler says something too
+    os.write(1, f"{text}\\n".encode())
 if "deaf" in sys.argv: signal.signal(signal.SIGTERM, lambda *_: say("heard"))
 distopt.barrier()
 say(f"pid {os.getpid()} is waiting")
