@@ -49,7 +49,8 @@ def pytest_generate_tests(metafunc):
     """``replicas`` runs a function as one or more replicas, ``several`` as two or more, ``placed`` on several nodes."""
     if "placed" in metafunc.fixturenames:
         _parametrize_placed(metafunc)
-    for fixture in {"replicas", "several"} & set(metafunc.fixturenames):
+    own = getattr(metafunc.module, "OWN_FIXTURES", set())
+    for fixture in {"replicas", "several"} & set(metafunc.fixturenames) - own:
         ways = [
             pytest.param(way, marks=[pytest.mark.slow] if way in SLOW_WAYS else [])
             for way in WAYS

@@ -21,8 +21,9 @@ FLOORS = [
         f"distribute.{name}"
         for name in (
             "communicator", "launcher", "replica", "names", "thread_limits", "checks", "whereabouts", "watchdog",
-            "mpi_line", "forked", "memory", "orphans", "ending", "header", "greeting", "local", "node", "node_sum",
-            "mailbox", "threads", "mpi", "elastic", "strategy", "summation", "simulation",
+            "silence", "mpi_line", "forked", "memory", "orphans", "ending", "header", "greeting", "local", "node",
+            "node_sum", "mailbox", "threads", "one_thread", "mpi", "peers", "wire", "ray_line", "ray", "elastic",
+            "strategy", "summation", "simulation",
         )
     ],
     ["array_like", "variable"],
@@ -32,6 +33,7 @@ FLOORS = [
     ["aggregators", "transformers", "telemetry"],
     ["optimizers"],
     ["checkpoint", "elastic", "adapters", "testing"],
+    ["ray"],
     ["cli"],
 ]  # fmt: skip
 

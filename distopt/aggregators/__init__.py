@@ -3,7 +3,8 @@
 from distopt.aggregators.aggregator import Aggregator, FlatAggregator
 from distopt.aggregators.compressed import BFloat16, Float16
 from distopt.aggregators.mpi_allreduce import MPIAllreduce
+from distopt.aggregators.ray_collective import RayCollective
 from distopt.aggregators.stacked import Stacked
 from distopt.aggregators.sum import Sum
 
-__all__ = ["Aggregator", "BFloat16", "FlatAggregator", "Float16", "MPIAllreduce", "Stacked", "Sum"]
+__all__ = ["Aggregator", "BFloat16", "FlatAggregator", "Float16", "MPIAllreduce", "RayCollective", "Stacked", "Sum"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -23,6 +22,7 @@ from distopt.distribute.local import Copies
 from distopt.distribute.mailbox import RECORD_BYTES, Mailbox
 from distopt.distribute.mpi_line import MPILine, watch_of
 from distopt.distribute.node import FlagBarrier, Node
+from distopt.distribute.one_thread import OneThread
 from distopt.distribute.orphans import watch_launcher
 from distopt.distribute.watchdog import Line, Watch
 from distopt.errors import (
@@ -30,7 +30,6 @@ from distopt.errors import (
     InvalidArgumentError,
     LauncherMismatchError,
     MissingExtraError,
-    ReplicaError,
 )
 
 MESSAGE_BYTES = 1 << 30
@@ -45,7 +44,6 @@ has_lost_replicas = False
 _unfinished: list[Any] = []
 """Requests that were given up, with their buffers: MPI may still write there."""
 
-_handing_over = threading.Lock()
 _yield_core = os.sched_yield
 
 
@@ -108,8 +106,7 @@ class MPICommunicator(Communicator):
         self._gathered = np.empty(0, np.uint8)
         self._mailbox: Mailbox | None = None
         self._dead: str | None = None
-        self._thread: threading.Thread | None = None
-        self._thread_id = 0
+        self._user = OneThread()
 
     @cached_property
     def comm(self) -> Any:
@@ -162,8 +159,7 @@ class MPICommunicator(Communicator):
 
     def release(self) -> None:
         """Let whichever thread comes next use this communicator."""
-        with _handing_over:
-            self._thread, self._thread_id = None, 0
+        self._user.release()
 
     def abandon(self) -> None:
         """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""
@@ -219,26 +215,13 @@ class MPICommunicator(Communicator):
             forked.refuse(f"replica {self.index}")
         if self._dead is not None:
             raise DeadCommunicatorError(f"this communicator can't be used any more: {self._dead}")
-        if self._thread_id != threading.get_ident():
-            self._hand_over()
+        self._user.enter()
         if self._own is None:
             own, request = self.comm.Idup()
             self._wait([request], None)
             self._own = own
             opened.append(self)
         return self._own
-
-    def _hand_over(self) -> None:
-        """Let this thread use the communicator, unless another one still does: their messages would mix."""
-        mine = threading.current_thread()
-        with _handing_over:
-            if self._thread is not None and self._thread is not mine and self._thread.is_alive():
-                raise ReplicaError(
-                    f"thread {mine.name!r} called a collective, but thread {self._thread.name!r} uses this "
-                    "communicator and has not ended: what they send would mix. Make all collectives in one thread, "
-                    "or give each its own Strategy(MPICommunicator(comm.Dup()))"
-                )
-            self._thread, self._thread_id = mine, threading.get_ident()
 
     def _wait(self, requests: list[Any], deadline: float | None) -> None:
         watch, look = self.watch, 0.0

@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from distopt.distribute.silence import explain_process
 from distopt.distribute.watchdog import Status, Watch
 
 _ASKED, _ANSWERED = 1, 2
@@ -87,16 +87,7 @@ class MPILine:
         """Say what /proc shows of a replica on this node."""
         if self._nodes[replica] != self._nodes[self._comm.rank]:
             return "gives no sign of life (is its node down, or cut off?)"
-        pid = self._pids[replica]
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return f"is dead (there is no process {pid})"
-        if state in "Tt":
-            return f"is stopped (process {pid}: SIGSTOP, Ctrl-Z or a debugger; kill -CONT {pid} wakes it)"
-        if state in "ZX":
-            return f"is dead (process {pid})"
-        return f"does not answer (process {pid} runs: compiled code that holds the interpreter lock?)"
+        return explain_process(self._pids[replica])
 
     def _answer(self) -> None:
         with contextlib.suppress(self._mpi.Exception):  # a replica has died: whoever waits for it is told

@@ -84,6 +84,8 @@ class Watch:
         """Seconds waited in headers, and how many there were."""
         self._entered = 0.0
         self.line = line
+        self.lost: Exception | None = None
+        """What whoever waits here must know: another replica has failed or died."""
         self._deadlines: Deadlines | None = None
         self._next_look = math.inf
         self._has_warned = False
@@ -130,7 +132,10 @@ class Watch:
 
         Raises:
             StalledError: a long deadline has passed.
+            ReplicaError: ``lost``.
         """
+        if self.lost is not None:
+            raise self.lost
         if now >= self._next_look and self._deadlines is not None:
             if self.line is None:
                 self._wait_for_strangers(self._deadlines)

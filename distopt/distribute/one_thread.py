@@ -1,0 +1,42 @@
+"""One thread at a time: what two threads send on one communicator would mix."""
+
+from __future__ import annotations
+
+import threading
+
+from distopt.errors import ReplicaError
+
+_handing_over = threading.Lock()
+
+
+class OneThread:
+    """The thread that uses a communicator; another one may go on when it has ended."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._identifier = 0
+
+    def enter(self) -> None:
+        """Note that this thread uses it.
+
+        Raises:
+            ReplicaError: another one does, and has not ended.
+        """
+        if self._identifier != threading.get_ident():
+            self._hand_over()
+
+    def release(self) -> None:
+        """Let whichever thread comes next use it."""
+        with _handing_over:
+            self._thread, self._identifier = None, 0
+
+    def _hand_over(self) -> None:
+        mine = threading.current_thread()
+        with _handing_over:
+            if self._thread is not None and self._thread is not mine and self._thread.is_alive():
+                raise ReplicaError(
+                    f"thread {mine.name!r} called a collective, but thread {self._thread.name!r} uses this "
+                    "communicator and has not ended: what they send would mix. Make all collectives in one thread, "
+                    "or give each its own Strategy(MPICommunicator(comm.Dup()))"
+                )
+            self._thread, self._identifier = mine, threading.get_ident()

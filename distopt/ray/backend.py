@@ -1,0 +1,87 @@
+"""The adapter to Ray Train's developer API: workers become the replicas of a group before the training function runs.
+
+Written for Ray ``2.51`` ... ``2.60``; everything of Ray's that may change between minor releases is in this file.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.train import WorkerGroupError
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from distopt.distribute.peers import SECRET_BYTES, Member, Peers, listen
+from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLostError
+from distopt.ray.group import announce, current_group, join
+
+__all__ = ["DataParallelTrainer", "DistoptConfig", "cause_of"]
+
+_CONSEQUENCES = (ReplicaFailedError, ReplicaLostError, DeadCommunicatorError)
+
+_listener: list[socket.socket] = []
+
+
+@dataclass
+class DistoptConfig(BackendConfig):
+    """Ray Train's settings for distopt: there are none."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What forms the group."""
+        return DistoptBackend
+
+    @property
+    def train_func_context(self) -> type[_Membership]:
+        """What surrounds the training function in each worker."""
+        return _Membership
+
+
+class _Membership:
+    """The worker is a replica until its training function ends; an exit with status 0 is an end like any other."""
+
+    def __enter__(self) -> None:
+        self._group = current_group()
+        self._group.__enter__()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        ends_well = isinstance(error, SystemExit) and not error.code
+        self._group.__exit__(None if ends_well else kind, None if ends_well else error, trace)
+        return ends_well
+
+
+class DistoptBackend(Backend):
+    """Forms the group; runs in Ray Train's controller."""
+
+    def on_start(self, worker_group: Any, backend_config: DistoptConfig) -> None:
+        """Give the workers each other's addresses and a secret, and let them connect."""
+        members = worker_group.execute(announce)
+        ports = worker_group.execute(_listen, [member.node for member in members])
+        members = [replace(member, port=port) for member, port in zip(members, ports, strict=True)]
+        secret = secrets.token_bytes(SECRET_BYTES)
+        ray.get([worker_group.execute_single_async(r, _join, r, members, secret) for r in range(len(members))])
+
+
+def _listen(nodes: Sequence[str]) -> int:
+    _listener[:] = [listen(announce(), nodes)]
+    return int(_listener[0].getsockname()[1])
+
+
+def _join(index: int, members: Sequence[Member], secret: bytes) -> None:
+    join(Peers(index, members, secret, _listener.pop()))
+
+
+def cause_of(failure: WorkerGroupError) -> tuple[int, str]:
+    """Return the replica that failed first, and its error: not one that only heard of another's."""
+    failures = sorted(failure.worker_failures.items())
+    rank, error = next((each for each in failures if not _is_consequence(each[1])), failures[0])
+    return rank, str(error)
+
+
+def _is_consequence(error: Exception) -> bool:
+    return isinstance(getattr(error, "_base_exc", error), _CONSEQUENCES)

@@ -1,0 +1,53 @@
+"""Does a job fit into the cluster? It would sit in "pending" for ever if not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+
+from distopt.errors import InvalidArgumentError
+
+
+def check_room(scaling: Any) -> None:
+    """See that the nodes of the cluster, were they idle, have room for all workers.
+
+    Args:
+        scaling: Ray Train's ``ScalingConfig``.
+
+    Raises:
+        InvalidArgumentError: they have not; says which resource is missing.
+    """
+    if not ray.is_initialized():
+        ray.init()
+    workers = scaling.num_workers[0] if isinstance(scaling.num_workers, tuple) else scaling.num_workers
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    complaint = missing(workers, scaling._resources_per_worker_not_none, nodes)
+    if complaint:
+        raise InvalidArgumentError(f"{complaint}. Ask for fewer workers or resources, or add nodes")
+
+
+def missing(workers: int, needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str | None:
+    """Return why so many workers do not fit on the nodes, or None.
+
+    Args:
+        workers: how many.
+        needs: what each needs.
+        nodes: what each node has.
+
+    Example:
+        >>> missing(3, {"CPU": 2}, [{"CPU": 4}, {"CPU": 1}])
+        "3 workers need {'CPU': 2} each, and CPU is short: the 2 nodes ([4, 1]) have room for 2 workers"
+    """
+    room = {name: sum(int(node.get(name, 0) // need) for node in nodes) for name, need in needs.items() if need > 0}
+    together = sum(min((int(node.get(name, 0) // needs[name]) for name in room), default=workers) for node in nodes)
+    if together >= workers:
+        return None
+    short = [name for name, count in room.items() if count < workers] or list(room)
+    amounts = [[node.get(name, 0) for node in nodes] for name in short]
+    has = " and ".join(str([int(a) if a == int(a) else a for a in amount]) for amount in amounts)
+    return (
+        f"{workers} workers need {dict(needs)} each, and {' and '.join(short)} is short: the {len(nodes)} nodes "
+        f"({has}) have room for {together} workers"
+    )

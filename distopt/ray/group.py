@@ -1,0 +1,163 @@
+"""A process that Ray has started as one replica of a group."""
+
+from __future__ import annotations
+
+import functools
+import os
+import traceback
+from types import TracebackType
+from typing import Self
+
+import ray
+
+from distopt.distribute import forked
+from distopt.distribute.header import Kind, end_round
+from distopt.distribute.peers import Member, Peers, listen
+from distopt.distribute.ray import RayCommunicator
+from distopt.distribute.replica import current_replica
+from distopt.distribute.strategy import Strategy
+from distopt.errors import InvalidArgumentError, ReplicaFailedError
+from distopt.ray.rendezvous import Rendezvous
+
+MEET_SECONDS = 60.0
+"""How long replicas wait for each other when they form a group."""
+
+
+class Group:
+    """This process as a replica: ``get_strategy()`` answers with its strategy until it leaves.
+
+    As a context manager it leaves at the end of the block, together with the others; when the block raises, the
+    others are told, and raise as well.
+
+    Args:
+        peers: the members.
+    """
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._communicator = RayCommunicator(peers)
+        self._line = self._communicator.line()
+        self._replica = current_replica()
+        self._replica.default_strategy = Strategy(self._communicator)
+        self._is_member = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.leave()
+        else:
+            self.fail(error)
+
+    def leave(self) -> None:
+        """End as a replica, together with the others: all have done the same calls.
+
+        Raises:
+            ReplicaFailedError: another replica has failed meanwhile.
+        """
+        try:
+            while self._is_member and self._communicator.size > 1:
+                kinds = end_round(self._communicator, Kind.GOODBYE, "")
+                failed = [r for r, kind in enumerate(kinds) if kind in (Kind.RAISED, Kind.CONSEQUENCE)]
+                if failed:
+                    raise ReplicaFailedError(f"replica {failed[0]} failed while this one had ended", failed[0])
+                if Kind.CALL not in kinds:
+                    break
+        except BaseException as error:
+            self.fail(error)
+            raise
+        self._close(None)
+
+    def fail(self, error: BaseException) -> None:
+        """End as a replica that has failed: the others raise where they wait for it."""
+        self._close("".join(traceback.format_exception_only(error)).strip())
+
+    def _close(self, failure: str | None) -> None:
+        if self._is_member:
+            self._is_member = False
+            self._line.end(failure)
+            self._peers.close()
+            self._replica.default_strategy = None
+
+
+_current: list[Group] = []
+
+
+def init_group(index: int, count: int, name: str = "default") -> Group:
+    """Make this process one of the replicas of a group: in a Ray actor, task or driver.
+
+    All replicas call it at the same time. A process that is a member of another group leaves that one without
+    ceremony: so the survivors of a failure can form a new one.
+
+    Args:
+        index: this replica's, 0 ... count - 1.
+        count: how many replicas there are.
+        name: the group's, unique in the Ray cluster while it forms.
+
+    Returns:
+        The group; ``with init_group(...):`` tells the others how the block ends.
+
+    Raises:
+        InvalidArgumentError: arguments that can't be right, or contradict those of the other replicas.
+        ReplicaError: not all replicas have come within a minute.
+
+    Example:
+        >>> @ray.remote(num_cpus=1)
+        ... def train(index):
+        ...     import distopt
+        ...     with distopt.ray.init_group(index, 2, "doctest"):
+        ...         return float(distopt.all_reduce(index + 1.0))
+        >>> ray.get([train.remote(0), train.remote(1)])  # doctest: +SKIP (needs a Ray cluster)
+        [3.0, 3.0]
+    """
+    if not isinstance(count, int) or not isinstance(index, int) or not 0 <= index < count:
+        raise InvalidArgumentError(f"init_group(index={index!r}, count={count!r}): expected 0 <= index < count")
+    if not ray.is_initialized():
+        raise InvalidArgumentError(
+            "init_group: this process belongs to no Ray cluster: call it in an actor or task, or after ray.init()"
+        )
+    rendezvous = Rendezvous(name, index, count, MEET_SECONDS)
+    me = announce()
+    members, _ = rendezvous.meet(0, me)
+    listener = listen(me, [member.node for member in members])
+    ports, secret = rendezvous.meet(1, listener.getsockname()[1])
+    members = [Member(m.node, m.address, m.pid, port) for m, port in zip(members, ports, strict=True)]
+    group = join(Peers(index, members, secret, listener))
+    if index == 0:
+        rendezvous.end()  # all have connected: nobody asks any more
+    return group
+
+
+def announce() -> Member:
+    """Return where this process is."""
+    node = ray.get_runtime_context().get_node_id()
+    return Member(node, ray.util.get_node_ip_address(), os.getpid())
+
+
+def join(peers: Peers) -> Group:
+    """Make this process a member of a group, in place of the one that it belonged to."""
+    _mark_children()
+    for former in _current:
+        former.fail(InvalidArgumentError("it has joined another group"))
+    group = Group(peers)
+    _current[:] = [group]
+    return group
+
+
+def current_group() -> Group:
+    """Return the group that this process has joined last."""
+    return _current[-1]
+
+
+@functools.cache
+def _mark_children() -> None:
+    """Let a forked child know that it is no replica, and not keep the connections open when the replica dies."""
+
+    def close() -> None:
+        for group in _current:
+            group._peers.close()
+
+    forked.mark_children(close)

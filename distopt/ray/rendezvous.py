@@ -1,0 +1,116 @@
+"""Where the replicas of a group meet before they know each other's addresses: a small actor, gone when they do."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError
+
+from distopt.distribute.peers import SECRET_BYTES
+from distopt.errors import InvalidArgumentError, ReplicaError
+
+NAMESPACE = "distopt"
+_AGAIN_SECONDS = 0.1
+
+T = TypeVar("T")
+
+
+class _Rendezvous:
+    """Gives everybody what all have brought, round by round."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._secret = count, secrets.token_bytes(SECRET_BYTES)
+        self._rounds: list[dict[int, Any]] = [{}, {}]
+        self._changed = asyncio.Condition()
+
+    async def meet(self, number: int, index: int, count: int, mine: Any) -> tuple[list[Any], bytes] | str:
+        """Return all contributions in the order of the replicas, and the group's secret; a text is a complaint."""
+        brought = self._rounds[number]
+        if count != self._count:
+            return f"it says that there are {count} replicas, and another one has said {self._count}"
+        if brought.get(index, mine) != mine:
+            return f"there is another replica {index} already, in {brought[index]}"
+        async with self._changed:
+            brought[index] = mine
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: len(brought) == count)
+        return [brought[r] for r in range(count)], self._secret
+
+    async def missing(self, number: int) -> list[int]:
+        """Return who has not come."""
+        return sorted(set(range(self._count)) - self._rounds[number].keys())
+
+
+class Rendezvous:
+    """One replica's way to meet the others of its group.
+
+    Args:
+        name: the group's.
+        index: this replica's.
+        count: how many there are.
+        seconds: how long to wait for the others.
+    """
+
+    def __init__(self, name: str, index: int, count: int, seconds: float) -> None:
+        self._name, self._index, self._count = name, index, count
+        self._deadline = time.monotonic() + seconds
+        self._seconds = seconds
+
+    def meet(self, number: int, mine: Any) -> tuple[list[Any], bytes]:
+        """Bring something to a round, and return what all have brought and the group's secret.
+
+        Raises:
+            ReplicaError: not all have come in time.
+            InvalidArgumentError: the replicas contradict each other about who and how many they are.
+        """
+        answer = self._patiently(
+            lambda actor: ray.get(
+                actor.meet.remote(number, self._index, self._count, mine), timeout=self._deadline - time.monotonic()
+            ),
+            number,
+        )
+        if isinstance(answer, str):
+            raise InvalidArgumentError(
+                f"replica {self._index} of the group {self._name!r} can't join it: {answer}. Every replica needs an "
+                "index of its own, 0 ... count - 1; a group that is formed again needs a new name while replicas of "
+                "the old one are still forming it"
+            )
+        return answer
+
+    def end(self) -> None:
+        """End the actor: all have met."""
+        with suppress(ValueError):
+            ray.kill(ray.get_actor(self._actor_name, namespace=NAMESPACE))
+
+    @property
+    def _actor_name(self) -> str:
+        return f"distopt group {self._name}"
+
+    def _patiently(self, ask: Callable[[Any], T], number: int) -> T:
+        while True:
+            try:
+                return ask(self._actor())
+            except (ActorDiedError, ActorUnavailableError):  # that of an earlier group of this name, which is ending
+                if time.monotonic() > self._deadline:
+                    raise
+                time.sleep(_AGAIN_SECONDS)
+            except GetTimeoutError:
+                missing = ", ".join(map(str, ray.get(self._actor().missing.remote(number), timeout=self._seconds)))
+                self.end()
+                raise ReplicaError(
+                    f"replica {self._index} of the group {self._name!r} has waited {self._seconds:g} s for replica "
+                    f"{missing} of {self._count}: every one must call init_group with its index, {self._count} and "
+                    f"{self._name!r}, at the same time (in actors: start all calls before you wait for one)"
+                ) from None
+
+    def _actor(self) -> Any:
+        actor = ray.remote(_Rendezvous).options(
+            name=self._actor_name, namespace=NAMESPACE, get_if_exists=True, num_cpus=0, max_concurrency=1000
+        )
+        return actor.remote(self._count)

@@ -1,0 +1,76 @@
+"""Training as a Ray job: Ray Train's trainer, whose workers are replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.train import Result, RunConfig, ScalingConfig, WorkerGroupError
+
+from distopt.ray.backend import DataParallelTrainer, DistoptConfig, cause_of
+from distopt.ray.capacity import check_room
+
+
+class DistoptTrainer(DataParallelTrainer):
+    """Ray Train's data-parallel trainer, whose workers are the replicas of ``distopt.get_strategy()``.
+
+    Workers are placed, restarted and given checkpoints by Ray Train, as its documentation says of ``ScalingConfig``,
+    ``RunConfig``, ``FailureConfig``, ``CheckpointConfig``, ``ray.train.report`` and elastic ``(min, max)`` workers.
+    When a worker raises or dies, the others raise within seconds.
+
+    Args:
+        train_loop_per_worker: the training function, of no argument or of ``train_loop_config``; variables and
+            optimizer are made in it. What it returns is the same as with ``mpirun`` on as many replicas, to the bit.
+        train_loop_config: handed to it.
+        scaling_config: how many workers, and what each needs.
+        run_config: name, storage, failures, checkpoints.
+        options: further arguments of Ray Train's ``DataParallelTrainer`` (``datasets``, ``dataset_config``).
+
+    Example:
+        >>> def train(config):
+        ...     w = distopt.Variable([0.0], name="w")
+        ...     optimizer = distopt.optimizers.SGD(config["learning_rate"])
+        ...     optimizer.apply_gradients([([distopt.replica_index() + 1.0], w)])
+        ...     ray.train.report({"w": float(w.numpy()[0])})
+        >>> trainer = DistoptTrainer(
+        ...     train, train_loop_config={"learning_rate": 1.0}, scaling_config=ray.train.ScalingConfig(num_workers=2)
+        ... )
+        >>> trainer.fit().metrics["w"]  # doctest: +SKIP (needs a Ray cluster)
+        -3.0
+    """
+
+    def __init__(
+        self,
+        train_loop_per_worker: Callable[..., Any],
+        *,
+        train_loop_config: dict[str, Any] | None = None,
+        scaling_config: ScalingConfig | None = None,
+        run_config: RunConfig | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            train_loop_per_worker,
+            train_loop_config=train_loop_config,
+            backend_config=DistoptConfig(),
+            scaling_config=scaling_config,
+            run_config=run_config,
+            **options,
+        )
+
+    def fit(self) -> Result:
+        """Train, and return Ray Train's result.
+
+        Raises:
+            InvalidArgumentError: the cluster has no room for so many workers.
+            ray.train.WorkerGroupError: the first failure of a worker, with its traceback; ``worker_failures`` has the
+                others as well.
+        """
+        check_room(self.scaling_config)
+        try:
+            return super().fit()
+        except WorkerGroupError as error:
+            replica, text = cause_of(error)
+            count = self.scaling_config.num_workers
+            raise WorkerGroupError(
+                f"replica {replica} of {count} failed first:\n{text}", error.worker_failures
+            ) from None

@@ -1,0 +1,67 @@
+"""Replicas over the connections of Ray's transport, as threads of one process: without a Ray cluster."""
+
+import os
+import secrets
+import threading
+
+from distopt.distribute.peers import Member, Peers, listen
+from distopt.distribute.ray import RayCommunicator
+from distopt.distribute.replica import Replica, enter_replica
+from distopt.distribute.strategy import Strategy
+from distopt.testing import Replicas
+
+
+def make_peers(nodes):
+    """One end for each of so many replicas on these nodes."""
+    members = [Member(f"node {node}", "127.0.0.1", os.getpid()) for node in nodes]
+    listeners = [listen(member, nodes) for member in members]
+    members = [
+        Member(m.node, m.address, m.pid, each.getsockname()[1]) for m, each in zip(members, listeners, strict=True)
+    ]
+    secret = secrets.token_bytes(32)
+    return [Peers(index, members, secret, each) for index, each in enumerate(listeners)]
+
+
+def together(functions):
+    """Call each function in a thread of its own; return their results, or raise the first failure."""
+    outcomes = [None] * len(functions)
+
+    def run(index):
+        try:
+            outcomes[index] = functions[index](), None
+        except BaseException as error:
+            outcomes[index] = None, error
+
+    threads = [threading.Thread(target=run, args=(r,), daemon=True) for r in range(len(functions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    failures = [outcome[1] for outcome in outcomes if outcome and outcome[1]]
+    if failures:
+        raise failures[0]
+    assert all(outcomes), "a replica hangs"
+    return [result for result, _ in outcomes]
+
+
+class ConnectedReplicas(Replicas):
+    """Every call makes a group of its own."""
+
+    transport = "ray"
+
+    def __init__(self, nodes):
+        self.nodes, self.count = nodes, len(nodes)
+
+    def __call__(self, fn, *args):
+        ends = make_peers(self.nodes)
+
+        def replica(peers):
+            communicator = RayCommunicator(peers)
+            enter_replica(Replica(name=f"connected replica {peers.index}", default_strategy=Strategy(communicator)))
+            return fn(*args)
+
+        try:
+            return together([lambda peers=peers: replica(peers) for peers in ends])
+        finally:
+            for peers in ends:
+                peers.close()

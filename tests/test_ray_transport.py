@@ -1,0 +1,251 @@
+"""The transport that Ray's replicas use, between threads of this process: its contract, strangers, deaths, disorder."""
+
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+from connected import ConnectedReplicas, make_peers, together
+
+import distopt
+from distopt.distribute import peers as connections
+from distopt.distribute.checks import Deadlines
+from distopt.distribute.ray import RayCommunicator
+from distopt.errors import DeadCommunicatorError, ReplicaError, ReplicaFailedError, ReplicaLostError
+from distopt.testing import CommunicatorConformance, DeadlineConformance, OptimizerConformance
+
+OWN_FIXTURES = {"replicas"}
+NODES = [(0,), (0, 0), (0, 1), (0, 1, 0), (0, 0, 0, 1), (0, 1, 2, 3, 4)]
+
+
+@pytest.fixture(params=NODES, ids=lambda nodes: "-".join(map(str, nodes)))
+def replicas(request):
+    return ConnectedReplicas(request.param)
+
+
+class TestCommunicator(CommunicatorConformance):
+    pass
+
+
+class TestDeadline(DeadlineConformance):
+    def with_fresh_communicators(self, replicas, fn):
+        def run():
+            return fn(distopt.get_strategy().communicator.twin())
+
+        return replicas(run)
+
+
+@pytest.mark.parametrize("update", ["replicated", "shared"])
+@pytest.mark.parametrize("nodes", NODES, ids=str)
+def test_the_bits_are_those_of_simulated_replicas(nodes, update, monkeypatch):
+    monkeypatch.setenv("DISTOPT_UPDATE", update)
+
+    def train():
+        random = np.random.default_rng(distopt.replica_index())
+        variables = [distopt.Variable(np.zeros(shape, "float32")) for shape in [(3, 50), (7,), ()]]
+        optimizer = distopt.optimizers.Adam(0.1)
+        for _ in range(4):
+            optimizer.apply_gradients([(random.normal(size=v.shape).astype("float32"), v) for v in variables])
+        return distopt.digest(variables)
+
+    assert len({*ConnectedReplicas(nodes)(train), *distopt.simulate(len(nodes), train)}) == 1
+
+
+def connected(ends):
+    return together([lambda each=each: RayCommunicator(each) for each in ends])
+
+
+@pytest.fixture
+def two():
+    """Two replicas on two nodes that have not connected."""
+    ends = make_peers((0, 1))
+    yield ends
+    for each in ends:
+        each.close()
+
+
+@pytest.fixture
+def pair(two):
+    """Two replicas on two nodes."""
+    return connected(two)
+
+
+def record(number):
+    return np.full(8, number, np.uint8)
+
+
+def test_a_replica_that_is_gone_is_named_at_once(pair):
+    pair[1]._peers.close()
+    began = time.monotonic()
+    with pytest.raises(ReplicaLostError, match="replica 1 is gone"):
+        pair[0].all_gather(record(0))
+    assert time.monotonic() - began < 3
+    with pytest.raises(DeadCommunicatorError, match="replica 1 is gone"):
+        pair[0].all_gather(record(0))
+
+
+def test_a_replica_that_goes_in_the_middle_of_a_transfer_is_named(pair):
+    received = np.empty(10_000_000)
+    waiting = threading.Timer(0.2, pair[1]._peers.close)
+    waiting.start()
+    with pytest.raises(ReplicaLostError, match="replica 1 is gone"):
+        pair[0].transfer([None, received.copy()], [None, received])
+
+
+def test_what_a_replica_says_before_it_ends_is_what_the_others_raise(pair):
+    lines = together([each.line for each in pair])
+
+    def fail():
+        lines[1].end("ValueError: the disk is full")
+        pair[1]._peers.close()
+
+    timer = threading.Timer(0.1, fail)
+    timer.start()
+    with pytest.raises(ReplicaFailedError, match="replica 1 failed: ValueError: the disk is full") as caught:
+        pair[0].all_gather(record(0))
+    assert caught.value.replica_index == 1
+
+
+@pytest.mark.parametrize("says", ["it ends well", "it is killed"])
+def test_who_waits_in_shared_memory_hears_of_a_death(says):
+    left = threading.Event()
+
+    def replica():
+        communicator = distopt.get_strategy().ready()
+        distopt.barrier()
+        distopt.get_strategy().node()
+        if distopt.replica_index() == 1:
+            if says == "it ends well":
+                communicator.line().end("RuntimeError: gone")
+            communicator._peers.close()
+            left.set()
+            return "gone"
+        left.wait()
+        with pytest.raises((ReplicaLostError, ReplicaFailedError), match="replica 1"):
+            distopt.barrier()
+        return "told"
+
+    assert ConnectedReplicas((0, 0, 0))(replica) == ["told", "gone", "told"]
+
+
+def test_a_header_is_not_taken_for_a_payload(pair):
+    def first():
+        with pytest.raises(ReplicaFailedError, match=r"replica 1 does something else: it sent 8 bytes \(record\)"):
+            pair[0].transfer([None, np.zeros(1)], [None, np.zeros(1)])
+
+    def second():
+        with pytest.raises(ReplicaFailedError, match=r"replica 0 does something else: it sent 8 bytes \(payload\)"):
+            pair[1].all_gather(record(1))
+
+    together([first, second])
+
+
+def test_arrays_of_different_length_are_an_error(pair):
+    def exchange(me, length):
+        with pytest.raises(ReplicaFailedError, match="does something else"):
+            pair[me].transfer([np.zeros(length)] * 2, [np.zeros(length) for _ in range(2)])
+
+    together([lambda: exchange(0, 3), lambda: exchange(1, 4)])
+
+
+def test_a_replica_that_was_told_to_stop_waiting_does(pair):
+    timer = threading.Timer(0.2, pair[0].abandon)
+    timer.start()
+    with pytest.raises(DeadCommunicatorError, match="abandoned"):
+        pair[0].all_gather(record(0))
+
+
+def test_who_is_asked_answers(pair):
+    lines = together([each.line for each in pair])
+    pair[1].watch.enter("barrier()", 7)
+    statuses = lines[0].ask(5.0)
+    assert statuses[1].call == "barrier() (step 7)"
+    assert "Thread" in statuses[1].stacks or "thread" in statuses[1].stacks
+
+
+def test_a_silent_replica_on_another_node_is_said_to_be_one(pair):
+    lines = together([each.line for each in pair])
+    assert "no sign of life" in lines[0].explain_silence(1)
+
+
+def test_a_replica_that_does_not_come_ends_in_an_error_after_the_deadline(pair):
+    for each in pair:
+        each.watch.begin(Deadlines(warn=0.1, silent=0.3, end=0.3))
+    together([each.line for each in pair])
+    pair[1].watch.enter("something else", -1)
+    pair[0].watch.enter("barrier()", -1)
+    pair[0].watch.enter("barrier()", -1)
+    with pytest.raises(ReplicaError, match="replica 1"):
+        pair[0].all_gather(record(0))
+
+
+def test_two_threads_are_not_let_in_at_once(pair):
+    done = threading.Event()
+
+    def use():
+        pair[0]._enter()
+        done.wait(10)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    while pair[0]._user._thread is None:
+        time.sleep(0.001)
+    with pytest.raises(ReplicaError, match="uses this communicator"):
+        pair[0].all_gather(record(0))
+    done.set()
+    thread.join()
+
+
+def stranger(port, data):
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(data)
+        connection.settimeout(5)
+        try:
+            while connection.recv(1000):
+                pass
+        except OSError:
+            pass
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n" * 20, b"", bytes(200)], ids=["http", "nothing", "zeros"])
+def test_strangers_are_turned_away_and_the_group_forms(data, two, monkeypatch):
+    monkeypatch.setattr(connections, "_STRANGER_SECONDS", 0.2)
+    knocking = threading.Thread(target=stranger, args=(two[0].members[0].port, data))
+    knocking.start()
+    time.sleep(0.05)
+    pair = connected(two)
+    rows = together([lambda each=each: each.all_gather(record(each.index)).copy() for each in pair])
+    np.testing.assert_array_equal(rows[0][:, 0], [0, 1])
+    knocking.join()
+
+
+def test_another_secret_is_refused_by_both_ends(two, monkeypatch):
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.5)
+    two[1]._secret = bytes(32)
+    messages = []
+
+    def connect(each):
+        with pytest.raises(ReplicaError) as caught:
+            each.connect(0)
+        messages.append(str(caught.value))
+
+    together([lambda each=each: connect(each) for each in two])
+    assert any("does not know the secret" in text for text in messages)
+    assert any("has waited 0.5 s for a connection from replica 1" in text for text in messages)
+
+
+def test_one_node_listens_on_the_loopback_address_only():
+    ends = make_peers((0, 0, 0))
+    assert {each._listener.getsockname()[0] for each in ends} == {"127.0.0.1"}
+    for each in ends:
+        each.close()
+
+
+class TestOptimizer(OptimizerConformance):
+    @pytest.fixture(params=[(0, 0), (0, 1, 0)], ids=str)
+    def replicas(self, request):
+        return ConnectedReplicas(request.param)
+
+    def make_optimizer(self, **options):
+        return distopt.optimizers.Adam(0.01, **options)
