@@ -73,8 +73,8 @@ class Manifest:
         write_text(directory / NAME, json.dumps(envelope, indent=1))
 
 
-def read_manifest(directory: Path, step: int) -> Manifest:
-    """Read and check the manifest of a step.
+def read_manifest(directory: Path, step: int | None) -> Manifest:
+    """Read and check the manifest of a step, or of whatever step it is.
 
     Raises:
         BadFileError: it is damaged, or says what can't be.
@@ -95,7 +95,7 @@ def read_manifest(directory: Path, step: int) -> Manifest:
         manifest.check()
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BadFileError(f"{NAME} is damaged: {type(error).__name__}: {error}") from None
-    if manifest.step != step:
+    if step is not None and manifest.step != step:
         raise BadFileError(f"{NAME} is that of step {manifest.step}")
     return manifest
 

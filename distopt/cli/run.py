@@ -43,6 +43,12 @@ _LAUNCHER_LINE = re.compile(
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("-n", "replicas", type=click.IntRange(min=1), required=True, help="Number of replicas.")
 @click.option(
+    "--backend",
+    type=click.Choice(["mpi", "ray"]),
+    default="mpi",
+    help="What starts the replicas: mpirun, or Ray (RAY_ADDRESS, a cluster of this machine, or a fresh one).",
+)
+@click.option(
     "--max-restarts",
     type=click.IntRange(min=0),
     default=0,
@@ -61,44 +67,58 @@ _LAUNCHER_LINE = re.compile(
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
     replicas: int,
+    backend: str,
     max_restarts: int,
     receipt: Path | None,
     faults: tuple[str, ...],
     script: Path,
     arguments: tuple[str, ...],
 ) -> None:
-    """Run SCRIPT with its ARGUMENTS on N replicas under the mpirun of the MPI library in use."""
+    """Run SCRIPT with its ARGUMENTS on N replicas: under the mpirun of the MPI library in use, or as a Ray job."""
     if not script.is_file():
         hint = ": leave 'python' out, the script follows -n N" if script.name.startswith("python") else ""
         raise click.ClickException(f"there is no script {str(script)!r} to run{hint}")
+    start = _run_under_mpi if backend == "mpi" else _run_on_ray
+    if receipt is not None:
+        os.environ["DISTOPT_RECEIPT"] = str(receipt.absolute())
     try:
-        injection = _injection(faults)
-        launcher = find_mpirun(mpi_library())
+        sys.exit(start([str(script), *arguments], replicas, max_restarts, _sentences(faults)))
     except DistoptError as error:
         raise click.ClickException(str(error)) from None
+
+
+def _sentences(faults: tuple[str, ...]) -> list[str]:
+    """The faults as ``distopt.testing.faulty`` takes them; one that says nothing is an error before anything starts."""
+    if faults:
+        from distopt.testing.fault_sentences import parse
+
+        for sentence in faults:
+            parse(sentence)
+    return [word for sentence in faults for word in ("-i", sentence)]
+
+
+def _run_under_mpi(program: list[str], replicas: int, max_restarts: int, faults: list[str]) -> int:
+    launcher = find_mpirun(mpi_library())
     mpirun = [str(launcher.path), *flags(launcher.family, replicas), "-n", str(replicas), sys.executable]
     environment = scrubbed_environment()
-    if receipt is not None:
-        environment["DISTOPT_RECEIPT"] = str(receipt.absolute())
+    injection = ["-m", "distopt.testing.faulty", *faults] if faults else []
 
     def attempt(number: int) -> Outcome:
-        program = [*([] if number else injection), str(script), *arguments]
         with tempfile.TemporaryDirectory(prefix="distopt-run-") as folder:
-            job = Job([*mpirun, *program], environment, Path(folder), replicas)
+            job = Job([*mpirun, *([] if number else injection), *program], environment, Path(folder), replicas)
             return job.report(job.wait())
 
-    sys.exit(repeat(attempt, max_restarts))
+    return repeat(attempt, max_restarts)
 
 
-def _injection(faults: tuple[str, ...]) -> list[str]:
-    """What runs a script with faults; a sentence that can't be understood is an error here, on no replica yet."""
-    if not faults:
-        return []
-    from distopt.testing.fault_sentences import parse
+def _run_on_ray(program: list[str], replicas: int, max_restarts: int, faults: list[str]) -> int:
+    from distopt.ray.job import Script, run_job
 
-    for sentence in faults:
-        parse(sentence)
-    return ["-m", "distopt.testing.faulty", *(word for sentence in faults for word in ("-i", sentence))]
+    script = Script(str(Path(program[0]).absolute()), program[1:], os.getcwd(), faults)
+    status, failure = run_job(script, replicas, max_restarts)
+    if failure:
+        click.echo(f"\n{failure}", err=True)
+    return status
 
 
 class Job:

@@ -20,3 +20,8 @@ def unique_name(prefix: str) -> str:
     """
     number = next(_counters.setdefault(current_replica(), {}).setdefault(prefix, itertools.count()))
     return f"{prefix}_{number}" if number else prefix
+
+
+def count_anew() -> None:
+    """Begin to number from 0 again in this replica: it trains among others from now on, who may have made fewer."""
+    _counters.pop(current_replica(), None)

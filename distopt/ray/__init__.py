@@ -13,10 +13,11 @@ except ImportError as error:
     raise MissingExtraError("ray", "ray", "distopt.ray") from error
 
 if TYPE_CHECKING:
+    from distopt.ray.checkpoints import report, restore
     from distopt.ray.group import Group, init_group
     from distopt.ray.trainer import DistoptTrainer
 
-__all__ = ["DistoptTrainer", "Group", "init_group"]
+__all__ = ["DistoptTrainer", "Group", "init_group", "report", "restore"]
 
 __getattr__ = attach(
     __name__,
@@ -24,5 +25,7 @@ __getattr__ = attach(
         "DistoptTrainer": "distopt.ray.trainer",
         "Group": "distopt.ray.group",
         "init_group": "distopt.ray.group",
+        "report": "distopt.ray.checkpoints",
+        "restore": "distopt.ray.checkpoints",
     },
 )

@@ -20,7 +20,7 @@ from distopt.distribute.peers import SECRET_BYTES, Member, Peers, listen
 from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLostError
 from distopt.ray.group import announce, current_group, join
 
-__all__ = ["DataParallelTrainer", "DistoptConfig", "cause_of"]
+__all__ = ["DataParallelTrainer", "DistoptConfig", "cause_of", "status_of"]
 
 _CONSEQUENCES = (ReplicaFailedError, ReplicaLostError, DeadCommunicatorError)
 
@@ -78,10 +78,21 @@ def _join(index: int, members: Sequence[Member], secret: bytes) -> None:
 
 def cause_of(failure: WorkerGroupError) -> tuple[int, str]:
     """Return the replica that failed first, and its error: not one that only heard of another's."""
-    failures = sorted(failure.worker_failures.items())
-    rank, error = next((each for each in failures if not _is_consequence(each[1])), failures[0])
+    rank, error = _first(failure)
     return rank, str(error)
 
 
-def _is_consequence(error: Exception) -> bool:
-    return isinstance(getattr(error, "_base_exc", error), _CONSEQUENCES)
+def status_of(failure: WorkerGroupError) -> int:
+    """Return the status that a process would have ended with."""
+    raised = _raised(_first(failure)[1])
+    return raised.code if isinstance(raised, SystemExit) and isinstance(raised.code, int) else 1
+
+
+def _first(failure: WorkerGroupError) -> tuple[int, Exception]:
+    failures = sorted(failure.worker_failures.items())
+    return next((each for each in failures if not isinstance(_raised(each[1]), _CONSEQUENCES)), failures[0])
+
+
+def _raised(error: Exception) -> BaseException:
+    """What the training function raised; the error itself where the worker has died."""
+    return getattr(error, "_base_exc", error)

@@ -12,6 +12,7 @@ import ray
 
 from distopt.distribute import forked
 from distopt.distribute.header import Kind, end_round
+from distopt.distribute.names import count_anew
 from distopt.distribute.peers import Member, Peers, listen
 from distopt.distribute.ray import RayCommunicator
 from distopt.distribute.replica import current_replica
@@ -38,6 +39,7 @@ class Group:
         self._communicator = RayCommunicator(peers)
         self._line = self._communicator.line()
         self._replica = current_replica()
+        count_anew()
         self._replica.default_strategy = Strategy(self._communicator)
         self._is_member = True
 

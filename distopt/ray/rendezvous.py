@@ -6,7 +6,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
@@ -61,6 +60,7 @@ class Rendezvous:
         self._name, self._index, self._count = name, index, count
         self._deadline = time.monotonic() + seconds
         self._seconds = seconds
+        self._actor: Any = None  # kept: it ends when who has made it drops the handle
 
     def meet(self, number: int, mine: Any) -> tuple[list[Any], bytes]:
         """Bring something to a round, and return what all have brought and the group's secret.
@@ -85,23 +85,20 @@ class Rendezvous:
 
     def end(self) -> None:
         """End the actor: all have met."""
-        with suppress(ValueError):
-            ray.kill(ray.get_actor(self._actor_name, namespace=NAMESPACE))
-
-    @property
-    def _actor_name(self) -> str:
-        return f"distopt group {self._name}"
+        ray.kill(self._actor)
 
     def _patiently(self, ask: Callable[[Any], T], number: int) -> T:
         while True:
             try:
-                return ask(self._actor())
+                self._actor = self._actor or self._find()
+                return ask(self._actor)
             except (ActorDiedError, ActorUnavailableError):  # that of an earlier group of this name, which is ending
                 if time.monotonic() > self._deadline:
                     raise
+                self._actor = None
                 time.sleep(_AGAIN_SECONDS)
             except GetTimeoutError:
-                missing = ", ".join(map(str, ray.get(self._actor().missing.remote(number), timeout=self._seconds)))
+                missing = ", ".join(map(str, ray.get(self._actor.missing.remote(number), timeout=self._seconds)))
                 self.end()
                 raise ReplicaError(
                     f"replica {self._index} of the group {self._name!r} has waited {self._seconds:g} s for replica "
@@ -109,8 +106,10 @@ class Rendezvous:
                     f"{self._name!r}, at the same time (in actors: start all calls before you wait for one)"
                 ) from None
 
-    def _actor(self) -> Any:
+    def _find(self) -> Any:
+        """Return the actor of this name; the first who asks makes it."""
+        name = f"distopt group {self._name}"
         actor = ray.remote(_Rendezvous).options(
-            name=self._actor_name, namespace=NAMESPACE, get_if_exists=True, num_cpus=0, max_concurrency=1000
+            name=name, namespace=NAMESPACE, get_if_exists=True, num_cpus=0, max_concurrency=1000
         )
         return actor.remote(self._count)

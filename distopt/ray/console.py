@@ -1,0 +1,102 @@
+"""What replicas print, brought to the person who started them, as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+_CHUNK = 1 << 16
+
+
+class _Console:
+    """An actor beside the person's terminal; everything that replicas print passes through it."""
+
+    def __init__(self) -> None:
+        self._texts: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        self._attempts: dict[int, int] = {}
+
+    async def put(self, stream: int, data: bytes) -> None:
+        """Take something that a replica has printed on its file descriptor 1 or 2."""
+        await self._texts.put((stream, data))
+
+    async def take(self) -> list[tuple[int, bytes]] | None:
+        """Return what has come, as soon as there is something; None at the end."""
+        texts = [await self._texts.get()]
+        while not self._texts.empty():
+            texts.append(self._texts.get_nowait())
+        if None in texts:
+            await self._texts.put(None)
+        return [text for text in texts if text] or None
+
+    async def end(self) -> None:
+        """Note that nothing comes any more."""
+        await self._texts.put(None)
+
+    async def attempt(self, replica: int) -> int:
+        """Return how often this replica has begun before."""
+        self._attempts[replica] = self._attempts.get(replica, -1) + 1
+        return self._attempts[replica]
+
+
+@contextlib.contextmanager
+def console() -> Iterator[Any]:
+    """Write to this process's streams what replicas print; yields the actor that they print to."""
+    here = ray.get_runtime_context().get_node_id()
+    actor = ray.remote(_Console).options(num_cpus=0, label_selector={ray._raylet.RAY_NODE_ID_KEY: here}).remote()
+
+    def show() -> None:
+        while (texts := ray.get(actor.take.remote())) is not None:
+            for stream, data in texts:
+                os.write(stream, data)
+
+    thread = threading.Thread(target=show, name="distopt console", daemon=True)
+    thread.start()
+    try:
+        yield actor
+    finally:
+        ray.get(actor.end.remote())
+        thread.join()
+        ray.kill(actor)
+
+
+@contextlib.contextmanager
+def printing_to(actor: Any) -> Iterator[None]:
+    """Send what this process prints, by whatever library, to a console; returns when all of it has arrived."""
+    with contextlib.ExitStack() as stack:
+        for stream in (1, 2):
+            stack.enter_context(_sent(stream, actor))
+        yield
+
+
+@contextlib.contextmanager
+def _sent(stream: int, actor: Any) -> Iterator[None]:
+    reading, writing = os.pipe()
+    before = os.dup(stream)
+    os.dup2(writing, stream)
+    os.close(writing)
+    puts: list[Any] = []
+
+    def send() -> None:
+        while data := os.read(reading, _CHUNK):
+            puts.append(actor.put.remote(stream, data))
+            del puts[:-1]  # they arrive in order: the last one tells of all
+
+    thread = threading.Thread(target=send, name="distopt console", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        for each in (sys.stdout, sys.stderr):
+            each.flush()
+        os.dup2(before, stream)
+        os.close(before)
+        thread.join()
+        ray.get(puts)
+        os.close(reading)

@@ -1,0 +1,108 @@
+"""A script as a Ray job: ``distopt run --backend ray``."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError, get_context
+
+from distopt.distribute.collectives import replica_index
+from distopt.errors import DistoptError
+from distopt.ray.backend import cause_of, status_of
+from distopt.ray.console import console, printing_to
+from distopt.ray.trainer import DistoptTrainer
+from distopt.testing import faulty
+
+_SETTINGS = "DISTOPT_"
+
+# Of Ray Train's, where the person has not set them: paths are relative to where they are, what is printed is printed
+# once and not logged, and the end is noticed soon.
+_TRAIN_SETTINGS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+
+@dataclass(frozen=True)
+class Script:
+    """What every replica runs.
+
+    Args:
+        path: of the script, absolute.
+        arguments: its command line.
+        directory: where it runs: the directory of the person who started it.
+        faults: to be injected in the first attempt, as ``distopt.testing.faulty`` takes them.
+    """
+
+    path: str
+    arguments: Sequence[str]
+    directory: str
+    faults: Sequence[str] = ()
+
+
+def run_job(script: Script, replicas: int, max_restarts: int) -> tuple[int, str]:
+    """Run a script on N workers of the Ray cluster, or of one that is started for it; return status and failure.
+
+    The cluster is that of ``RAY_ADDRESS``, else the one that was started on this machine (``ray start --head``), else
+    a fresh local one with as many CPUs as replicas.
+    """
+    os.environ.update(_TRAIN_SETTINGS | os.environ)
+    _connect(replicas)
+    try:
+        with console() as terminal:
+            DistoptTrainer(
+                _run_script,
+                train_loop_config={"script": script, "console": terminal},
+                scaling_config=ScalingConfig(num_workers=replicas),
+                run_config=RunConfig(failure_config=FailureConfig(max_failures=max_restarts)),
+            ).fit()
+    except WorkerGroupError as failure:
+        replica, text = cause_of(failure)
+        return status_of(failure), f"Replica {replica} failed:\n{text.strip()}"
+    finally:
+        ray.shutdown()
+    return 0, ""
+
+
+def _connect(replicas: int) -> None:
+    settings = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
+    common = {"log_to_driver": False, "runtime_env": {"env_vars": settings}, "logging_level": "warning"}
+    try:
+        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **common)
+    except ConnectionError:
+        if "RAY_ADDRESS" in os.environ:
+            raise
+        ray.init(address="local", num_cpus=replicas, include_dashboard=False, **common)
+
+
+def _run_script(config: dict[str, Any]) -> None:
+    """Run the script as ``python script arguments`` would, in this worker."""
+    script, terminal = config["script"], config["console"]
+    with printing_to(terminal):
+        attempt = ray.get(terminal.attempt.remote(replica_index()))
+        _enter(script.directory)
+        sys.path.insert(0, str(Path(script.path).parent))
+        if script.faults and not attempt:
+            faulty.main([*script.faults, script.path, *script.arguments])
+        else:
+            sys.argv = [script.path, *script.arguments]
+            runpy.run_path(script.path, run_name="__main__")
+
+
+def _enter(directory: str) -> None:
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise DistoptError(
+            f"replica {get_context().get_world_rank()} can't enter {directory} on this node ({error}): put the script "
+            "on a file system that all nodes share, or send it along: ray job submit --working-dir . -- distopt run ..."
+        ) from error

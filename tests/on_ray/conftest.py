@@ -1,0 +1,20 @@
+"""One Ray cluster for all tests of this directory: it takes seconds to start."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+os.environ |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_METRICS_ENABLED": "0"}
+# Functions of test modules travel by name.
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parent.parent]))
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A local cluster with more CPUs than the machine has: replicas wait most of the time."""
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -1,0 +1,236 @@
+"""Plain actors as replicas: the same bits, deaths that are heard of, groups that form again."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import ray
+
+import distopt
+import distopt.ray
+from distopt.errors import InvalidArgumentError, ReplicaError, ReplicaFailedError, ReplicaLostError
+from distopt.ray import group as groups
+
+pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("cluster")]
+
+
+@ray.remote(num_cpus=1)
+class Actor:
+    """A process that can be made a replica, again and again."""
+
+    def pid(self):
+        return os.getpid()
+
+    def call(self, fn, *args):
+        return fn(*args)
+
+    def replica(self, index, count, name, fn, *args):
+        with distopt.ray.init_group(index, count, name):
+            return fn(*args)
+
+
+@pytest.fixture(scope="module")
+def actors():
+    several = [Actor.remote() for _ in range(4)]
+    ray.get([actor.pid.remote() for actor in several])
+    yield several
+    for actor in several:
+        ray.kill(actor)
+
+
+@pytest.fixture
+def mortals():
+    """Three actors of this test's own."""
+    several = [Actor.remote() for _ in range(3)]
+    pids = ray.get([actor.pid.remote() for actor in several])
+    yield several, pids
+    for actor in several:
+        ray.kill(actor)
+
+
+_groups = iter(range(1000))
+
+
+def as_replicas(actors, fn, *args):
+    name = f"group {next(_groups)}"
+    return ray.get([a.replica.remote(r, len(actors), name, fn, *args) for r, a in enumerate(actors)], timeout=60)
+
+
+def train(update):
+    with distopt.Strategy(distopt.get_strategy().communicator, update=update).scope():
+        random = np.random.default_rng(distopt.replica_index())
+        variables = [distopt.Variable(np.zeros(shape, "float32")) for shape in [(3, 50), (7,), ()]]
+        optimizer = distopt.optimizers.Adam(0.1)
+        digests = []
+        for _ in range(4):
+            optimizer.apply_gradients([(random.normal(size=v.shape).astype("float32"), v) for v in variables])
+            digests.append(distopt.digest(variables))
+        return digests
+
+
+@pytest.mark.parametrize("update", ["replicated", "shared"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_after_every_step_the_bits_are_those_of_simulated_replicas(actors, count, update):
+    on_ray = as_replicas(actors[:count], train, update)
+    assert on_ray == distopt.simulate(count, train, update)
+
+
+def test_a_replica_knows_its_place(actors):
+    def place():
+        strategy = distopt.get_strategy()
+        return repr(strategy), distopt.replica_index(), strategy.place.index_on_node, strategy.place.replicas_on_node
+
+    assert as_replicas(actors[:3], place) == [("<Strategy on ray>", r, r, 3) for r in range(3)]
+
+
+def test_after_the_group_the_process_is_alone_again(actors):
+    as_replicas(actors[:2], distopt.barrier)
+    assert ray.get(actors[0].call.remote(distopt.num_replicas)) == 1
+
+
+def test_the_same_name_can_be_used_again_and_again(actors):
+    for _ in range(3):
+        futures = [actor.replica.remote(r, 2, "again", distopt.num_replicas) for r, actor in enumerate(actors[:2])]
+        assert ray.get(futures, timeout=30) == [2, 2]
+
+
+def causes(futures):
+    """What each call raised, or its result."""
+    outcomes = []
+    for future in futures:
+        try:
+            outcomes.append(ray.get(future, timeout=60))
+        except ray.exceptions.RayTaskError as error:
+            outcomes.append(error.cause)
+        except ray.exceptions.ActorDiedError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def test_when_a_replica_raises_the_others_raise_why(actors):
+    def fail():
+        distopt.barrier()
+        if distopt.replica_index() == 1:
+            raise ValueError("the disk is full")
+        distopt.barrier()
+
+    outcomes = causes([actor.replica.remote(r, 3, "one raises", fail) for r, actor in enumerate(actors[:3])])
+    assert isinstance(outcomes[1], ValueError)
+    for other in (outcomes[0], outcomes[2]):
+        assert isinstance(other, ReplicaFailedError)
+        assert other.replica_index == 1
+        assert "replica 1 failed: ValueError: the disk is full" in str(other)
+
+
+def test_a_replica_that_ends_early_is_named(actors):
+    def leave_early():
+        for _ in range(2 if distopt.replica_index() else 1):
+            distopt.barrier()
+
+    outcomes = causes([actor.replica.remote(r, 2, "one leaves", leave_early) for r, actor in enumerate(actors[:2])])
+    assert "replica 0 of 2 has ended" in str(outcomes[1])
+    assert "replica 1 failed: distopt.errors.ReplicaLeftError" in str(outcomes[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("update", ["replicated", "shared"])
+def test_survivors_of_a_death_know_in_seconds_and_form_a_new_group(mortals, update, number):
+    actors, _ = mortals
+
+    def die(victim):
+        w = distopt.Variable(np.zeros(100_000, "float32"))
+        optimizer = distopt.optimizers.SGD(0.1)
+        for step in range(100_000):
+            if step == 5 and distopt.replica_index() == victim:
+                os.kill(os.getpid(), number)
+            optimizer.apply_gradients([(np.ones(100_000, "float32"), w)])
+
+    def survive(index, name):
+        os.environ["DISTOPT_UPDATE"] = update
+        try:
+            with distopt.ray.init_group(index, 3, name):
+                die(1)
+        except ReplicaLostError as error:
+            lost, heard = str(error), time.time()
+        with distopt.ray.init_group(index // 2, 2, f"{name} again"):
+            return lost, heard, train(update)
+
+    began = time.time()
+    futures = [actor.call.remote(survive, r, f"deaths {update} {number}") for r, actor in enumerate(actors)]
+    first, dead, last = causes(futures)
+    assert isinstance(dead, ray.exceptions.ActorDiedError)
+    for lost, heard, digests in (first, last):
+        assert "replica 1 is gone" in lost
+        assert heard - began < 15
+        assert digests == distopt.simulate(2, train, update)[0]
+
+
+def test_a_stopped_replica_is_named_after_the_short_deadline(mortals):
+    actors, pids = mortals
+
+    def wait():
+        os.environ["DISTOPT_DEADLINES"] = "warn=0.5,silent=1,end=30"
+        strategy = distopt.Strategy(distopt.get_strategy().communicator)
+        with strategy.scope():
+            while True:
+                distopt.barrier()
+
+    futures = [actor.replica.remote(r, 3, "one stops", wait) for r, actor in enumerate(actors)]
+    time.sleep(2)
+    os.kill(pids[2], signal.SIGSTOP)
+    began = time.monotonic()
+    first, second = causes(futures[:2])
+    os.kill(pids[2], signal.SIGKILL)
+    assert time.monotonic() - began < 10
+    for error in (first, second):
+        assert isinstance(error, ReplicaError)
+        assert f"replica 2, which is stopped (process {pids[2]}" in str(error)
+
+
+def test_who_does_not_come_is_named(actors):
+    def alone():
+        groups.MEET_SECONDS = 2.0
+        try:
+            distopt.ray.init_group(0, 3, "nobody comes")
+        finally:
+            groups.MEET_SECONDS = 60.0
+
+    (error,) = causes([actors[0].call.remote(alone)])
+    assert isinstance(error, ReplicaError)
+    assert "has waited 2 s for replica 1, 2 of 3" in str(error)
+
+
+def test_two_of_the_same_index_are_refused(actors):
+    def both(wait):
+        time.sleep(wait)
+        groups.MEET_SECONDS = 3.0
+        try:
+            distopt.ray.init_group(0, 2, "twice")
+        finally:
+            groups.MEET_SECONDS = 60.0
+
+    _, second = causes([actors[0].call.remote(both, 0), actors[1].call.remote(both, 1)])
+    assert isinstance(second, InvalidArgumentError)
+    assert "there is another replica 0 already" in str(second)
+
+
+def test_other_counts_are_refused(actors):
+    def join(count, wait):
+        time.sleep(wait)
+        groups.MEET_SECONDS = 3.0
+        try:
+            distopt.ray.init_group(count - 2, count, "counts")
+        finally:
+            groups.MEET_SECONDS = 60.0
+
+    _, second = causes([actors[0].call.remote(join, 2, 0), actors[1].call.remote(join, 3, 1)])
+    assert isinstance(second, InvalidArgumentError)
+    assert "it says that there are 3 replicas, and another one has said 2" in str(second)
+
+
+@pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 0), (0.0, 2)])
+def test_an_index_that_can_not_be_is_refused(index, count):
+    with pytest.raises(InvalidArgumentError, match="expected 0 <= index < count"):
+        distopt.ray.init_group(index, count, "wrong")
