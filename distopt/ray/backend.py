@@ -5,10 +5,15 @@ Written for Ray ``2.51`` ... ``2.60``; everything of Ray's that may change betwe
 
 from __future__ import annotations
 
+import os
+import runpy
 import secrets
 import socket
+import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
 import ray
@@ -23,6 +28,10 @@ from distopt.ray.group import announce, current_group, join
 __all__ = ["DataParallelTrainer", "DistoptConfig", "cause_of", "status_of"]
 
 _CONSEQUENCES = (ReplicaFailedError, ReplicaLostError, DeadCommunicatorError)
+
+_NOT_THE_USERS = (os.path.dirname(__file__), os.path.dirname(ray.__file__), runpy.__file__, "<frozen runpy>")
+
+_GIVE_WAY_SECONDS = 1.0
 
 _listener: list[socket.socket] = []
 
@@ -51,7 +60,11 @@ class _Membership:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         ends_well = isinstance(error, SystemExit) and not error.code
+        if error is not None and not ends_well:
+            error.add_note("".join(traceback.format_exception(kind, error, in_user_code(trace))))
         self._group.__exit__(None if ends_well else kind, None if ends_well else error, trace)
+        if isinstance(error, _CONSEQUENCES):
+            time.sleep(_GIVE_WAY_SECONDS)  # Ray Train ends all workers at the first error that it sees
         return ends_well
 
 
@@ -79,20 +92,25 @@ def _join(index: int, members: Sequence[Member], secret: bytes) -> None:
 def cause_of(failure: WorkerGroupError) -> tuple[int, str]:
     """Return the replica that failed first, and its error: not one that only heard of another's."""
     rank, error = _first(failure)
-    return rank, str(error)
+    if isinstance(error, ReplicaFailedError):
+        return error.replica_index, str(error)
+    return rank, (getattr(error, "__notes__", None) or traceback.format_exception_only(error))[-1].strip()
 
 
 def status_of(failure: WorkerGroupError) -> int:
     """Return the status that a process would have ended with."""
-    raised = _raised(_first(failure)[1])
-    return raised.code if isinstance(raised, SystemExit) and isinstance(raised.code, int) else 1
+    error: BaseException = _first(failure)[1]
+    return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
 
 
 def _first(failure: WorkerGroupError) -> tuple[int, Exception]:
     failures = sorted(failure.worker_failures.items())
-    return next((each for each in failures if not isinstance(_raised(each[1]), _CONSEQUENCES)), failures[0])
+    return next((each for each in failures if not isinstance(each[1], _CONSEQUENCES)), failures[0])
 
 
-def _raised(error: Exception) -> BaseException:
-    """What the training function raised; the error itself where the worker has died."""
-    return getattr(error, "_base_exc", error)
+def in_user_code(trace: TracebackType | None) -> TracebackType | None:
+    """Return the part of a traceback that begins in the user's code."""
+    begin = trace
+    while begin is not None and begin.tb_frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        begin = begin.tb_next
+    return begin or trace

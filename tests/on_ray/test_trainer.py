@@ -11,7 +11,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 import distopt
 import distopt.ray
 from distopt.checkpoint import Checkpointer
-from distopt.errors import InvalidArgumentError, ReplicaLostError
+from distopt.errors import InvalidArgumentError
 from distopt.ray.capacity import missing
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.usefixtures("cluster")]
@@ -49,13 +49,15 @@ def test_the_bits_are_those_of_simulated_replicas(tmp_path):
         strategy = distopt.get_strategy()
         place = strategy.place
         where = f"{distopt.replica_index()} of {distopt.num_replicas()}, {place.index_on_node} on node {place.node}"
-        ray.train.report({"digests": trained(), "where": where})
+        (tmp_path / f"replica {distopt.replica_index()}").write_text(f"{where}: {trained()}")
 
     scaling = ScalingConfig(num_workers=3)
-    trainer = distopt.ray.DistoptTrainer(loop, scaling_config=scaling, run_config=RunConfig(storage_path=str(tmp_path)))
-    metrics = trainer.fit().metrics
-    assert metrics["digests"] == distopt.simulate(3, trained)[0]
-    assert metrics["where"] == "0 of 3, 0 on node 0"
+    distopt.ray.DistoptTrainer(
+        loop, scaling_config=scaling, run_config=RunConfig(storage_path=str(tmp_path / "storage"))
+    ).fit()
+    expected = distopt.simulate(3, trained)
+    for r in range(3):
+        assert (tmp_path / f"replica {r}").read_text() == f"{r} of 3, {r} on node 0: {expected[r]}"
 
 
 def test_the_first_error_is_what_the_user_sees(tmp_path):
@@ -74,7 +76,7 @@ def test_the_first_error_is_what_the_user_sees(tmp_path):
     assert "ValueError: boom" in text
     assert "in loop" in text
     assert "ReplicaFailedError" not in text
-    assert set(caught.value.worker_failures) == {0, 1}
+    assert isinstance(caught.value.worker_failures[1], ValueError)
 
 
 def test_a_killed_worker_is_started_again_and_the_bits_are_those_of_the_undisturbed_run(tmp_path):
@@ -112,13 +114,15 @@ def test_what_ray_train_kept_is_enough(tmp_path):
 
 def test_elastic_workers_begin_with_those_that_fit(tmp_path):
     def loop():
-        ray.train.report({"count": distopt.num_replicas(), "digests": trained()})
+        (tmp_path / f"replica {distopt.replica_index()} of {distopt.num_replicas()}").write_text(str(trained()))
 
     scaling = ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 3})  # the cluster has 8
-    trainer = distopt.ray.DistoptTrainer(loop, scaling_config=scaling, run_config=RunConfig(storage_path=str(tmp_path)))
-    metrics = trainer.fit().metrics
-    assert metrics["count"] == 2
-    assert metrics["digests"] == distopt.simulate(2, trained)[0]
+    distopt.ray.DistoptTrainer(
+        loop, scaling_config=scaling, run_config=RunConfig(storage_path=str(tmp_path / "storage"))
+    ).fit()
+    expected = distopt.simulate(2, trained)
+    for r in range(2):
+        assert (tmp_path / f"replica {r} of 2").read_text() == str(expected[r])
 
 
 def test_a_job_that_does_not_fit_says_so_at_once():
@@ -144,7 +148,3 @@ def test_a_job_that_does_not_fit_says_so_at_once():
 def test_what_is_short(workers, needs, nodes, expected):
     complaint = missing(workers, needs, nodes)
     assert complaint is None if expected is None else expected in complaint
-
-
-def test_the_class_of_a_death_can_be_told():
-    assert issubclass(ReplicaLostError, distopt.errors.ReplicaError)
