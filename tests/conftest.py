@@ -13,8 +13,11 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("distopt.testing")
 
-from distopt.distribute.launcher import launched  # noqa: E402 (the rewriting must be known before)
-from distopt.testing import LocalReplica, MPIReplicas, SimulatedReplicas  # noqa: E402
+from processes_as_replicas import process_replicas, transport_of  # noqa: E402 (the rewriting must be known before)
+
+import distopt  # noqa: E402
+from distopt.distribute.launcher import launched  # noqa: E402
+from distopt.testing import LocalReplica, SimulatedReplicas  # noqa: E402
 
 # All replicas must draw the same examples, and no clock may decide how many.
 settings.register_profile("replicas", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,14 +34,20 @@ MPI_PLACEMENTS = [(0, 1), (0, 1, 1), (0, 1, 0), (0, 0, 1, 1), (0, 1, 0, 1)]
 """The node of each replica: nodes that are subtrees of the summation, and nodes that are none."""
 
 
+def pytest_addoption(parser):
+    parser.addoption("--on-ray", action="store_true", help="run the parallel tests as a replica of this Ray process")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Open MPI's launcher, when it ends, takes the directory away in which another one begins.
         os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="distopt-")
         config.add_cleanup(functools.partial(shutil.rmtree, tempfile.tempdir, ignore_errors=True))
-    if _under_mpi(config) and launched() is not None:
-        config.pluginmanager.register(OneReplicaOfMany(launched().rank))
+    if config.getoption("--on-ray"):
+        config.pluginmanager.register(OneReplicaOfMany(distopt.replica_index(), lambda: os._exit(1)))
+    if transport_of(config) == "mpi" and launched() is not None:
+        config.pluginmanager.register(OneReplicaOfMany(launched().rank, _abort))
         if launched().rank:
             reporter = config.pluginmanager.unregister(name="terminalreporter")
             # What is left of it serves pytest-timeout, which writes the stacks of all threads there.
@@ -56,22 +65,32 @@ def pytest_generate_tests(metafunc):
             for way in WAYS
             if fixture == "replicas" or way != "local"
         ]
-        if _under_mpi(metafunc.config):
+        if (transport := transport_of(metafunc.config)) == "mpi":
             ways = [pytest.param("mpi", marks=pytest.mark.mpi(min_size=1 if fixture == "replicas" else 2))]
+        elif transport == "ray":
+            ways = ["ray"]
         metafunc.parametrize(fixture, ways, indirect=True, scope="session")
 
 
+def pytest_collection_modifyitems(config, items):
+    """In a Ray process only what replicas do together is tested; with ``--only-mpi`` pytest-mpi sees to that."""
+    if config.getoption("--on-ray"):
+        items[:] = [item for item in items if {"replicas", "several", "placed", "few"} & set(item.fixturenames)]
+
+
 def _parametrize_placed(metafunc):
+    transport = transport_of(metafunc.config)
     ways = SIMULATED_PLACEMENTS
-    if _under_mpi(metafunc.config):
-        count = launched().size if launched() else 1
-        ways = [pytest.param(nodes, marks=pytest.mark.mpi) for nodes in MPI_PLACEMENTS if len(nodes) == count]
+    if transport is not None:
+        count = distopt.num_replicas() if transport == "ray" else launched().size if launched() else 1
+        marks = [pytest.mark.mpi] if transport == "mpi" else []
+        ways = [pytest.param(nodes, marks=marks) for nodes in MPI_PLACEMENTS if len(nodes) == count]
     metafunc.parametrize("placed", ways, indirect=True, scope="session", ids=lambda nodes: "-".join(map(str, nodes)))
 
 
 @pytest.fixture(scope="session")
 def replicas(request):
-    return _mpi_replicas() if request.param == "mpi" else WAYS[request.param]()
+    return WAYS[request.param]() if request.param in WAYS else process_replicas(request.param)
 
 
 several = replicas
@@ -79,24 +98,17 @@ several = replicas
 
 @pytest.fixture(scope="session")
 def placed(request):
-    under_mpi = _under_mpi(request.config)
-    return MPIReplicas(request.param) if under_mpi else SimulatedReplicas(len(request.param), request.param)
-
-
-@functools.cache
-def _mpi_replicas():
-    return MPIReplicas()
-
-
-def _under_mpi(config):
-    return config.getoption("--only-mpi") or config.getoption("--with-mpi")
+    transport = transport_of(request.config)
+    if transport is None:
+        return SimulatedReplicas(len(request.param), request.param)
+    return process_replicas(transport, request.param)
 
 
 class OneReplicaOfMany:
     """One replica reports for all; the first failure of any ends the job, for the others wait for it."""
 
-    def __init__(self, rank):
-        self.rank = rank
+    def __init__(self, rank, abort):
+        self.rank, self.abort = rank, abort
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
@@ -107,10 +119,14 @@ class OneReplicaOfMany:
             self._end_job(f"collection of {report.nodeid}", report)
 
     def _end_job(self, what, report):
-        from mpi4py import MPI
-
         if self.rank:
             time.sleep(1)  # where all fail alike, replica 0 is the one that says so
         sys.stderr.write(f"\nreplica {self.rank}: {what} failed\n{report.longreprtext}\n")
         sys.stderr.flush()
-        MPI.COMM_WORLD.Abort(1)
+        self.abort()
+
+
+def _abort():
+    from mpi4py import MPI
+
+    MPI.COMM_WORLD.Abort(1)

@@ -3,7 +3,7 @@
 from distopt.testing.aggregator import AggregatorConformance
 from distopt.testing.communicator import CommunicatorConformance, DeadlineConformance
 from distopt.testing.optimizer import OptimizerConformance
-from distopt.testing.replicas import LocalReplica, MPIReplicas, Replicas, SimulatedReplicas
+from distopt.testing.replicas import LocalReplica, MPIReplicas, ProcessReplicas, Replicas, SimulatedReplicas
 
 __all__ = [
     "AggregatorConformance",
@@ -12,6 +12,7 @@ __all__ = [
     "LocalReplica",
     "MPIReplicas",
     "OptimizerConformance",
+    "ProcessReplicas",
     "Replicas",
     "SimulatedReplicas",
 ]

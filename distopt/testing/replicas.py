@@ -96,21 +96,19 @@ class SimulatedReplicas(Replicas):
         return run_on(Hub(self.count, self._nodes), fn, *args)
 
 
-class MPIReplicas(Replicas):
-    """The processes that mpirun has started, all of which run the same tests.
+class ProcessReplicas(Replicas):
+    """Processes that all run the same tests.
 
     Results travel pickled, on a communicator of their own.
 
     Args:
-        nodes: the node that each pretends to be on; by default it is where it is.
+        communicator: the one that the functions see.
+        results: another one of the same replicas.
     """
 
-    transport = "mpi"
-
-    def __init__(self, nodes: Sequence[int] | None = None) -> None:
-        self._communicator, self._results = MPICommunicator(), MPICommunicator()
-        if nodes is not None:
-            self._communicator._nodes = tuple(nodes)
+    def __init__(self, communicator: Communicator, results: Communicator) -> None:
+        self.transport = communicator.name
+        self._communicator, self._results = communicator, results
         self._stuck: BaseException | None = None
 
     @property
@@ -144,6 +142,20 @@ class MPIReplicas(Replicas):
             self._stuck = failure
             assert failure is not None
             raise failure from None
+
+
+class MPIReplicas(ProcessReplicas):
+    """The processes that mpirun has started.
+
+    Args:
+        nodes: the node that each pretends to be on; by default it is where it is.
+    """
+
+    def __init__(self, nodes: Sequence[int] | None = None) -> None:
+        communicator = MPICommunicator()
+        if nodes is not None:
+            communicator._nodes = tuple(nodes)
+        super().__init__(communicator, MPICommunicator())
 
 
 def _as_replica(communicator: Communicator, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:

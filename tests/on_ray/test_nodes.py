@@ -94,6 +94,7 @@ def test_places_and_bits(cpus):
 
 ELASTIC = """
 os.environ |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_METRICS_ENABLED": "0"}
+os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from distopt.checkpoint import Checkpointer
 folder = Path(sys.argv[2])

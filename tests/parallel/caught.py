@@ -60,6 +60,6 @@ def warned(replicas, fn):
         warnings.simplefilter("always")
         results = replicas(fn)
     messages = [str(warning.message) for warning in caught_here]
-    if replicas.transport == "mpi":
+    if replicas.transport in ("mpi", "ray"):
         messages = [message for texts in replicas(lambda: messages) for message in texts]
     return results, messages

@@ -17,6 +17,8 @@ class TestDeadline(DeadlineConformance):
                 return fn(LocalCommunicator())
             if replicas.transport == "threads":
                 return fn(ThreadCommunicator(hub, distopt.replica_index()))
+            if replicas.transport == "ray":
+                return fn(distopt.get_strategy().communicator.twin())
             communicator = MPICommunicator()
             result = fn(communicator)
             mpi.opened.remove(communicator)  # a dead one can't say goodbye

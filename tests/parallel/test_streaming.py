@@ -1,7 +1,6 @@
 """Streamed steps: the same bits as ``apply_gradients``, sums that are ready early, and errors instead of hangs."""
 
 import copy
-import functools
 import gc
 import os
 import pickle
@@ -12,12 +11,13 @@ import pytest
 from caught import assert_same_bits, caught, rough_numbers, tree_sum, warned
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from processes_as_replicas import process_replicas, transport_of
 
 import distopt
 from distopt import IndexedSlices, Strategy, Variable
 from distopt.errors import CollectiveMismatchError, DamagedOptimizerError, InvalidArgumentError, ReplicaFailedError
 from distopt.optimizers import SGD, Adam, legacy
-from distopt.testing import MPIReplicas, SimulatedReplicas
+from distopt.testing import SimulatedReplicas
 
 both_families = pytest.mark.parametrize("family", [SGD, legacy.SGD])
 BUCKETS = "DISTOPT_BUCKET_BYTES"
@@ -30,14 +30,13 @@ PATIENCE = 30.0
 def pytest_generate_tests(metafunc):
     """``few`` are several replicas, where their number matters little."""
     if "few" in metafunc.fixturenames:
-        under_mpi = metafunc.config.getoption("--only-mpi") or metafunc.config.getoption("--with-mpi")
-        ways = [pytest.param("mpi", marks=pytest.mark.mpi(min_size=2))] if under_mpi else [2, 3]
-        metafunc.parametrize("few", ways, indirect=True)
+        ways = {"mpi": [pytest.param("mpi", marks=pytest.mark.mpi(min_size=2))], "ray": ["ray"], None: [2, 3]}
+        metafunc.parametrize("few", ways[transport_of(metafunc.config)], indirect=True)
 
 
 @pytest.fixture
 def few(request):
-    return mpi_replicas(None) if request.param == "mpi" else SimulatedReplicas(request.param)
+    return SimulatedReplicas(request.param) if isinstance(request.param, int) else process_replicas(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -54,16 +53,13 @@ def is_odd():
     return index() == ODD
 
 
-@functools.cache
-def mpi_replicas(nodes):
-    return MPIReplicas(nodes)
-
-
 def placed(replicas, nodes):
     """The same replicas, on pretended nodes: between those even simulated replicas and one machine send messages."""
     if nodes is None:
         return replicas
-    return mpi_replicas(nodes) if replicas.transport == "mpi" else SimulatedReplicas(replicas.count, nodes)
+    if replicas.transport == "threads":
+        return SimulatedReplicas(replicas.count, nodes)
+    return process_replicas(replicas.transport, tuple(nodes))
 
 
 def placements(count):
@@ -232,7 +228,7 @@ def test_a_streamed_step_has_the_bits_of_a_plain_one(replicas, case):
 
 @pytest.mark.parametrize("make_optimizer", WITH_HOOKS.values(), ids=WITH_HOOKS)
 def test_hooks_see_what_they_see_in_a_plain_step(replicas, make_optimizer):
-    if make_optimizer is WITH_HOOKS["MPIAllreduce"] and replicas.transport == "threads":
+    if make_optimizer is WITH_HOOKS["MPIAllreduce"] and replicas.transport != "mpi":
         pytest.skip("needs MPI")
     shapes = [((90, 70), "float32"), ((7,), "float32"), ((5, 3), "float64"), ((4, 2), "float32")]
     case = {"variables": shapes, "seed": 3, "items": True, "own_memory": False}
@@ -764,7 +760,7 @@ def test_the_communication_thread_ends_with_its_optimizer(few):
     for nodes in placements(few.count)[:2]:
         placed(few, nodes)(steps)
     gc.collect()
-    assert len(threads) == 2 * (1 if few.transport == "mpi" else few.count)
+    assert len(threads) == 2 * (few.count if few.transport == "threads" else 1)
     for thread in threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()

@@ -1,0 +1,36 @@
+"""The tests of ``tests/parallel``, in actors: every one of them is a replica and runs all of them."""
+
+import contextlib
+import sys
+
+import pytest
+import ray
+from support import ROOT
+
+import distopt.ray
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("cluster")]
+
+
+@ray.remote(num_cpus=1)
+def run_tests(index, count, log):
+    """Run them as one replica; what a replica prints goes into a file of its own."""
+    with open(log, "w", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        distopt.ray.init_group(index, count, f"parallel tests on {count}")
+        options = ["-q", "-x", "--on-ray", "-p", "no:cacheprovider", "-p", "no:xdist", "--capture=no"]
+        return int(pytest.main([*options, "-m", "not slow", str(ROOT / "tests" / "parallel")]))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_parallel_tests(count, tmp_path):
+    logs = [tmp_path / f"replica-{r}.txt" for r in range(count)]
+    futures = [run_tests.options(max_retries=0).remote(r, count, log) for r, log in enumerate(logs)]
+    done, _ = ray.wait(futures, num_returns=count, timeout=380)
+    texts = [log.read_text()[-5000:] for log in logs]
+    assert len(done) == count, texts
+    try:
+        statuses = ray.get(futures)
+    except ray.exceptions.RayError as error:
+        raise AssertionError(texts) from error
+    assert statuses == [0] * count, texts
+    sys.stdout.write(texts[0].splitlines()[-1])
