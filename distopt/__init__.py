@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "aggregators", "checkpoint", "constraints", "data", "distribute", "elastic", "errors", "gradients", "kernels",
-    "losses", "ops", "optimizers", "telemetry", "testing", "transformers",
+    "losses", "ops", "optimizers", "ray", "telemetry", "testing", "transformers",
 )  # fmt: skip
 
 __all__ = [

@@ -1,6 +1,8 @@
 """The transport that Ray's replicas use, between threads of this process: its contract, strangers, deaths, disorder."""
 
+import importlib
 import socket
+import sys
 import threading
 import time
 
@@ -12,7 +14,7 @@ import distopt
 from distopt.distribute import peers as connections
 from distopt.distribute.checks import Deadlines
 from distopt.distribute.ray import RayCommunicator
-from distopt.errors import DeadCommunicatorError, ReplicaError, ReplicaFailedError, ReplicaLostError
+from distopt.errors import DeadCommunicatorError, MissingExtraError, ReplicaError, ReplicaFailedError, ReplicaLostError
 from distopt.testing import CommunicatorConformance, DeadlineConformance, OptimizerConformance
 
 OWN_FIXTURES = {"replicas"}
@@ -233,6 +235,13 @@ def test_another_secret_is_refused_by_both_ends(two, monkeypatch):
     together([lambda each=each: connect(each) for each in two])
     assert any("does not know the secret" in text for text in messages)
     assert any("has waited 0.5 s for a connection from replica 1" in text for text in messages)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "distopt.ray", raising=False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'distopt\[ray\]'"):
+        importlib.import_module("distopt.ray")
 
 
 def test_one_node_listens_on_the_loopback_address_only():

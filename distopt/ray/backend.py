@@ -1,6 +1,6 @@
 """The adapter to Ray Train's developer API: workers become the replicas of a group before the training function runs.
 
-Written for Ray ``2.51`` ... ``2.60``; everything of Ray's that may change between minor releases is in this file.
+Everything of Ray's that may change between its minor releases is in this file, which says what it works with.
 """
 
 from __future__ import annotations
@@ -17,13 +17,22 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray.train import WorkerGroupError
-from ray.train.backend import Backend, BackendConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from distopt.distribute.peers import SECRET_BYTES, Member, Peers, listen
-from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLostError
+from distopt.errors import DeadCommunicatorError, DistoptError, MissingExtraError, ReplicaFailedError, ReplicaLostError
 from distopt.ray.group import announce, current_group, join
+
+if not ray.__version__.startswith(SUPPORTED := "2.60."):
+    raise DistoptError(
+        f"distopt's trainer works with Ray {SUPPORTED}*, and this is {ray.__version__}: pip install 'distopt[ray]'; "
+        "distopt.ray.init_group works in actors of other versions"
+    )
+try:
+    from ray.train import WorkerGroupError
+    from ray.train.backend import Backend, BackendConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+except ImportError as error:
+    raise MissingExtraError("ray[train]", "ray", "distopt's trainer") from error
 
 __all__ = ["DataParallelTrainer", "DistoptConfig", "cause_of", "status_of"]
 
@@ -71,7 +80,7 @@ class _Membership:
 class DistoptBackend(Backend):
     """Forms the group; runs in Ray Train's controller."""
 
-    def on_start(self, worker_group: Any, backend_config: DistoptConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Give the workers each other's addresses and a secret, and let them connect."""
         members = worker_group.execute(announce)
         ports = worker_group.execute(_listen, [member.node for member in members])
@@ -104,7 +113,7 @@ def status_of(failure: WorkerGroupError) -> int:
 
 
 def _first(failure: WorkerGroupError) -> tuple[int, Exception]:
-    failures = sorted(failure.worker_failures.items())
+    failures: list[tuple[int, Exception]] = sorted(failure.worker_failures.items())
     return next((each for each in failures if not isinstance(each[1], _CONSEQUENCES)), failures[0])
 
 

@@ -107,13 +107,15 @@ def init_group(index: int, count: int, name: str = "default") -> Group:
         ReplicaError: not all replicas have come within a minute.
 
     Example:
+        >>> _ = ray.init(address="local", num_cpus=2, include_dashboard=False)
         >>> @ray.remote(num_cpus=1)
         ... def train(index):
         ...     import distopt
         ...     with distopt.ray.init_group(index, 2, "doctest"):
         ...         return float(distopt.all_reduce(index + 1.0))
-        >>> ray.get([train.remote(0), train.remote(1)])  # doctest: +SKIP (needs a Ray cluster)
+        >>> ray.get([train.remote(0), train.remote(1)])
         [3.0, 3.0]
+        >>> ray.shutdown()
     """
     if not isinstance(count, int) or not isinstance(index, int) or not 0 <= index < count:
         raise InvalidArgumentError(f"init_group(index={index!r}, count={count!r}): expected 0 <= index < count")

@@ -75,7 +75,7 @@ def run_job(script: Script, replicas: int, max_restarts: int) -> tuple[int, str]
 
 def _connect(replicas: int) -> None:
     settings = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
-    common = {"log_to_driver": False, "runtime_env": {"env_vars": settings}, "logging_level": "warning"}
+    common: dict[str, Any] = {"log_to_driver": False, "runtime_env": {"env_vars": settings}, "logging_level": "warning"}
     try:
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **common)
     except ConnectionError:

@@ -69,7 +69,7 @@ class Rendezvous:
             ReplicaError: not all have come in time.
             InvalidArgumentError: the replicas contradict each other about who and how many they are.
         """
-        answer = self._patiently(
+        answer: tuple[list[Any], bytes] | str = self._patiently(
             lambda actor: ray.get(
                 actor.meet.remote(number, self._index, self._count, mine), timeout=self._deadline - time.monotonic()
             ),

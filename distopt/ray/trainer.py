@@ -27,6 +27,7 @@ class DistoptTrainer(DataParallelTrainer):
         options: further arguments of Ray Train's ``DataParallelTrainer`` (``datasets``, ``dataset_config``).
 
     Example:
+        >>> import distopt, ray.train
         >>> def train(config):
         ...     w = distopt.Variable([0.0], name="w")
         ...     optimizer = distopt.optimizers.SGD(config["learning_rate"])
@@ -35,7 +36,7 @@ class DistoptTrainer(DataParallelTrainer):
         >>> trainer = DistoptTrainer(
         ...     train, train_loop_config={"learning_rate": 1.0}, scaling_config=ray.train.ScalingConfig(num_workers=2)
         ... )
-        >>> trainer.fit()  # doctest: +SKIP (needs a Ray cluster)
+        >>> trainer.fit()  # doctest: +SKIP
         (RayTrainWorker pid=4711) [-3.]
     """
 
