@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Train on a Ray cluster: launch/ray_job_submit.sh 4 examples/train.py --config configs/digits.toml
+# The cluster, in an environment that has distopt[ray] and under the same path on every node:
+#   head:         RAY_AUTH_MODE=token ray start --head
+#   other nodes:  RAY_AUTH_MODE=token ray start --address=HEAD:6379    (with a copy of the head's token file)
+set -euo pipefail
+
+replicas=${1:?usage: ray_job_submit.sh REPLICAS SCRIPT [ARGUMENTS]}
+shift
+
+export RAY_API_SERVER_ADDRESS=${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:8265}     # the head's dashboard
+export RAY_AUTH_MODE=token                                                     # Ray lets nobody in without
+export RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}       # the head's token
+
+# The files of this directory travel to all nodes (at most 100 MB), but for those that .gitignore names.
+exec ray job submit --working-dir . --runtime-env-json '{"excludes": [".git"]}' -- distopt run --backend ray -n "$replicas" "$@"
