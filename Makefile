@@ -75,7 +75,8 @@ test-openmpi: install-openmpi
 	done
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) $(LAUNCHING)
 
-# Every fault at every place, on both MPIs; 1,000 kills and resumptions; 10,000 random programs. About twenty minutes.
+# Every fault at every place, on both MPIs; 1,000 kills and resumptions; 10,000 random programs; with Open MPI also what
+# make test tries with MPICH only. About half an hour.
 chaos: install install-openmpi
 	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
