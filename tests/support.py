@@ -24,7 +24,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 
 ROOT = Path(__file__).parent.parent
 DISTOPT = str(Path(sys.executable).with_name("distopt"))
-LINE_BUFFERED = {"PYTHONPATH": str(ROOT / "tests" / "line_buffered"), "PYTHONUNBUFFERED": ""}
+LINE_BUFFERED = {
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "tests" / "line_buffered"), os.environ.get("PYTHONPATH")])),
+    "PYTHONUNBUFFERED": "",
+}
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ distopt.barrier()
 say(f"pid {os.getpid()} is waiting")
 while True: time.sleep(0.05)
 """
-SHORT_GRACE = "import sys\nfrom distopt.cli import run\nrun.GRACE_SECONDS = 2.0\nrun.run()\n"
+SHORT_GRACE = "import sys\nfrom distopt.cli import run\nrun.GRACE_SECONDS = 0.5\nrun.run()\n"
 
 pytestmark = pytest.mark.timeout(90)
 
