@@ -99,7 +99,7 @@ def test_what_a_replica_says_before_it_ends_is_what_the_others_raise(pair):
     lines = together([each.line for each in pair])
 
     def fail():
-        lines[1].end("ValueError: the disk is full")
+        lines[1].end(ValueError("the disk is full"))
         pair[1]._peers.close()
 
     timer = threading.Timer(0.1, fail)
@@ -107,6 +107,14 @@ def test_what_a_replica_says_before_it_ends_is_what_the_others_raise(pair):
     with pytest.raises(ReplicaFailedError, match="replica 1 failed: ValueError: the disk is full") as caught:
         pair[0].all_gather(record(0))
     assert caught.value.replica_index == 1
+
+
+@pytest.mark.parametrize("error", [ReplicaLostError("replica 7 is gone"), ReplicaFailedError("it failed", 7)], ids=repr)
+def test_what_was_only_heard_of_is_passed_on_as_it_is(error, pair):
+    together([each.line for each in pair])[1].end(error)
+    with pytest.raises(type(error), match=str(error)) as caught:
+        pair[0].all_gather(record(0))
+    assert getattr(caught.value, "replica_index", 7) == 7
 
 
 @pytest.mark.parametrize("says", ["it ends well", "it is killed"])
@@ -119,7 +127,7 @@ def test_who_waits_in_shared_memory_hears_of_a_death(says):
         distopt.get_strategy().node()
         if distopt.replica_index() == 1:
             if says == "it ends well":
-                communicator.line().end("RuntimeError: gone")
+                communicator.line().end(RuntimeError("gone"))
             communicator._peers.close()
             left.set()
             return "gone"
@@ -149,6 +157,48 @@ def test_arrays_of_different_length_are_an_error(pair):
             pair[me].transfer([np.zeros(length)] * 2, [np.zeros(length) for _ in range(2)])
 
     together([lambda: exchange(0, 3), lambda: exchange(1, 4)])
+
+
+@pytest.fixture
+def neighbours():
+    """Three replicas on one node."""
+    ends = make_peers((0, 0, 0))
+    yield connected(ends)
+    for each in ends:
+        each.close()
+
+
+@pytest.mark.parametrize("length", [0, 1, 1000, 3_000_001])
+def test_arrays_that_go_through_rings_arrive(length, neighbours):
+    def exchange(me):
+        received = [np.zeros(length + r, np.uint16) for r in range(3)]
+        for turn in range(3):
+            neighbours[me].transfer([np.full(length + me, 10 * me + r + turn).astype("u2") for r in range(3)], received)
+            for r in range(3):
+                np.testing.assert_array_equal(received[r], 10 * r + me + turn)
+
+    together([lambda me=me: exchange(me) for me in range(3)])
+
+
+def test_arrays_of_different_length_are_an_error_in_rings_too(neighbours):
+    def exchange(me):
+        others = [None if r == me else np.zeros(3) for r in range(3)]
+        sent = [None if r == me else np.zeros(4) for r in range(3)]
+        with pytest.raises(ReplicaFailedError, match=r"sent 32 bytes \(payload\) where 24 bytes \(payload\)"):
+            neighbours[me].transfer(sent, others)
+        with pytest.raises(DeadCommunicatorError, match="ReplicaFailedError"):
+            neighbours[me].transfer(sent, others)
+
+    together([lambda me=me: exchange(me) for me in range(3)])
+
+
+def test_who_waits_in_a_ring_hears_of_a_death(neighbours):
+    together([each.line for each in neighbours])
+    timer = threading.Timer(0.2, neighbours[1]._peers.close)
+    timer.start()
+    received = [None, np.empty(10_000_000), None]
+    with pytest.raises(ReplicaLostError, match="replica 1 is gone"):
+        neighbours[0].transfer([None, received[1].copy(), None], received)
 
 
 def test_a_replica_that_was_told_to_stop_waiting_does(pair):

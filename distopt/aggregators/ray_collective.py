@@ -10,8 +10,7 @@ import numpy as np
 from distopt.aggregators.aggregator import FlatAggregator
 from distopt.arrays import Array, wide_dtype
 from distopt.distribute.communicator import Communicator
-from distopt.distribute.local import LocalCommunicator
-from distopt.errors import MissingExtraError
+from distopt.errors import InvalidArgumentError, MissingExtraError
 
 
 @final
@@ -28,6 +27,7 @@ class RayCollective(FlatAggregator):
 
     Raises:
         MissingExtraError: Ray is not installed.
+        InvalidArgumentError: at the first sum: the collective group consists of other processes than the replicas.
 
     Example:
         >>> import distopt
@@ -43,11 +43,18 @@ class RayCollective(FlatAggregator):
 
     def reduce(self, communicator: Communicator, flat: Array) -> None:
         """Sum a flat array over replicas, in place."""
-        if isinstance(communicator, LocalCommunicator):
+        if communicator.size == 1:
             return
         library = _library()
         if not library.is_group_initialized(self.group_name):
             library.init_collective_group(communicator.size, communicator.index, self.backend, self.group_name)
+        group = library.get_collective_group_size(self.group_name), library.get_rank(self.group_name)
+        if group != (communicator.size, communicator.index):
+            raise InvalidArgumentError(
+                f"RayCollective: in the group {self.group_name!r} of ray.util.collective this process is number "
+                f"{group[1]} of {group[0]}, here it is replica {communicator.index} of {communicator.size}: the sum "
+                "would be that of others. Give every group of replicas a collective group of its own"
+            )
         total = flat.astype(wide_dtype(flat.dtype), copy=False)
         library.allreduce(total, self.group_name)
         if total is not flat:

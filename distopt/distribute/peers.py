@@ -105,7 +105,14 @@ class Peers:
         return sockets
 
     def close(self) -> None:
-        """Close every connection; the other ends notice."""
+        """End every connection; the other ends notice at once, and so do threads of this process that wait in one."""
+        for each in self._made:
+            with suppress(OSError):  # it has ended already
+                each.shutdown(socket.SHUT_RDWR)
+        self.forget()
+
+    def forget(self) -> None:
+        """Close this process's hold of the connections: those of its parent, from which it was forked, go on."""
         for each in [self._listener, *self._made]:
             each.close()
 

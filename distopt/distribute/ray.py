@@ -8,6 +8,8 @@ Rejected: Ray's object transfer, whose round trip of a small record takes longer
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,8 +24,10 @@ from distopt.distribute.node import FlagBarrier, Node
 from distopt.distribute.one_thread import OneThread
 from distopt.distribute.peers import Peers
 from distopt.distribute.ray_line import RayLine
+from distopt.distribute.rings import Rings
 from distopt.distribute.watchdog import Watch
 from distopt.distribute.wire import Message, Wire
+from distopt.errors import NoSharedMemoryError
 
 
 class RayCommunicator(Communicator):
@@ -48,6 +52,10 @@ class RayCommunicator(Communicator):
         self._user = OneThread()
         self._mailbox: Mailbox | None = None
         self._gathered = np.empty(0, np.uint8)
+        self._rings: Rings | None = None
+        if self.size > 1 and len(set(self.nodes)) == 1:
+            with contextlib.suppress(NoSharedMemoryError):
+                self._rings = Rings(Node(self), self._wire)
 
     @property
     def index(self) -> int:
@@ -105,9 +113,8 @@ class RayCommunicator(Communicator):
         rows = self._gathered[:count].reshape(self.size, mine.size)
         rows[self.index] = mine
         others = [r for r in range(self.size) if r != self.index]
-        record = _bytes_of(mine)
         self._wire.exchange(
-            Message.RECORD, dict.fromkeys(others, record), {r: _bytes_of(rows[r]) for r in others}, deadline
+            Message.RECORD, dict.fromkeys(others, _bytes_of(mine).data), {r: rows[r].data for r in others}, deadline
         )
         return rows
 
@@ -119,11 +126,16 @@ class RayCommunicator(Communicator):
         to_self = Copies([(sends[me], receives[me])])
         going = {r: _bytes_of(array) for r, array in enumerate(sends) if array is not None and r != me}
         coming = {r: _bytes_of(array) for r, array in enumerate(receives) if array is not None and r != me}
+        if self._rings is not None:
+            move = functools.partial(self._rings.exchange, going, coming)
+        else:
+            sent, received = ({r: array.data for r, array in arrays.items()} for arrays in (going, coming))
+            move = functools.partial(self._wire.exchange, Message.PAYLOAD, sent, received)
 
         def transfer() -> None:
             self._enter()
             to_self()
-            self._wire.exchange(Message.PAYLOAD, going, coming)
+            move()
 
         return transfer
 
@@ -131,7 +143,7 @@ class RayCommunicator(Communicator):
         try:
             return mailbox.gather(mine, deadline)
         except BaseException as error:
-            self._wire.dead = f"it was interrupted in an operation ({type(error).__name__}: {error})"
+            self._wire.interrupted(error)
             raise
 
     def _enter(self) -> None:
@@ -140,5 +152,5 @@ class RayCommunicator(Communicator):
         self._user.enter()
 
 
-def _bytes_of(array: Array) -> memoryview:
-    return array.view(np.uint8).reshape(-1).data
+def _bytes_of(array: Array) -> Array:
+    return array.view(np.uint8).reshape(-1)

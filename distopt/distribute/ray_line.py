@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import threading
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from distopt.distribute.peers import Peers
 from distopt.distribute.silence import explain_process
 from distopt.distribute.watchdog import Status, Watch
 from distopt.distribute.wire import gone
-from distopt.errors import ReplicaFailedError
+from distopt.errors import ReplicaFailedError, ReplicaLostError
 
 _LENGTH = struct.Struct("<I")
 _SEND_SECONDS = 5.0
@@ -62,13 +63,22 @@ class RayLine:
             return "gives no sign of life (is its node down, or cut off?)"
         return explain_process(self._members[replica].pid)
 
-    def end(self, failure: str | None) -> None:
+    def end(self, error: BaseException | None) -> None:
         """Tell the others that this replica has ended, and why, if it has failed: those who wait for it raise.
 
         Args:
-            failure: what happened; None where all replicas have agreed on the end.
+            error: what happened; None where all replicas have agreed on the end. What this replica itself has only
+                heard of another is passed on as it is: whoever hears of it first here raises the same.
         """
-        self._tell_all({"ended": failure})
+        self._tell_all({"ended": None if error is None else self._account_of(error)})
+
+    def _account_of(self, error: BaseException) -> dict[str, Any]:
+        if isinstance(error, ReplicaLostError):
+            return {"lost": str(error)}
+        if isinstance(error, ReplicaFailedError):
+            return {"failed": str(error), "replica": error.replica_index}
+        text = "".join(traceback.format_exception_only(error)).strip()
+        return {"failed": f"replica {self._index} failed: {text}", "replica": self._index}
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         for replica in self._sockets:
@@ -107,7 +117,10 @@ class RayLine:
                     self._answers[replica] = Status(**message["status"])
                     self._answered.notify_all()
         elif message["ended"] is not None:
-            self._note_end(replica, ReplicaFailedError(f"replica {replica} failed: {message['ended']}", replica))
+            said = message["ended"]
+            is_lost = "lost" in said
+            error = ReplicaLostError(said["lost"]) if is_lost else ReplicaFailedError(said["failed"], said["replica"])
+            self._note_end(replica, error)
         self._ended.update([replica] if "ended" in message else [])
 
     def _note_end(self, replica: int, error: Exception) -> None:

@@ -59,16 +59,23 @@ class Wire:
             ReplicaLostError: a replica is gone.
             ReplicaFailedError: a replica sends something else.
         """
-        if self.dead is not None:
-            raise DeadCommunicatorError(f"this communicator can't be used any more: {self.dead}")
+        self.check()
         try:
             going = {self._sockets[r].fileno(): _Going(self._sockets[r], r, kind, view) for r, view in sends.items()}
             coming = {self._sockets[r].fileno(): _Coming(self._sockets[r], r, kind, v) for r, v in receives.items()}
             self._finish({**going}, {**coming}, deadline)
         except BaseException as error:
-            # Half-sent messages can't be taken back: whatever came next would pair with the wrong one.
-            self.dead = self.dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
+            self.interrupted(error)
             raise
+
+    def check(self) -> None:
+        """Raise DeadCommunicatorError if it can't be used any more."""
+        if self.dead is not None:
+            raise DeadCommunicatorError(f"this communicator can't be used any more: {self.dead}")
+
+    def interrupted(self, error: BaseException) -> None:
+        """Use it no more: half-sent messages can't be taken back, whatever came next would pair with the wrong one."""
+        self.dead = self.dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
 
     def _finish(self, going: dict[int, _Task], coming: dict[int, _Task], deadline: float | None) -> None:
         self._advance(going, going)
@@ -82,8 +89,7 @@ class Wire:
             self._advance(going, ready & going.keys())
             self._advance(coming, ready & coming.keys())
             now = time.monotonic()
-            if self.dead is not None:
-                raise DeadCommunicatorError(self.dead)
+            self.check()
             if (going or coming) and deadline is not None and now > deadline:
                 raise TimeoutError("not every replica arrived before the deadline")
             if not ready:
@@ -115,6 +121,22 @@ def gone(replica: int, how: str) -> ReplicaLostError:
         f"replica {replica} is gone ({how}): its process has ended or was killed, or its node is down. Start again "
         "from the last checkpoint (a trainer with FailureConfig(max_failures=...) does), or make a new group of those "
         "that are left"
+    )
+
+
+def something_else(replica: int, sent: tuple[Message, int], awaited: tuple[Message, int]) -> ReplicaFailedError:
+    """Return the error that says that a replica sent what was not awaited.
+
+    Args:
+        replica: who it is.
+        sent: what it sent, and how many bytes.
+        awaited: what it should have sent.
+    """
+    came, right = (f"{nbytes} bytes ({kind.name.lower()})" for kind, nbytes in (sent, awaited))
+    return ReplicaFailedError(
+        f"replica {replica} does something else: it sent {came} where {right} were awaited. It has failed in the "
+        "middle of a step, or the replicas do not make the same calls",
+        replica,
     )
 
 
@@ -160,13 +182,9 @@ class _Coming:
             self._has_head, self._missing = True, self._view
 
     def _check(self, kind: int, nbytes: int) -> None:
-        if (kind, nbytes) != (self._kind, self._view.nbytes):
-            raise ReplicaFailedError(
-                f"replica {self.replica} does something else: it sent {nbytes} bytes ({Message(kind).name.lower()}) "
-                f"where {self._view.nbytes} ({self._kind.name.lower()}) were awaited. It has failed in the middle of a "
-                "step, or the replicas do not make the same calls",
-                self.replica,
-            )
+        sent, awaited = (Message(kind), nbytes), (self._kind, self._view.nbytes)
+        if sent != awaited:
+            raise something_else(self.replica, sent, awaited)
 
 
 def _poll(going: Mapping[int, _Task], coming: Mapping[int, _Task]) -> set[int]:

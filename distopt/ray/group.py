@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import traceback
 from types import TracebackType
 from typing import Self
 
@@ -75,12 +74,12 @@ class Group:
 
     def fail(self, error: BaseException) -> None:
         """End as a replica that has failed: the others raise where they wait for it."""
-        self._close("".join(traceback.format_exception_only(error)).strip())
+        self._close(error)
 
-    def _close(self, failure: str | None) -> None:
+    def _close(self, error: BaseException | None) -> None:
         if self._is_member:
             self._is_member = False
-            self._line.end(failure)
+            self._line.end(error)
             self._peers.close()
             self._replica.default_strategy = None
 
@@ -162,6 +161,6 @@ def _mark_children() -> None:
 
     def close() -> None:
         for group in _current:
-            group._peers.close()
+            group._peers.forget()
 
     forked.mark_children(close)
