@@ -104,6 +104,15 @@ BY_PLACE: dict[str, dict[str, dict[tuple[str, ...], Outcome]]] = {
         "hang": {ANYWHERE: STALLED},
         "delay 0.5": {ANYWHERE: RECOVERS},
     },
+    "ray": {
+        "raise": {ANYWHERE: Outcome(INJECTED, TOLD, report=RAISED_REPORT)},
+        "exit": {ANYWHERE: Outcome(EXITED, TOLD, report="Replica {r} failed:(.|\n)*(_Exit|SystemExit): 3")},
+        "leave early": {ANYWHERE: Outcome("", TOLD, report="Replica {r} failed:(.|\n)*(_Exit|SystemExit): 0")},
+        "kill": {ANYWHERE: Outcome("", "got ReplicaLostError: replica {r} is gone", report="replica {r} was killed")},
+        "stop": {ANYWHERE: STALLED},
+        "hang": {ANYWHERE: STALLED},
+        "delay 0.5": {ANYWHERE: RECOVERS},
+    },
 }
 """Transport -> kind -> places -> outcome."""
 
@@ -136,17 +145,17 @@ SMALL = (
     ("hang", "in the payload"),
     *((kind, "") for kind in ("skip a call", "wrong shape", "NaN", "flip a bit of w")),
 )
-"""What every ``make test`` tries, under MPI."""
+"""What every ``make test`` tries under MPI, and ``make test-ray`` in Ray actors."""
 
 
-def cases() -> list[Case]:
-    """Return all rows."""
-    return [*_rows("threads"), *_rows("mpi")]
+def cases(*transports: str) -> list[Case]:
+    """Return all rows of some transports."""
+    return [row for transport in transports for row in _rows(transport)]
 
 
-def small_cases() -> list[Case]:
+def small_cases(transport: str) -> list[Case]:
     """Return one row of each of ``SMALL``, and of each DISTOPT_CHECKS: of both modes in turn."""
-    rows = [row for row in _rows("mpi") if (row.kind, row.place) in SMALL]
+    rows = [row for row in _rows(transport) if (row.kind, row.place) in SMALL]
     return [rows[k + k // 2 % 2] for k in range(0, len(rows), 2)]
 
 

@@ -49,7 +49,7 @@ def check(case: Case, result: Result) -> None:
     outcome, said = case.outcome, dict(re.findall(r"^replica (\d+) ((?:got|ended).*)", result.output, re.MULTILINE))
     if outcome.report is None:
         assert result.status == 0
-        digest = undisturbed(outcome.bits, case.transport, case.replicas)
+        digest = undisturbed(outcome.bits, "threads" if case.transport == "ray" else case.transport, case.replicas)
         assert said == {str(r): f"ended with {digest}" for r in range(case.replicas)}
         return
     assert result.status != 0
@@ -82,6 +82,10 @@ def job(
     transport: str, replicas: int, faults: list[str], folder: Path, mark: str, environment: dict[str, str]
 ) -> Result:
     """Run job.py."""
+    if transport == "ray":
+        from chaos.on_ray import ray_job  # only where Ray is installed
+
+        return ray_job(replicas, [*faults, str(HERE / "job.py"), str(STEPS)], folder, ENVIRONMENT | environment)
     script = [*([FAULTY, *faults] if faults else []), HERE / "job.py", str(STEPS)]
     command = [DISTOPT, "run", "-n", str(replicas), *script]
     if transport == "threads":

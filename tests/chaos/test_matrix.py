@@ -13,6 +13,6 @@ def _clean():
         yield
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", cases("threads", "mpi"), ids=str)
 def test_a_fault_ends_as_promised(case: Case, tmp_path) -> None:
     play(case, tmp_path)

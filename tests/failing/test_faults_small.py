@@ -13,7 +13,7 @@ def _clean():
         yield
 
 
-@pytest.mark.parametrize("case", small_cases(), ids=str)
+@pytest.mark.parametrize("case", small_cases("mpi"), ids=str)
 def test_a_fault_ends_as_promised(case: Case, tmp_path) -> None:
     play(case, tmp_path)
 
