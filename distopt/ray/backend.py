@@ -25,7 +25,7 @@ from distopt.ray.group import announce, current_group, join
 if not ray.__version__.startswith(SUPPORTED := "2.60."):
     raise DistoptError(
         f"distopt's trainer works with Ray {SUPPORTED}*, and this is {ray.__version__}: pip install 'distopt[ray]'; "
-        "distopt.ray.init_group works in actors of other versions"
+        "distopt.ray.init_group, for actors of your own, uses Ray's stable API only"
     )
 try:
     from ray.train import WorkerGroupError
@@ -34,7 +34,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("ray[train]", "ray", "distopt's trainer") from error
 
-__all__ = ["DataParallelTrainer", "DistoptConfig", "cause_of", "status_of"]
+__all__ = ["DataParallelTrainer", "DistoptConfig", "cause_of", "needs_of", "status_of"]
 
 _CONSEQUENCES = (ReplicaFailedError, ReplicaLostError, DeadCommunicatorError)
 
@@ -96,6 +96,12 @@ def _listen(nodes: Sequence[str]) -> int:
 
 def _join(index: int, members: Sequence[Member], secret: bytes) -> None:
     join(Peers(index, members, secret, _listener.pop()))
+
+
+def needs_of(scaling: Any) -> dict[str, float]:
+    """Return the resources that each worker of a ``ScalingConfig`` needs."""
+    needs: dict[str, float] = scaling._resources_per_worker_not_none
+    return needs
 
 
 def cause_of(failure: WorkerGroupError) -> tuple[int, str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 
 from distopt.errors import InvalidArgumentError
+from distopt.ray.backend import needs_of
 
 
 def check_room(scaling: Any) -> None:
-    """See that the nodes of the cluster, were they idle, have room for all workers.
+    """See that the nodes of the cluster, were they idle, have room for all workers; say so if these must wait for it.
 
     Args:
         scaling: Ray Train's ``ScalingConfig``.
@@ -23,9 +25,15 @@ def check_room(scaling: Any) -> None:
         ray.init()
     workers = scaling.num_workers[0] if isinstance(scaling.num_workers, tuple) else scaling.num_workers
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    complaint = missing(workers, scaling._resources_per_worker_not_none, nodes)
+    needs = needs_of(scaling)
+    complaint = missing(workers, needs, nodes)
     if complaint:
-        raise InvalidArgumentError(f"{complaint}. Ask for fewer workers or resources, or add nodes")
+        raise InvalidArgumentError(
+            f"{complaint}. Ask for fewer workers or resources, or add nodes (where Ray adds them when they are asked "
+            "for: ray.autoscaler.sdk.request_resources(bundles=[...]) first)"
+        )
+    if missing(workers, needs, [ray.available_resources()]):
+        print(f"distopt: {workers} workers need {dict(needs)} each: they wait for what runs there now", file=sys.stderr)
 
 
 def missing(workers: int, needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str | None:

@@ -49,7 +49,7 @@ class _Console:
 def console() -> Iterator[Any]:
     """Write to this process's streams what replicas print; yields the actor that they print to."""
     here = ray.get_runtime_context().get_node_id()
-    actor = ray.remote(_Console).options(num_cpus=0, label_selector={ray._raylet.RAY_NODE_ID_KEY: here}).remote()
+    actor = ray.remote(_Console).options(num_cpus=0, label_selector={"ray.io/node-id": here}).remote()
 
     def show() -> None:
         while (texts := ray.get(actor.take.remote())) is not None:

@@ -77,11 +77,9 @@ def _connect(replicas: int) -> None:
     settings = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
     common: dict[str, Any] = {"log_to_driver": False, "runtime_env": {"env_vars": settings}, "logging_level": "warning"}
     try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **common)
-    except ConnectionError:
-        if "RAY_ADDRESS" in os.environ:
-            raise
-        ray.init(address="local", num_cpus=replicas, include_dashboard=False, **common)
+        ray.init(num_cpus=replicas, include_dashboard=False, **common)
+    except ValueError:  # there is a cluster, which has the CPUs that it has
+        ray.init(**common)
 
 
 def _run_script(config: dict[str, Any]) -> None:

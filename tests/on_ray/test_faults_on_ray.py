@@ -1,4 +1,4 @@
-"""The table of what can go wrong, in Ray actors: a part of it in every ``make test-ray``, the rest in ``make chaos``."""
+"""The table of what can go wrong, in Ray actors: a part of it in ``make test-ray``, the rest in ``make chaos``."""
 
 import pytest
 from chaos.matrix import Case, cases, small_cases

@@ -2,10 +2,12 @@
 
 import os
 import re
+import signal
+import time
 
 import pytest
 import ray
-from support import DISTOPT, ROOT, run, script_file
+from support import DISTOPT, ROOT, run, script_file, started
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -96,6 +98,21 @@ def test_what_does_not_fit_is_said_at_once(there):
     assert result.status == 1
     assert "20 workers need {'CPU': 1} each, and CPU is short" in result.errors
     assert "Traceback" not in result.errors
+
+
+def test_ctrl_c_ends_the_job_and_its_workers(there):
+    script = "import distopt\ndistopt.print_once('trains', flush=True)\nwhile True: distopt.barrier()\n"
+    with script_file(script) as path, started([DISTOPT, "run", "--backend", "ray", "-n", "2", path], env=there) as job:
+        job.wait_for("trains")
+        job.process.send_signal(signal.SIGINT)
+        result = job.wait(40)
+    assert result.status == 130, result.text
+    assert "Traceback" not in result.errors
+    assert result.errors.splitlines()[-1] == "distopt run: stopped by SIGINT"
+    end = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < end, "workers are still there"
+        time.sleep(0.1)
 
 
 def test_a_receipt_is_written_where_it_is_asked_for(there, tmp_path):

@@ -1,12 +1,14 @@
 """Ray Train's trainer with distopt's replicas: results, failures, restarts, checkpoints, what does not fit."""
 
 import os
+import sys
 import time
 
 import numpy as np
 import pytest
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from support import run
 
 import distopt
 import distopt.ray
@@ -130,6 +132,12 @@ def test_a_job_that_does_not_fit_says_so_at_once():
     with pytest.raises(InvalidArgumentError, match=r"20 workers need \{'CPU': 1\} each, and CPU is short: the 1 nodes"):
         fit(trained, 20)
     assert time.monotonic() - began < 3
+
+
+def test_another_version_of_ray_is_refused_by_name():
+    script = "import ray; ray.__version__ = '2.61.1'; import distopt.ray; distopt.ray.DistoptTrainer"
+    result = run([sys.executable, "-c", script])
+    assert "DistoptError: distopt's trainer works with Ray 2.60.*, and this is 2.61.1" in result.errors
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""A head that somebody has started, and a job that is submitted to it: as the README says, with launch/."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from support import DISTOPT, ROOT, run, started
+
+pytestmark = pytest.mark.timeout(240)
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture
+def head(tmp_path):
+    """What somebody needs to know of a head that runs here, as environment variables."""
+    port, dashboard, agent, metrics = free_ports(4)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    (tmp_path / "token").write_text("a-secret-of-some-length-0123456789")
+    command = [
+        *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2", f"--port={port}"),
+        *(
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--metrics-export-port={metrics}",
+        ),
+    ]
+    with started(command, env=token) as job:
+        job.wait_for("Ray runtime started", timeout=60)
+        yield token | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_ADDRESS": f"127.0.0.1:{port}"}
+        os.kill(job.process.pid, signal.SIGTERM)
+
+
+def test_a_submitted_job_has_the_digest_of_mpirun(head):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = ROOT / "launch" / "ray_job_submit.sh"
+    example = ["examples/train.py", "--config", "configs/digits.toml"]
+    submitted = run(["bash", script, "2", *example], timeout=180, env=head | {"PATH": path}, cwd=ROOT)
+    assert submitted.status == 0, submitted.text
+    under_mpi = run([DISTOPT, "run", "-n", "2", *example], cwd=ROOT)
+    digests = [re.search(r"parameter digest +(\w+)", each.text)[1] for each in (submitted, under_mpi)]
+    assert digests[0] == digests[1]
+
+    stranger = head | {"PATH": path, "RAY_AUTH_TOKEN_PATH": str(Path(head["RAY_AUTH_TOKEN_PATH"]).with_name("other"))}
+    Path(stranger["RAY_AUTH_TOKEN_PATH"]).write_text("some-other-secret-0123456789")
+    refused = run(["bash", script, "2", *example], timeout=60, env=stranger, cwd=ROOT)
+    assert refused.status != 0
+    assert "authenticat" in refused.text.lower()
