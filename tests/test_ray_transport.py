@@ -180,6 +180,14 @@ def test_arrays_that_go_through_rings_arrive(length, neighbours):
     together([lambda me=me: exchange(me) for me in range(3)])
 
 
+def test_another_thread_than_the_one_that_formed_the_group_may_use_it(neighbours):
+    def use(me):
+        neighbours[me].all_gather(record(me))
+        neighbours[me].transfer([None] * 3, [None] * 3)
+
+    together([lambda me=me: use(me) for me in range(3)])
+
+
 def test_arrays_of_different_length_are_an_error_in_rings_too(neighbours):
     def exchange(me):
         others = [None if r == me else np.zeros(3) for r in range(3)]

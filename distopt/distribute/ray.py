@@ -56,6 +56,7 @@ class RayCommunicator(Communicator):
         if self.size > 1 and len(set(self.nodes)) == 1:
             with contextlib.suppress(NoSharedMemoryError):
                 self._rings = Rings(Node(self), self._wire)
+            self.release()  # who trains may be another thread than who has formed the group
 
     @property
     def index(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ def run_job(script: Script, replicas: int, max_restarts: int) -> tuple[int, str]
     except WorkerGroupError as failure:
         replica, text = cause_of(failure)
         return status_of(failure), f"Replica {replica} failed:\n{text.strip()}"
+    except (KeyboardInterrupt, SystemExit):  # the latter is Ray Train's answer to a Ctrl-C
+        return 128 + signal.SIGINT, "distopt run: stopped by SIGINT"
     finally:
         ray.shutdown()
     return 0, ""

@@ -46,7 +46,7 @@ DRIVER = (
 import os, subprocess, sys, time
 import ray
 import distopt.ray
-from distopt.errors import StalledError
+from distopt.errors import ReplicaError
 
 def sent():
     lines = open("/proc/net/dev").read().splitlines()
@@ -71,8 +71,8 @@ class Actor:
                 began = time.monotonic()
                 while True:
                     distopt.barrier()
-        except StalledError as error:
-            return time.monotonic() - began, str(error), error.missing
+        except ReplicaError as error:
+            return time.monotonic() - began, type(error).__name__, str(error)
 
 ray.init(address="10.77.0.1:6379", log_to_driver=False)
 actors = [Actor.remote() for _ in range(3)]
@@ -125,13 +125,17 @@ def inside(name, *words, **options):
 
 def test_what_travels_crosses_the_cable_and_a_cut_is_named(networks, tmp_path):
     a, b = networks
+    (tmp_path / "token").write_text("a-secret-of-some-length-0123456789")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    (tmp_path / "ready").mkdir()
     start = [os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--disable-usage-stats"]
-    head = inside(a, *start, "--head", "--node-ip-address=10.77.0.1", "--num-cpus=2", "--include-dashboard=false")
+    at = {1: "--node-ip-address=10.77.0.1", 2: "--node-ip-address=10.77.0.2"}
+    head = inside(a, *start, "--head", at[1], "--num-cpus=2", "--include-dashboard=false", env=token)
     assert head.status == 0, head.text
-    other = inside(b, *start, "--address=10.77.0.1:6379", "--node-ip-address=10.77.0.2", "--num-cpus=1")
+    other = inside(b, *start, "--address=10.77.0.1:6379", at[2], "--num-cpus=1", env=token)
     assert other.status == 0, other.text
     with script_file(DRIVER) as path:
-        result = inside(a, sys.executable, path, str(tmp_path))
+        result = inside(a, sys.executable, path, str(tmp_path / "ready"), env=token)
     assert result.status == 0, result.text
     namespace = {}
     exec(TRAIN, namespace)
@@ -142,7 +146,8 @@ def test_what_travels_crosses_the_cable_and_a_cut_is_named(networks, tmp_path):
         assert set(digests) == {expected}
         assert min(sent) > 4 * 200_000 * 4  # each node's share of four sums, at least
         assert listens == ("10.77.0.1", "10.77.0.1", "10.77.0.2")
-    for seconds, text, missing in ast.literal_eval(re.search("cut off (.*)", result.output)[1]):
-        assert missing == [2]
+    ends = ast.literal_eval(re.search("cut off (.*)", result.output)[1])
+    for seconds, _, text in ends:
         assert "replica 2, which gives no sign of life (is its node down, or cut off?)" in text
         assert seconds < 20
+    assert "StalledError" in {name for _, name, _ in ends}  # who hears of the other's raises that
