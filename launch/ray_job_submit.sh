@@ -12,5 +12,5 @@ export RAY_API_SERVER_ADDRESS=${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:8265}  
 export RAY_AUTH_MODE=token                                                     # Ray lets nobody in without
 export RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}       # the head's token
 
-# The files of this directory travel to all nodes (at most 100 MB), but for those that .gitignore names.
-exec ray job submit --working-dir . --runtime-env-json '{"excludes": [".git"]}' -- distopt run --backend ray -n "$replicas" "$@"
+# The files of this directory travel to all nodes (at most 100 MB), but for .git and what .gitignore names.
+exec ray job submit --working-dir . -- distopt run --backend ray -n "$replicas" "$@"

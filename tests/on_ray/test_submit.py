@@ -27,7 +27,8 @@ def free_ports(count):
 def head(tmp_path):
     """What somebody needs to know of a head that runs here, as environment variables."""
     port, dashboard, agent, metrics = free_ports(4)
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as in an environment that was activated
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "PATH": path}
     (tmp_path / "token").write_text("a-secret-of-some-length-0123456789")
     command = [
         *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2", f"--port={port}"),
@@ -44,16 +45,15 @@ def head(tmp_path):
 
 
 def test_a_submitted_job_has_the_digest_of_mpirun(head):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     script = ROOT / "launch" / "ray_job_submit.sh"
     example = ["examples/train.py", "--config", "configs/digits.toml"]
-    submitted = run(["bash", script, "2", *example], timeout=180, env=head | {"PATH": path}, cwd=ROOT)
+    submitted = run(["bash", script, "2", *example], timeout=180, env=head, cwd=ROOT)
     assert submitted.status == 0, submitted.text
     under_mpi = run([DISTOPT, "run", "-n", "2", *example], cwd=ROOT)
     digests = [re.search(r"parameter digest +(\w+)", each.text)[1] for each in (submitted, under_mpi)]
     assert digests[0] == digests[1]
 
-    stranger = head | {"PATH": path, "RAY_AUTH_TOKEN_PATH": str(Path(head["RAY_AUTH_TOKEN_PATH"]).with_name("other"))}
+    stranger = head | {"RAY_AUTH_TOKEN_PATH": str(Path(head["RAY_AUTH_TOKEN_PATH"]).with_name("other"))}
     Path(stranger["RAY_AUTH_TOKEN_PATH"]).write_text("some-other-secret-0123456789")
     refused = run(["bash", script, "2", *example], timeout=60, env=stranger, cwd=ROOT)
     assert refused.status != 0
