@@ -40,7 +40,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if "PYTEST_XDIST_WORKER" in os.environ and not config.getoption("--on-ray"):
         # Open MPI's launcher, when it ends, takes the directory away in which another one begins.
         os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="distopt-")
         config.add_cleanup(functools.partial(shutil.rmtree, tempfile.tempdir, ignore_errors=True))

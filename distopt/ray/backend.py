@@ -34,7 +34,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("ray[train]", "ray", "distopt's trainer") from error
 
-__all__ = ["DataParallelTrainer", "DistoptConfig", "cause_of", "needs_of", "status_of"]
+__all__ = ["DataParallelTrainer", "DistoptConfig", "address_in_use", "cause_of", "needs_of", "status_of"]
 
 _CONSEQUENCES = (ReplicaFailedError, ReplicaLostError, DeadCommunicatorError)
 
@@ -96,6 +96,12 @@ def _listen(nodes: Sequence[str]) -> int:
 
 def _join(index: int, members: Sequence[Member], secret: bytes) -> None:
     join(Peers(index, members, secret, _listener.pop()))
+
+
+def address_in_use() -> str | None:
+    """Return what ``ray.init()`` would connect to: RAY_ADDRESS, else where ``ray start`` was last; None: nothing."""
+    address: str | None = os.environ.get("RAY_ADDRESS") or ray._private.services.find_bootstrap_address(None)
+    return address
 
 
 def needs_of(scaling: Any) -> dict[str, float]:

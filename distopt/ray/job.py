@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError,
 
 from distopt.distribute.collectives import replica_index
 from distopt.errors import DistoptError
-from distopt.ray.backend import cause_of, status_of
+from distopt.ray.backend import address_in_use, cause_of, status_of
 from distopt.ray.console import console, printing_to
 from distopt.ray.trainer import DistoptTrainer
 from distopt.testing import faulty
 
 _SETTINGS = "DISTOPT_"
+_ANSWER_SECONDS = 5.0
 
 # Of Ray Train's, where the person has not set them: paths are relative to where they are, what is printed is printed
 # once and not logged, and the end is noticed soon.
@@ -79,10 +81,26 @@ def run_job(script: Script, replicas: int, max_restarts: int) -> tuple[int, str]
 def _connect(replicas: int) -> None:
     settings = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
     common: dict[str, Any] = {"log_to_driver": False, "runtime_env": {"env_vars": settings}, "logging_level": "warning"}
+    _check_answers(address_in_use())
     try:
         ray.init(num_cpus=replicas, include_dashboard=False, **common)
     except ValueError:  # there is a cluster, which has the CPUs that it has
         ray.init(**common)
+
+
+def _check_answers(address: str | None) -> None:
+    """See that somebody listens there: Ray would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except OSError as error:
+        source = "RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") else "what the last 'ray start' on this machine noted"
+        raise DistoptError(
+            f"no Ray cluster answers at {address} ({error}), which is {source}: start it (ray start --head), or forget "
+            "it (ray stop; unset RAY_ADDRESS), and distopt run starts one of its own"
+        ) from None
 
 
 def _run_script(config: dict[str, Any]) -> None:

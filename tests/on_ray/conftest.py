@@ -1,6 +1,7 @@
 """One Ray cluster for all tests of this directory: it takes seconds to start."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,15 @@ ray = pytest.importorskip("ray")
 os.environ |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_METRICS_ENABLED": "0"}
 # Functions of test modules travel by name.
 os.environ["PYTHONPATH"] = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parent.parent]))
+
+
+@pytest.fixture
+def ray_directory():
+    """Where a head that is started by a command writes, its address among it: else other drivers would look for it."""
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
+    ) as path:  # paths must be short
+        yield path
 
 
 @pytest.fixture(scope="session")

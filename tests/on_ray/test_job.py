@@ -100,6 +100,16 @@ def test_what_does_not_fit_is_said_at_once(there):
     assert "Traceback" not in result.errors
 
 
+def test_a_cluster_that_does_not_answer_is_said_at_once():
+    with script_file("") as path:
+        result = job(path, env={"RAY_ADDRESS": "127.0.0.1:1"})
+    assert result.status == 1
+    assert (
+        "no Ray cluster answers at 127.0.0.1:1 ([Errno 111] Connection refused), which is RAY_ADDRESS" in result.errors
+    )
+    assert result.seconds < 10
+
+
 def test_ctrl_c_ends_the_job_and_its_workers(there):
     script = "import distopt\ndistopt.print_once('trains', flush=True)\nwhile True: distopt.barrier()\n"
     with script_file(script) as path, started([DISTOPT, "run", "--backend", "ray", "-n", "2", path], env=there) as job:

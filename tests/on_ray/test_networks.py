@@ -123,14 +123,28 @@ def inside(name, *words, **options):
     return run(["ip", "netns", "exec", name, *words], timeout=90, **options)
 
 
-def test_what_travels_crosses_the_cable_and_a_cut_is_named(networks, tmp_path):
+def test_what_travels_crosses_the_cable_and_a_cut_is_named(networks, tmp_path, ray_directory):
     a, b = networks
     (tmp_path / "token").write_text("a-secret-of-some-length-0123456789")
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     (tmp_path / "ready").mkdir()
-    start = [os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--disable-usage-stats"]
+    start = [
+        os.path.join(os.path.dirname(sys.executable), "ray"),
+        "start",
+        "--disable-usage-stats",
+        f"--temp-dir={ray_directory}",
+    ]
     at = {1: "--node-ip-address=10.77.0.1", 2: "--node-ip-address=10.77.0.2"}
-    head = inside(a, *start, "--head", at[1], "--num-cpus=2", "--include-dashboard=false", env=token)
+    head = inside(
+        a,
+        *start,
+        "--head",
+        f"--temp-dir={ray_directory}",
+        at[1],
+        "--num-cpus=2",
+        "--include-dashboard=false",
+        env=token,
+    )
     assert head.status == 0, head.text
     other = inside(b, *start, "--address=10.77.0.1:6379", at[2], "--num-cpus=1", env=token)
     assert other.status == 0, other.text

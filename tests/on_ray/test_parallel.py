@@ -12,7 +12,7 @@ import distopt.ray
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("cluster")]
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1, max_calls=1)  # each in a new process
 def run_tests(index, count, log):
     """Run them as one replica; what a replica prints goes into a file of its own."""
     with open(log, "w", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

@@ -24,7 +24,7 @@ def free_ports(count):
 
 
 @pytest.fixture
-def head(tmp_path):
+def head(tmp_path, ray_directory):
     """What somebody needs to know of a head that runs here, as environment variables."""
     port, dashboard, agent, metrics = free_ports(4)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as in an environment that was activated
@@ -32,6 +32,7 @@ def head(tmp_path):
     (tmp_path / "token").write_text("a-secret-of-some-length-0123456789")
     command = [
         *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2", f"--port={port}"),
+        f"--temp-dir={ray_directory}",
         *(
             f"--dashboard-port={dashboard}",
             f"--dashboard-agent-listen-port={agent}",
