@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any
 import ray
 
 _CHUNK = 1 << 16
+_REST_OF_LINE_SECONDS = 0.02
+"""How long a line that is not complete waits for its rest: replicas' lines are not mixed where they come in pieces."""
 
 
 class _Console:
@@ -85,6 +88,10 @@ def _sent(stream: int, actor: Any) -> Iterator[None]:
 
     def send() -> None:
         while data := os.read(reading, _CHUNK):
+            while data[-1:] != b"\n" and select.select([reading], [], [], _REST_OF_LINE_SECONDS)[0]:
+                if not (more := os.read(reading, _CHUNK)):
+                    break
+                data += more
             puts.append(actor.put.remote(stream, data))
             del puts[:-1]  # they arrive in order: the last one tells of all
 

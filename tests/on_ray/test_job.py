@@ -64,7 +64,9 @@ def test_a_script_is_where_it_was_started_with_its_arguments(there, tmp_path):
     assert all(f"error stream of {r}\n" in result.errors for r in range(2))
 
 
-@pytest.mark.parametrize(("ending", "status"), [("raise ValueError('boom')", 1), ("sys.exit(5)", 5)])
+@pytest.mark.parametrize(
+    ("ending", "status"), [("raise ValueError('boom')", 1), pytest.param("sys.exit(5)", 5, marks=pytest.mark.slow)]
+)
 def test_a_failure_is_printed_once_with_its_replica(ending, status, there):
     script = f"import distopt, sys\ndistopt.barrier()\nif distopt.replica_index() == 1: {ending}\ndistopt.barrier()\n"
     with script_file(script) as path:
@@ -74,6 +76,7 @@ def test_a_failure_is_printed_once_with_its_replica(ending, status, there):
     assert re.search(r'\nReplica 1 failed:\nTraceback .*:\n  File ".*script.py", line 3', result.errors)
 
 
+@pytest.mark.slow
 def test_an_exit_with_status_0_is_no_failure(there):
     with script_file("import distopt, sys\ndistopt.barrier()\nprint('ends')\nsys.exit(0)\n") as path:
         result = job(path, env=there)
@@ -125,6 +128,7 @@ def test_ctrl_c_ends_the_job_and_its_workers(there):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_receipt_is_written_where_it_is_asked_for(there, tmp_path):
     script = """
 import numpy as np, distopt

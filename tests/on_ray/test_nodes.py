@@ -73,7 +73,7 @@ def script(text, *arguments):
         return run([sys.executable, path, *arguments], timeout=160)
 
 
-@pytest.mark.parametrize("cpus", [(2, 2), (3, 1), (1, 2, 1)], ids=str)
+@pytest.mark.parametrize("cpus", [pytest.param((2, 2), marks=pytest.mark.slow), (3, 1), (1, 2, 1)], ids=str)
 def test_places_and_bits(cpus):
     result = script(PLACES, ",".join(map(str, cpus)))
     assert result.status == 0, result.text

@@ -21,7 +21,7 @@ def run_tests(index, count, log):
         return int(pytest.main([*options, "-m", "not slow", str(ROOT / "tests" / "parallel")]))
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_the_parallel_tests(count, tmp_path):
     logs = [tmp_path / f"replica-{r}.txt" for r in range(count)]
     futures = [run_tests.options(max_retries=0).remote(r, count, log) for r, log in enumerate(logs)]

@@ -46,6 +46,7 @@ def fit(loop, replicas=2, config=None, **run):
     ).fit()
 
 
+@pytest.mark.slow
 def test_the_bits_are_those_of_simulated_replicas(tmp_path):
     def loop():
         strategy = distopt.get_strategy()
@@ -114,6 +115,7 @@ def test_what_ray_train_kept_is_enough(tmp_path):
     assert result.metrics["digest"] == distopt.simulate(2, trained)[0][-1]
 
 
+@pytest.mark.slow
 def test_elastic_workers_begin_with_those_that_fit(tmp_path):
     def loop():
         (tmp_path / f"replica {distopt.replica_index()} of {distopt.num_replicas()}").write_text(str(trained()))
