@@ -26,7 +26,7 @@ settings.load_profile("replicas")
 WAYS = {"local": LocalReplica} | {
     f"threads-{count}": functools.partial(SimulatedReplicas, count) for count in (2, 3, 5, 8)
 }
-SLOW_WAYS = ["threads-3", "threads-8"]
+SLOW_WAYS = ["threads-2", "threads-3", "threads-8"]
 """Left to ``make test-slow``: what other counts rarely miss."""
 
 SIMULATED_PLACEMENTS = [(0, 0, 1, 1), (0, 1, 0, 1), (0, 0, 0, 1, 1), (0, 1, 1, 1, 1), (0, 0, 0, 1, 1, 1)]

@@ -167,18 +167,21 @@ def test_survivors_of_a_death_know_in_seconds_and_form_a_new_group(mortals, upda
         assert digests == distopt.simulate(2, train, update)[0]
 
 
-def test_a_stopped_replica_is_named_after_the_short_deadline(mortals):
+def test_a_stopped_replica_is_named_after_the_short_deadline(mortals, tmp_path):
     actors, pids = mortals
 
     def wait():
         os.environ["DISTOPT_DEADLINES"] = "warn=0.5,silent=1,end=30"
         strategy = distopt.Strategy(distopt.get_strategy().communicator)
         with strategy.scope():
+            distopt.barrier()
+            (tmp_path / str(distopt.replica_index())).touch()
             while True:
                 distopt.barrier()
 
     futures = [actor.replica.remote(r, 3, "one stops", wait) for r, actor in enumerate(actors)]
-    time.sleep(2)
+    while len(os.listdir(tmp_path)) < 3:
+        time.sleep(0.05)
     os.kill(pids[2], signal.SIGSTOP)
     began = time.monotonic()
     first, second = causes(futures[:2])

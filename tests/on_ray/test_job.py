@@ -39,6 +39,7 @@ def job(script, *arguments, replicas=2, options=(), **settings):
     return run([*command, script, *arguments], timeout=140, **settings)
 
 
+@pytest.mark.slow
 def test_the_example_on_a_cluster_of_its_own_has_the_digest_of_mpirun():
     example = [ROOT / "examples" / "train.py", "--config", ROOT / "configs" / "digits.toml"]
     on_ray = job("examples/train.py", "--config", "configs/digits.toml", replicas=4, cwd=ROOT)
@@ -50,16 +51,17 @@ def test_the_example_on_a_cluster_of_its_own_has_the_digest_of_mpirun():
     assert "training" in on_ray.text
 
 
-def test_a_script_is_where_it_was_started_with_its_arguments(there, tmp_path):
+def test_a_script_is_where_it_was_started_with_its_arguments_on_a_cluster_of_its_own(tmp_path):
     (tmp_path / "neighbour.py").write_text("name = 'found'\n")
     (tmp_path / "script.py").write_text(
-        "import os, sys, distopt, neighbour\n"
-        "print(f'{distopt.replica_index()} {os.getcwd()} {sys.argv} {neighbour.name} {__name__}')\n"
+        "import os, sys, distopt, neighbour, ray\n"
+        "cpus = ray.cluster_resources()['CPU']\n"
+        "print(f'{distopt.replica_index()} {os.getcwd()} {sys.argv} {neighbour.name} {__name__} {cpus}')\n"
         "sys.stderr.write(f'error stream of {distopt.replica_index()}\\n')\n"
     )
-    result = job("script.py", "-n", "7", "--", "x", cwd=tmp_path, env=there)
+    result = job("script.py", "-n", "7", "--", "x", cwd=tmp_path)
     assert result.status == 0, result.text
-    expected = f"{tmp_path} {[str(tmp_path / 'script.py'), '-n', '7', '--', 'x']} found __main__"
+    expected = f"{tmp_path} {[str(tmp_path / 'script.py'), '-n', '7', '--', 'x']} found __main__ 2.0"
     assert sorted(result.output.splitlines()) == [f"0 {expected}", f"1 {expected}"]
     assert all(f"error stream of {r}\n" in result.errors for r in range(2))
 
@@ -83,6 +85,7 @@ def test_an_exit_with_status_0_is_no_failure(there):
     assert (result.status, result.output.split()) == (0, ["ends", "ends"]), result.text
 
 
+@pytest.mark.slow
 def test_a_killed_replica_is_started_again_from_the_checkpoint(there, tmp_path):
     with script_file(TRAINING) as path:
         undisturbed = run([DISTOPT, "run", "-n", "2", path, tmp_path / "mpi", "9"])
@@ -113,6 +116,7 @@ def test_a_cluster_that_does_not_answer_is_said_at_once():
     assert result.seconds < 10
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_job_and_its_workers(there):
     script = "import distopt\ndistopt.print_once('trains', flush=True)\nwhile True: distopt.barrier()\n"
     with script_file(script) as path, started([DISTOPT, "run", "--backend", "ray", "-n", "2", path], env=there) as job:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import DISTOPT, ROOT, run, started
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -31,7 +31,7 @@ def head(tmp_path, ray_directory):
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "PATH": path}
     (tmp_path / "token").write_text("a-secret-of-some-length-0123456789")
     command = [
-        *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2", f"--port={port}"),
+        *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=4", f"--port={port}"),
         f"--temp-dir={ray_directory}",
         *(
             f"--dashboard-port={dashboard}",
@@ -48,9 +48,9 @@ def head(tmp_path, ray_directory):
 def test_a_submitted_job_has_the_digest_of_mpirun(head):
     script = ROOT / "launch" / "ray_job_submit.sh"
     example = ["examples/train.py", "--config", "configs/digits.toml"]
-    submitted = run(["bash", script, "2", *example], timeout=180, env=head, cwd=ROOT)
+    submitted = run(["bash", script, "4", *example], timeout=180, env=head, cwd=ROOT)
     assert submitted.status == 0, submitted.text
-    under_mpi = run([DISTOPT, "run", "-n", "2", *example], cwd=ROOT)
+    under_mpi = run([DISTOPT, "run", "-n", "4", *example], cwd=ROOT)
     digests = [re.search(r"parameter digest +(\w+)", each.text)[1] for each in (submitted, under_mpi)]
     assert digests[0] == digests[1]
 

@@ -99,6 +99,7 @@ def test_a_killed_worker_is_started_again_and_the_bits_are_those_of_the_undistur
     assert result.checkpoint is not None
 
 
+@pytest.mark.slow
 def test_what_ray_train_kept_is_enough(tmp_path):
     def loop(config):
         attempt = config["directories"][int(ray.train.get_checkpoint() is not None)]
