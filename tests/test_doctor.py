@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from support import DISTOPT, mpirun, mpirun_command, run
 
-from distopt.cli import machine
+from distopt.cli import doctor, machine
 from distopt.cli.findings import Findings
 from distopt.cli.machine import Seat
+from distopt.errors import MissingExtraError
 
 NAMES = (
     "distopt", "python", "MPI library", "launcher", "mpirun on PATH", "started as", "cores", "threads",
@@ -81,6 +82,18 @@ def test_finds_a_missing_mpi_library():
     assert result.status == 1
     assert "wrong: mpi4py finds no MPI library" in result.output
     assert "pip install mpich" in result.output
+
+
+@pytest.mark.parametrize(("has_ray", "status"), [(True, 0), (False, 1)])
+def test_who_has_ray_needs_no_mpi(has_ray, status, findings, monkeypatch):
+    def missing():
+        raise MissingExtraError("mpi4py", "mpi", "starting replicas with MPI")
+
+    monkeypatch.setattr(doctor, "mpi_library", missing)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: has_ray or None)
+    doctor._launchers(findings)
+    assert findings.status == status
+    assert ["distopt run --backend ray" in text for _, text in findings.facts] == [True] * has_ray
 
 
 def test_finds_a_cache_that_can_not_be_written(tmp_path):

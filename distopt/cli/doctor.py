@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 
 import click
 
@@ -11,7 +12,7 @@ from distopt.cli import machine
 from distopt.cli.findings import Findings
 from distopt.cli.mpirun import describe_launcher, find_mpirun, mpi_library
 from distopt.distribute.launcher import Launch, launched
-from distopt.errors import DistoptError
+from distopt.errors import DistoptError, MissingExtraError
 
 
 @click.command()
@@ -40,7 +41,10 @@ def _launchers(findings: Findings) -> None:
         findings.note("MPI library", f"{library} ({library.path})")
         mpirun = find_mpirun(library)
     except DistoptError as error:
-        findings.problem(str(error))
+        if isinstance(error, MissingExtraError) and find_spec("ray"):
+            findings.note("MPI library", "none: replicas start with distopt run --backend ray")
+        else:
+            findings.problem(str(error))
         return
     findings.note("launcher", f"{mpirun} ({mpirun.path})")
     path = machine.on_path("mpirun")
