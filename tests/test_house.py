@@ -23,8 +23,8 @@ FLOORS = [
         for name in (
             "communicator", "launcher", "replica", "names", "thread_limits", "checks", "whereabouts", "watchdog",
             "silence", "mpi_line", "forked", "memory", "orphans", "ending", "header", "greeting", "local", "node",
-            "node_sum", "mailbox", "threads", "one_thread", "mpi", "peers", "wire", "rings", "ray_line", "ray",
-            "elastic", "strategy", "summation", "simulation",
+            "node_sum", "mailbox", "threads", "one_thread", "mpi", "peers", "wire", "rings", "staging", "ray_line",
+            "ray", "elastic", "strategy", "summation", "simulation",
         )
     ],
     ["array_like", "variable"],

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import ml_dtypes
 import numpy as np
 import pytest
 from connected import ConnectedReplicas, make_peers, together
@@ -14,6 +15,7 @@ import distopt
 from distopt.distribute import peers as connections
 from distopt.distribute.checks import Deadlines
 from distopt.distribute.ray import RayCommunicator
+from distopt.distribute.summation import Summation
 from distopt.errors import DeadCommunicatorError, MissingExtraError, ReplicaError, ReplicaFailedError, ReplicaLostError
 from distopt.testing import CommunicatorConformance, DeadlineConformance, OptimizerConformance
 
@@ -186,6 +188,46 @@ def test_another_thread_than_the_one_that_formed_the_group_may_use_it(neighbours
         neighbours[me].transfer([None] * 3, [None] * 3)
 
     together([lambda me=me: use(me) for me in range(3)])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("length", [1, 999, 4097 * 3, 300_001, 1_100_000])
+def test_sums_through_memory_have_the_bits_of_sums_by_transfers(length, dtype, neighbours):
+    dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    mine = [np.random.default_rng(r).normal(size=length).astype(dtype) for r in range(3)]
+
+    def total(communicator):
+        flat = mine[communicator.index].copy()
+        summation = Summation(communicator, flat)
+        summation()
+        first = flat.copy()
+        summation()
+        return first, flat
+
+    staged = together([lambda me=me: total(neighbours[me]) for me in range(3)])
+    for each in neighbours:
+        each.staging = None
+    by_transfers = together([lambda me=me: total(neighbours[me]) for me in range(3)])
+    for first, second in zip(staged, by_transfers, strict=True):
+        assert [a.tobytes() for a in first] == [a.tobytes() for a in second]
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda me: me.all_gather(record(0)),
+        lambda me: Summation(me, np.zeros(10))(),
+        lambda me: me.transfer([None] * 3, [None, np.zeros(10), None]),
+    ],
+    ids=["in a header", "in a sum", "in a transfer"],
+)
+def test_a_replica_of_one_node_that_was_told_to_stop_waiting_does(wait, neighbours):
+    timer = threading.Timer(0.2, neighbours[0].abandon)
+    timer.start()
+    with pytest.raises(DeadCommunicatorError, match="abandoned"):
+        wait(neighbours[0])
+    with pytest.raises(DeadCommunicatorError, match="abandoned"):
+        neighbours[0].all_gather(record(0))
 
 
 def test_arrays_of_different_length_are_an_error_in_rings_too(neighbours):

@@ -20,11 +20,14 @@ import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from distopt.distribute.watchdog import Line, Watch
+
+if TYPE_CHECKING:
+    from distopt.distribute.staging import Staging
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -60,6 +63,8 @@ class Communicator(abc.ABC):
 
     name: str
     """The transport's name, as messages show it."""
+    staging: Staging | None = None
+    """Memory that all replicas share, through which arrays of their own are summed; None: by transfers."""
     optimizers: int = 0
     """How many optimizers its replicas have begun to step together."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from distopt.arena import new_segment
 from distopt.distribute.communicator import Array
 from distopt.distribute.node import SPIN_SECONDS, Node, nap
+from distopt.errors import DeadCommunicatorError
 
 RECORD_BYTES = 192
 """Longer records go another way."""
@@ -37,7 +38,12 @@ class Mailbox:
         self._counts = segment.bytes.view(np.int64).data
         self._records = segment.bytes.reshape(replicas, _SLOT)
         self._me, self._rounds = node.place, 0
+        self._is_abandoned = False
         self._watch = node.communicator.watch
+
+    def abandon(self) -> None:
+        """Make this replica's thread that waits in it, and every later one, raise."""
+        self._is_abandoned = True
 
     def gather(self, mine: Array, deadline: float | None) -> Array:
         """Give every replica everybody's record.
@@ -72,6 +78,8 @@ class Mailbox:
             if deadline is not None and now > deadline:
                 raise TimeoutError("not every replica arrived before the deadline")
             if now > patience:
+                if self._is_abandoned:
+                    raise DeadCommunicatorError("this mailbox was abandoned after a failure")
                 watch.look(now)
                 nap(now - patience)
         watch.end_wait()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +25,7 @@ from distopt.distribute.one_thread import OneThread
 from distopt.distribute.peers import Peers
 from distopt.distribute.ray_line import RayLine
 from distopt.distribute.rings import Rings
+from distopt.distribute.staging import Staging
 from distopt.distribute.watchdog import Watch
 from distopt.distribute.wire import Message, Wire
 from distopt.errors import NoSharedMemoryError
@@ -55,7 +56,8 @@ class RayCommunicator(Communicator):
         self._rings: Rings | None = None
         if self.size > 1 and len(set(self.nodes)) == 1:
             with contextlib.suppress(NoSharedMemoryError):
-                self._rings = Rings(Node(self), self._wire)
+                node = Node(self)
+                self._rings, self.staging = Rings(node, self._wire), Staging(node, self._operation)
             self.release()  # who trains may be another thread than who has formed the group
 
     @property
@@ -95,6 +97,9 @@ class RayCommunicator(Communicator):
     def abandon(self) -> None:
         """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""
         self._wire.dead = self._wire.dead or "it was abandoned after a failure"
+        for each in (self._mailbox, self.staging):
+            if each is not None:
+                each.abandon()
 
     def node_barrier(self, node: Node) -> FlagBarrier:
         """Make a barrier in the node's shared memory; headers go there too where it holds the whole job."""
@@ -105,9 +110,10 @@ class RayCommunicator(Communicator):
 
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every replica everybody's record."""
+        if self._mailbox is not None and mine.size <= RECORD_BYTES:
+            with self._operation():
+                return self._mailbox.gather(mine, deadline)
         self._enter()
-        if self._mailbox is not None and mine.size <= RECORD_BYTES and self._wire.dead is None:
-            return self._by_mailbox(self._mailbox, mine, deadline)
         count = mine.size * self.size
         if self._gathered.size < count:
             self._gathered = np.empty(count, np.uint8)
@@ -140,9 +146,12 @@ class RayCommunicator(Communicator):
 
         return transfer
 
-    def _by_mailbox(self, mailbox: Mailbox, mine: Array, deadline: float | None) -> Array:
+    @contextlib.contextmanager
+    def _operation(self) -> Iterator[None]:
+        self._enter()
+        self._wire.check()
         try:
-            return mailbox.gather(mine, deadline)
+            yield
         except BaseException as error:
             self._wire.interrupted(error)
             raise

@@ -6,7 +6,8 @@ Node k of level l of the tree covers replicas [k 2^l, (k+1) 2^l) below R; adjace
 
 A small array is summed by recursive doubling: at each level of the tree, neighbouring nodes exchange their sums. A
 large one is cut into R spans: each replica, the owner of a span, receives the others' parts, adds them with
-``kernels.add_tree`` and hands the sum back. Either way every element is added in the tree above, so the bits depend on
+``kernels.add_tree`` and hands the sum back. Where a transport has memory in common, the owner reads the parts there
+(``staging``). Any way every element is added in the tree above, so the bits depend on
 the number of replicas and on nothing else. 16-bit arrays always go by spans: their partial sums stay float32 there.
 """
 
@@ -48,6 +49,9 @@ class Summation:
         prepare = functools.partial(communicator.prepare, once=once)
         self._stages: list[_Stage] = []
         if communicator.size == 1 or flat.size == 0:
+            return
+        if communicator.staging is not None:
+            self._stages = communicator.staging.stages(flat, span_limits)
             return
         if flat.nbytes <= SMALL_BYTES and flat.itemsize > 2:
             self._stages = _by_doubling(communicator, prepare, flat)
