@@ -20,13 +20,13 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("replicas", [2, 4] if FULL else [2])
-def test_sum_in_ray_actors(replicas):
-    result = run([sys.executable, SCRIPT, str(replicas), *map(str, SIZES)], timeout=300)
+@pytest.mark.parametrize("count", [2, 4] if FULL else [2])
+def test_sum_in_ray_actors(count):
+    result = run([sys.executable, SCRIPT, str(count), *map(str, SIZES)], timeout=300)
     assert result.status == 0, result.text
     rows = {f"{int(size)} B": row for size, row in json.loads(result.output.splitlines()[-1]).items()}
-    show(f"sum over {replicas} Ray actors", "ms", {k: {n: v * 1e3 for n, v in row.items()} for k, row in rows.items()})
-    keep(f"ray-aggregation-{replicas}", rows, replicas=replicas)
+    show(f"sum over {count} Ray actors", "ms", {k: {n: v * 1e3 for n, v in row.items()} for k, row in rows.items()})
+    keep(f"ray-aggregation-{count}", rows, replicas=count)
     assert len(rows) == len(SIZES)
     if FULL:
         limits = {size: 0.5 if size == f"{1 << 26} B" else 1 for size in rows}
