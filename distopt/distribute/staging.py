@@ -13,7 +13,7 @@ from distopt.arena import new_segment
 from distopt.distribute.communicator import Array, Transfer
 from distopt.distribute.node import Node
 
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 22
 _SMALL_BYTES = 1 << 15
 """Up to here every replica adds all of it: waiting once more takes longer."""
 

@@ -41,7 +41,8 @@ def medians_of(size, index):
 count, sizes = int(sys.argv[1]), list(map(int, sys.argv[2:]))
 # The loopback interface is Gloo's fastest here; more threads than cores slow both down.
 variables = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables})
+common = {"include_dashboard": False, "log_to_driver": False, "runtime_env": {"env_vars": variables}}
+ray.init(address="local", num_cpus=count, **common)
 replicas = [Replica.remote() for _ in range(count)]
 rows = ray.get([replica.measure.remote(r, count, sizes) for r, replica in enumerate(replicas)])
 print(json.dumps(rows[0]))

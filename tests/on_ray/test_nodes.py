@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(280)
 
 # A driver of its own: a process belongs to one cluster.
 CLUSTER = """
-import os, sys, threading, time
+import atexit, os, sys, threading, time
 from pathlib import Path
 import numpy as np, ray
 from ray.cluster_utils import Cluster
@@ -29,6 +29,8 @@ def train(steps=4, pause=0.0):
 
 cpus = [int(text) for text in sys.argv[1].split(",")]
 soon = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 300, "health_check_failure_threshold": 5}
+# Its address is noted where every later cluster of this machine looks, until it is shut down.
+atexit.register(lambda: cluster.shutdown())
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "_system_config": soon})
 nodes = [cluster.add_node(num_cpus=count) for count in cpus[1:]]
 cluster.wait_for_nodes()
