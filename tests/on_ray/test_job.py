@@ -66,9 +66,8 @@ def test_a_script_is_where_it_was_started_with_its_arguments_on_a_cluster_of_its
     assert all(f"error stream of {r}\n" in result.errors for r in range(2))
 
 
-@pytest.mark.parametrize(
-    ("ending", "status"), [("raise ValueError('boom')", 1), pytest.param("sys.exit(5)", 5, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("ending", "status"), [("raise ValueError('boom')", 1), ("sys.exit(5)", 5)])
 def test_a_failure_is_printed_once_with_its_replica(ending, status, there):
     script = f"import distopt, sys\ndistopt.barrier()\nif distopt.replica_index() == 1: {ending}\ndistopt.barrier()\n"
     with script_file(script) as path:
