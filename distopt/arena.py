@@ -66,9 +66,9 @@ class Home:
         self.own: list[tuple[int, int]] | None = None
         """The ranges that this replica updates, where the memory is shared."""
 
-    def parallel(self, number: int) -> tuple[Array, Segment | None]:
+    def parallel(self, number: int, dtype: np.dtype[Any]) -> tuple[Array, Segment | None]:
         """Return a buffer of the same layout, for slots: the number-th of them (from 0)."""
-        return flat_memory(self.length, self.flat.dtype, number + 1 if self.shareable else None)
+        return flat_memory(self.length, dtype, number + 1 if self.shareable else None)
 
     def parts(self, start: int, size: int) -> list[tuple[int, int]]:
         """Return the ranges of [start, start + size) that this replica updates."""

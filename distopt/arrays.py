@@ -36,14 +36,14 @@ def to_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return known
 
 
-def to_array(value: Any, what: str) -> Array:
-    """``value`` as an array, without a copy where possible; numbers of Python become float32.
+def to_array(value: Any, what: str, numbers: Any = np.float32) -> Array:
+    """``value`` as an array, without a copy where possible; numbers of Python in the dtype ``numbers``.
 
     Raises:
         InvalidArgumentError: ``value`` (called ``what`` in the text) does not consist of numbers.
     """
     try:
-        array = np.asarray(value, dtype=np.float32 if _is_python(value) else None)
+        array = np.asarray(value, dtype=numbers if _is_python(value) else None)
     except ValueError as error:
         raise InvalidArgumentError(f"{what} is no array: {error}. Give nested sequences of equal lengths.") from error
     if not (array.dtype.kind in _EXACT or is_floating(array.dtype)):

@@ -179,6 +179,45 @@ class UnitNorm(Constraint):
         return {"axis": self.axis}
 
 
+class RadialConstraint(Constraint):
+    """Give the weights of a convolution's kernel that lie on one square ring around its centre the same value.
+
+    Ring r of each kernel gets the value of its lower right corner; in kernels of even size, the innermost ring that of
+    its upper left corner.
+
+    Raises:
+        InvalidArgumentError: called: the value's shape is not (size, size, inputs, outputs).
+
+    Example:
+        >>> kernel = np.arange(16.0).reshape(4, 4, 1, 1)
+        >>> RadialConstraint()(kernel)[:, :, 0, 0]
+        array([[15., 15., 15., 15.],
+               [15.,  5.,  5., 15.],
+               [15.,  5.,  5., 15.],
+               [15., 15., 15., 15.]])
+
+    Source: ``tf_keras.constraints.RadialConstraint`` (Keras 3 has none). In kernels of odd size that takes each ring's
+    value from the ring inside it, by mistake: called again it would change the kernel again.
+    """
+
+    def __call__(self, value: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return ``value`` with one value for each ring of each kernel."""
+        array = np.asarray(value)
+        if array.ndim != 4 or array.shape[0] != array.shape[1]:
+            raise InvalidArgumentError(
+                f"RadialConstraint received a value of shape {array.shape}: expected (size, size, inputs, outputs), "
+                "the weights of a convolution with square kernels."
+            )
+        size = array.shape[0]
+        distance = np.abs(2 * np.arange(size) - (size - 1)) // 2
+        corners = np.arange(size // 2, size)
+        if size % 2 == 0:
+            corners[:1] -= 1
+        taken = corners[np.maximum.outer(distance, distance)]
+        result: npt.NDArray[Any] = array[taken, taken]
+        return result
+
+
 def _with_norms(
     owner: Constraint, value: npt.ArrayLike, axis: Axis | list[int]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

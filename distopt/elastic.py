@@ -79,6 +79,7 @@ def _regroup(strategy: Strategy, optimizer: BaseOptimizer) -> None:
     copy_from(communicator, [variable._array for variable in state], source)
     for variable in state:
         variable._version += 1
+    optimizer._begin_anew()
     if communicator.index == 0:
         print(
             f"distopt: {old.size - communicator.size} of {old.size} replicas died; {communicator.size} go on from step "

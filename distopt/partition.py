@@ -100,14 +100,14 @@ class Block:
         """Where the parts lie in the block: start, length."""
 
     @cached_property
-    def updates(self) -> list[tuple[Home, Array]]:
-        """For each home the (start in it, start in the block, length) of the parts."""
-        tables: dict[Home, list[tuple[int, int, int]]] = {}
+    def updates(self) -> list[tuple[Home, int, Array]]:
+        """For each home and variant of the rule the (start in the home, start in the block, length) of the parts."""
+        tables: dict[tuple[Home, int], list[tuple[int, int, int]]] = {}
         for part in self._parts:
             variable = self._slab.variables[part.entry]
             row = (variable._start + part.first, part.begin - self.begin, part.length)
-            tables.setdefault(variable._arena, []).append(row)
-        return [(home, np.array(rows, np.int64)) for home, rows in tables.items()]
+            tables.setdefault((variable._arena, self._slab.variants[part.entry]), []).append(row)
+        return [(*group, np.array(rows, np.int64)) for group, rows in tables.items()]
 
     @cached_property
     def norm_blocks(self) -> tuple[Array, Array]:

@@ -61,14 +61,12 @@ class Slab:
         self.first_norm_block = [0, *itertools.accumulate(-(-v.size // SPAN_UNIT) for v in self.variables)]
         """Where each entry's block sums of squares begin in ``squares``."""
         self.place = place
-        raw, self.segment = flat_memory(
-            self._nbytes, np.dtype(np.uint8), None if place is None else _AFTER_SLOTS + place
-        )
+        number = None if place is None else _AFTER_SLOTS + place
+        raw, self.segment = flat_memory(self._nbytes, np.dtype(np.uint8), number)
         self.flats, self.squares = self._carve(raw)
         for variable, start in zip(self.variables, self.starts, strict=True):
             view = self.flats[variable.dtype][start : start + variable.size]
             self.views.append(view.reshape(variable.shape))
-        self.shapes = [view.shape for view in self.views]
         self.dtypes = [view.dtype for view in self.views]
         self.all_entries = list(range(len(self.variables)))
         self.has_duplicates = len({id(v) for v in self.variables}) < len(self.variables)
@@ -85,6 +83,8 @@ class Slab:
         """Kept by the step: whose replicas have agreed on this list."""
         self.call_digests: dict[Communicator, int] = {}
         """Kept by the step: digest of the optimizer's options and of this list, where it was agreed on."""
+        self.variants = [0] * len(self.variables)
+        """Kept by the optimizer: which variant of its rule updates each variable."""
         self.has_slots = False
         """Kept by the optimizer: whether every variable has its slots."""
 

@@ -190,7 +190,7 @@ class Variable(ArrayLike):
         self._version += 1
 
     def _fitting(self, value: Any, what: str) -> Array:
-        array = _plain(value, f"{what} to variable {self.name!r}: the value")
+        array = _plain(value, f"{what} to variable {self.name!r}: the value", numbers=None)
         if array.shape != self.shape:
             raise InvalidArgumentError(
                 f"{what} to variable {self.name!r} of shape {self.shape} received shape {array.shape}, and "
@@ -219,11 +219,11 @@ class Reference:
         return isinstance(other, Reference) and other._variable is self._variable
 
 
-def _plain(value: Any, what: str) -> Array:
+def _plain(value: Any, what: str, numbers: Any = np.float32) -> Array:
     """``value`` as an array outside of any tape: what is assigned is a constant."""
     if isinstance(value, Variable):
         return value._own()
-    return to_array(value.numpy() if isinstance(value, Traced) else value, what)
+    return to_array(value.numpy() if isinstance(value, Traced) else value, what, numbers)
 
 
 def _restore(array: Array, name: str, trainable: bool, constraint: Constraint | None) -> Variable:

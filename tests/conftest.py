@@ -40,10 +40,12 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    if "PYTEST_XDIST_WORKER" in os.environ and not config.getoption("--on-ray"):
+    if config.getoption("--on-ray") or launched() is not None:
+        # At its end pytest takes old directories away, and fails where another process does so too.
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = _directory(config)
+    elif "PYTEST_XDIST_WORKER" in os.environ:
         # Open MPI's launcher, when it ends, takes the directory away in which another one begins.
-        os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="distopt-")
-        config.add_cleanup(functools.partial(shutil.rmtree, tempfile.tempdir, ignore_errors=True))
+        os.environ["TMPDIR"] = tempfile.tempdir = _directory(config)
     if config.getoption("--on-ray"):
         config.pluginmanager.register(OneReplicaOfMany(distopt.replica_index(), lambda: os._exit(1)))
     if transport_of(config) == "mpi" and launched() is not None:
@@ -52,6 +54,12 @@ def pytest_configure(config):
             reporter = config.pluginmanager.unregister(name="terminalreporter")
             # What is left of it serves pytest-timeout, which writes the stacks of all threads there.
             config.pluginmanager.register(SimpleNamespace(_tw=reporter._tw), "terminalreporter")
+
+
+def _directory(config):
+    path = tempfile.mkdtemp(prefix="distopt-")
+    config.add_cleanup(functools.partial(shutil.rmtree, path, ignore_errors=True))
+    return path
 
 
 def pytest_generate_tests(metafunc):

@@ -444,3 +444,17 @@ def test_the_example_goes_on_to_the_same_bits(tmp_path):
     going_on, learned = learn(1, "parts", 400)
     assert going_on == "going on after step 150"
     assert learned.startswith("learned [1.0, -2.0, 0.5] in 400 steps")
+
+
+def test_another_number_of_micro_steps_is_refused(tmp_path):
+    def trained(micro_steps):
+        x = Variable([1.0], name="x")
+        sgd = SGD(0.5, gradient_accumulation_steps=micro_steps)
+        sgd.apply_gradients([([1.0], x)])
+        return sgd
+
+    with Checkpointer(tmp_path, optimizer=trained(3)) as checkpointer:
+        checkpointer.save()
+    with pytest.raises(CheckpointError, match="items of 3 micro-steps: only in the checkpoint"):
+        Checkpointer(tmp_path, optimizer=trained(2)).restore()
+    assert Checkpointer(tmp_path, optimizer=trained(3)).restore() == 1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from distopt.constraints import Constraint, MaxNorm, MinMaxNorm, NonNeg, UnitNorm
+from distopt.constraints import Constraint, MaxNorm, MinMaxNorm, NonNeg, RadialConstraint, UnitNorm
 from distopt.errors import InvalidArgumentError
 
 ALL = [NonNeg(), MaxNorm(1.5, axis=1), MinMaxNorm(0.5, 2.0, rate=0.5, axis=(0, 1)), UnitNorm()]
@@ -45,6 +45,26 @@ def test_min_max_norm_goes_part_of_the_way(value, rate):
 
 def test_non_neg():
     np.testing.assert_array_equal(NonNeg()([-np.inf, -1.0, 0.0, 2.0]), [0, 0, 0, 2])
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (1, [[0]]),
+        (2, [[0, 0], [0, 0]]),
+        (3, [[8, 8, 8], [8, 4, 8], [8, 8, 8]]),
+        (4, [[15, 15, 15, 15], [15, 5, 5, 15], [15, 5, 5, 15], [15, 15, 15, 15]]),
+    ],
+)
+def test_radial_constraint_gives_each_ring_one_value(size, expected):
+    kernels = np.arange(size * size, dtype=np.float32)[:, None] + np.array([0, 100, 200, 300, 400, 500])
+    kernels = kernels.reshape(size, size, 2, 3)
+    result = RadialConstraint()(kernels)
+    assert result.dtype == kernels.dtype
+    np.testing.assert_array_equal(
+        result - kernels[:1, :1], np.broadcast_to(np.reshape(expected, (size, size, 1, 1)), kernels.shape)
+    )
+    np.testing.assert_array_equal(RadialConstraint()(result), result, "it is where it may be")
 
 
 def test_axis_says_which_way_vectors_run():
@@ -86,6 +106,8 @@ def test_a_constraint_survives_json(constraint):
         (lambda: MinMaxNorm(2, 1), "min_value must not exceed max_value, received 2 and 1"),
         (lambda: MinMaxNorm(rate=1.5), "rate must be from 0 to 1, received 1.5"),
         (lambda: UnitNorm(axis=1)(np.ones(3)), r"UnitNorm\(axis=1\): a value of shape \(3,\)"),
+        (lambda: RadialConstraint()(np.ones((3, 2, 1, 1))), r"shape \(3, 2, 1, 1\): expected \(size, size, inputs"),
+        (lambda: RadialConstraint()(np.ones((3, 3))), r"RadialConstraint received a value of shape \(3, 3\)"),
     ],
 )
 def test_bad_arguments(make, message):

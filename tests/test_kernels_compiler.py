@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 
 from distopt.errors import InvalidArgumentError
-from distopt.kernels import ADAM, AMSGRAD, Rule, cpu_target, sources
+from distopt.kernels import Rule, cpu_target, sources
 from distopt.kernels.compiler import cache_directory, compile_kernel
 from distopt.kernels.target import kernel_kind
+from distopt.optimizers.adam import ADAM, AMSGRAD
 
 COLD = """
 import sys
 import ml_dtypes, numba, numpy as np
-from distopt.kernels import ADAM, NESTEROV, SGD, fused, reference
+from distopt.kernels import fused, reference
+from distopt.optimizers.adam import ADAM
+from distopt.optimizers.sgd import DESCENT as SGD, NESTEROV
 
 number = int(sys.argv[1])
 print("ready", flush=True)
@@ -49,10 +52,11 @@ STEP = """
 import sys
 import numpy as np
 from distopt import kernels
+from distopt.optimizers.sgd import DESCENT
 assert "numba" not in sys.modules
 for _ in range(2):
     p = np.ones(5, np.float32)
-    kernels.update(kernels.SGD, p, p.copy(), [], [0.5], np.array([[0, 0, 4]]))
+    kernels.update(DESCENT, p, p.copy(), [], [0.5], np.array([[0, 0, 4]]))
     kernels.multiply(p, np.array([[0, 5]]), 2.0)
 assert p.tolist() == [1, 1, 1, 1, 2], p
 print(kernels.kernel_kind(), "numba" in sys.modules)

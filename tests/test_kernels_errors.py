@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from distopt.errors import InvalidArgumentError
-from distopt.kernels import ADAM, MOMENTUM, SGD, drivers, fused, reference
+from distopt.kernels import drivers, fused, reference
 from distopt.kernels.elementwise import MULTIPLY
+from distopt.optimizers.adam import ADAM
+from distopt.optimizers.sgd import DESCENT as SGD
+from distopt.optimizers.sgd import MOMENTUM
 
 DTYPES = [np.dtype(d) for d in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)]
 BACKENDS = [reference, fused]

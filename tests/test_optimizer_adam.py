@@ -44,7 +44,7 @@ def test_doc_value(adam):
 
 def test_epsilon_stands_outside_the_root_before_the_bias_correction(adam):
     """With a large epsilon the paper's other form (and the old NonFusedAdam's minus) would differ widely."""
-    x, oracle = Variable([1.0]), AdamOracle([1.0], "", lr=0.1, epsilon=1.0)
+    x, oracle = Variable([1.0]), AdamOracle([1.0], "", learning_rate=0.1, epsilon=1.0)
     optimizer = adam(learning_rate=0.1, epsilon=1.0)
     for g in (0.5, -2.0, 1.0):
         optimizer.apply_gradients([([g], x)])
@@ -64,7 +64,7 @@ def test_nonfused_adam_with_no_second_moment_divides_by_plus_epsilon():
 def test_dense_steps_equal_the_oracle(adam, dtype, amsgrad):
     options = {"beta_2": 0.98, "epsilon": 1e-3}  # which 16 bits can hold
     start, rng = np.linspace(-1, 1, 6).reshape(3, 2).astype(dtype), np.random.default_rng(3)
-    x, oracle = Variable(start), AdamOracle(start, "", lr=0.05, amsgrad=amsgrad, **options)
+    x, oracle = Variable(start), AdamOracle(start, "", learning_rate=0.05, amsgrad=amsgrad, **options)
     optimizer = adam(learning_rate=0.05, amsgrad=amsgrad, **options)
     for _ in range(10):
         g = rng.normal(size=(3, 2)).astype(dtype)
@@ -78,7 +78,7 @@ def test_dense_steps_equal_the_oracle(adam, dtype, amsgrad):
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_sparse_steps_move_every_row(adam, dtype, amsgrad):
     start = np.arange(8.0).reshape(4, 2).astype(dtype)
-    x, oracle = Variable(start), AdamOracle(start, "", lr=0.1, amsgrad=amsgrad)
+    x, oracle = Variable(start), AdamOracle(start, "", learning_rate=0.1, amsgrad=amsgrad)
     optimizer = adam(learning_rate=0.1, amsgrad=amsgrad)
     for rows in ([3, 1], [0], [], [1]):
         values = np.full((len(rows), 2), 0.5, dtype)

@@ -210,8 +210,8 @@ def test_arguments_of_the_constructors():
             legacy.SGD(**{argument: -1.0})
     with pytest.raises(InvalidArgumentError, match="name"):
         legacy.Optimizer(5)
-    with pytest.raises(InvalidArgumentError, match=r"weight_decay=0.1.*takes None only"):
-        optimizers.Adam(weight_decay=0.1)
+    with pytest.raises(InvalidArgumentError, match=r"'weight_dekay' \(did you mean 'weight_decay'\?\)"):
+        optimizers.Adam(weight_dekay=0.1)
     with pytest.warns(UserWarning, match="decay"):
         optimizers.Adam(decay=0.1)
     with pytest.raises(InvalidArgumentError, match="nesterov"):

@@ -112,6 +112,13 @@ def test_the_learning_rate_as_a_number():
     assert sgd.learning_rate.dtype == np.float32
 
 
+def test_the_old_name_of_the_learning_rate_is_refused():
+    sgd = SGD(1.0)
+    with pytest.raises(AttributeError, match="set learning_rate"):
+        sgd.lr = 0.5
+    assert not hasattr(sgd, "lr")
+
+
 def test_the_learning_rate_as_a_schedule():
     x, sgd = Variable([0.0]), SGD(ExponentialDecay(1.0, 1, 0.5))
     for _ in range(3):
@@ -195,7 +202,7 @@ def test_variables_of_ones_own():
 def test_the_same_variable_twice_shares_its_slots():
     x, sgd = Variable([0.0]), SGD(1.0, momentum=0.5)
     sgd.apply_gradients([*ones(x), *ones(x)])
-    assert (float(x[0]), int(sgd.iterations), len(sgd.momentums)) == (-2.5, 1, 1)
+    assert (float(x[0]), int(sgd.iterations), len(sgd.variables)) == (-2.5, 1, 3)
 
 
 def test_a_class_without_update_step_is_refused_before_the_step():

@@ -51,7 +51,7 @@ def test_momentum_keeps_the_learning_rate_inside(family):
     sgd = FAMILIES[family](learning_rate=2.0, momentum=0.9)
     gradients = [(np.full(2, 0.1, np.float32), a), (np.full(2, 0.01, np.float32), b)]
     sgd.apply_gradients(gradients)
-    slots = sgd.momentums if family == "keras3" else [sgd.get_slot(v, "momentum") for v in (a, b)]
+    slots = sgd.variables[2:] if family == "keras3" else [sgd.get_slot(v, "momentum") for v in (a, b)]
     np.testing.assert_allclose(slots[0].numpy(), [-0.2, -0.2], rtol=1e-6)
     np.testing.assert_allclose(slots[1].numpy(), [-0.02, -0.02], rtol=1e-6)
     np.testing.assert_allclose(a.numpy(), [0.8, 1.8], rtol=1e-6)
@@ -78,7 +78,7 @@ def test_momentum_doc_values(family):
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}])
 def test_ten_dense_steps_equal_the_oracle(family, dtype, options):
     start, rng = np.linspace(-1, 1, 6).reshape(2, 3).astype(dtype), np.random.default_rng(0)
-    x, oracle = Variable(start), SGDOracle(start, family, lr=0.05, **options)
+    x, oracle = Variable(start), SGDOracle(start, family, learning_rate=0.05, **options)
     sgd = FAMILIES[family](learning_rate=0.05, **options)
     for _ in range(10):
         g = rng.normal(size=(2, 3)).astype(dtype)
@@ -91,7 +91,7 @@ def test_ten_dense_steps_equal_the_oracle(family, dtype, options):
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}])
 def test_sparse_steps_equal_the_oracle(family, dtype, options):
     start = np.arange(8.0).reshape(4, 2).astype(dtype) / 8
-    x, oracle = Variable(start), SGDOracle(start, family, lr=0.25, **options)
+    x, oracle = Variable(start), SGDOracle(start, family, learning_rate=0.25, **options)
     sgd = FAMILIES[family](learning_rate=0.25, **options)
     for rows in ([3, 1], [1], [], [0, 3]):
         values = np.full((len(rows), 2), 0.5, dtype)

@@ -117,7 +117,7 @@ def test_blocks_hold_every_element_and_every_norm_block_once(sizes, replicas, cu
 
 def check_updates(slab, block):
     """Its tables lead from the block to where the variables lie."""
-    tables = [(home, row) for home, table in block.updates for row in table.tolist()]
+    tables = [(home, row) for home, _, table in block.updates for row in table.tolist()]
     assert len(tables) == len(block.spans)
     for home, (target, source, length) in tables:
         inside = [

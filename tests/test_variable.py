@@ -306,3 +306,10 @@ def test_what_was_read_before_a_step_does_not_change_with_it():
     for snapshot in before:
         np.testing.assert_array_equal(snapshot, -1)
     np.testing.assert_array_equal(live, -2)
+
+
+def test_numbers_are_assigned_in_the_variables_precision():
+    v = Variable(np.zeros(2))
+    v.assign([0.1, 0.2])
+    assert v.numpy().tolist() == [0.1, 0.2]
+    assert float(Variable(np.float64(0)).assign_add(0.1)) == 0.1

@@ -193,4 +193,7 @@ def _checked_optimizer(optimizer: Any) -> optimizers.Optimizer | legacy.Optimize
 
 
 def _classes(module: Any) -> str:
-    return ", ".join(name for name in module.__all__ if isinstance(getattr(module, name), type) and name != "Optimizer")
+    classes = {name: getattr(module, name) for name in module.__all__ if isinstance(getattr(module, name), type)}
+    return ", ".join(
+        name for name, cls in classes.items() if issubclass(cls, module.Optimizer) and cls is not module.Optimizer
+    )

@@ -257,7 +257,8 @@ def _checked_optimizer(optimizer: Any) -> Any:
     """
     if isinstance(optimizer, (optimizers.Optimizer, legacy.Optimizer)):
         return optimizer
-    known = [name for name in optimizers.__all__ if isinstance(getattr(optimizers, name), type) and name != "Optimizer"]
+    classes = {name: getattr(optimizers, name) for name in optimizers.__all__ if name != "Optimizer"}
+    known = [name for name, cls in classes.items() if isinstance(cls, type) and issubclass(cls, optimizers.Optimizer)]
     said = torch_counterpart(optimizer, known) or repr(optimizer)
     if isinstance(optimizer, type) and issubclass(optimizer, (optimizers.Optimizer, legacy.Optimizer)):
         said = f"the class {optimizer.__name__}: make one of it, as in {optimizer.__name__}(0.001)"

@@ -12,7 +12,7 @@ from typing import Any, Self
 from distopt.arena import digest
 from distopt.checkpoint import directory as names
 from distopt.checkpoint.agreement import do_together, tell
-from distopt.checkpoint.own_state import Resumable, own_state, take
+from distopt.checkpoint.own_state import OWN_VARIABLES, Resumable, own_state, take
 from distopt.checkpoint.preemption import Preemption
 from distopt.checkpoint.random_state import checked_generators
 from distopt.checkpoint.reader import Found, load, open_checkpoint, owner_of, targets_of
@@ -263,7 +263,7 @@ class Checkpointer:
         def check() -> None:
             nonlocal found, owner, targets
             found = open_checkpoint(self.directory, step)
-            parts = {"data": self._data, "random": self._random, "aggregator state": found.has_aggregator_state}
+            parts = {"data": self._data, "random": self._random, OWN_VARIABLES: found.has_own_variables}
             owner = owner_of(found.manifest, communicator.size, communicator.index, [p for p, v in parts.items() if v])
             targets = targets_of(self._prepared(found), found.manifest, owner)
 
@@ -292,7 +292,7 @@ class Checkpointer:
             known = {f"variables/{v.name}": v for v in self._variables}
             if manifest.trained and all(key in known for key in manifest.trained):
                 trained = [known[key] for key in manifest.trained]
-                make_slots(optimizer, trained, has_aggregator_state=found.has_aggregator_state)
+                make_slots(optimizer, trained, has_own_variables=found.has_own_variables)
         return find(optimizer, self._variables)
 
 

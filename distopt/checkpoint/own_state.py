@@ -11,6 +11,8 @@ from distopt.checkpoint.random_state import set_state, state_of
 from distopt.checkpoint.state import Live
 from distopt.errors import CheckpointError, InvalidArgumentError
 
+OWN_VARIABLES = "aggregator state or accumulated gradients"
+
 
 class Resumable(Protocol):
     """Data that knows its position: ``distopt.data.batches``, or a class of your own."""
@@ -31,7 +33,7 @@ def own_state(live: Live, data: Resumable | None, generators: Sequence[Any]) -> 
     state = {
         "data": None if data is None else dict(data.state()),
         "random": list(map(state_of, generators)),
-        "aggregator state": {key: checksum(entry.bytes.tobytes()) for key, entry in live.own.items()},
+        OWN_VARIABLES: {key: checksum(entry.bytes.tobytes()) for key, entry in live.own.items()},
     }
     try:
         json.dumps(state)

@@ -25,8 +25,8 @@ class Found:
     """Where the pieces of each file lie."""
 
     @property
-    def has_aggregator_state(self) -> bool:
-        """Whether the aggregator has variables."""
+    def has_own_variables(self) -> bool:
+        """Whether replicas had variables of their own."""
         return any(key.startswith(own_key("", 0)) for key in self.manifest.variables)
 
 

@@ -7,6 +7,7 @@
 ``optimizer/NAME``            other variables of the optimizer
 ``schedule/NAME``             variables of the schedule, where it has the attribute ``variables``
 ``aggregator/NAME``           variables of the aggregator: each replica's own
+``accumulators/NAME``         gradients and items of micro-steps: each replica's own
 
 A variable without a name of its own goes by its number in its list.
 """
@@ -125,8 +126,17 @@ def _find(optimizer: BaseOptimizer, variables: Sequence[Variable]) -> Live:
     seen = {entry.variable for entry in found.values()}
     found |= _numbered("optimizer", (v for v in optimizer._state() if v not in seen), f"{optimizer.name}/")
     found |= _numbered("schedule", getattr(_schedule(optimizer), "variables", []))
-    own = _numbered("aggregator", getattr(optimizer._aggregator, "variables", []))
+    own = _numbered("aggregator", getattr(optimizer._aggregator, "variables", [])) | _accumulators(optimizer, names)
     return Live(found, own, [f"variables/{names[v]}" for v in updated])
+
+
+def _accumulators(optimizer: BaseOptimizer, names: Mapping[Variable, str]) -> dict[str, Entry]:
+    accumulation = optimizer._accumulation
+    if accumulation is None:
+        return {}
+    sums = {f"accumulators/{names[variable]}": Entry(each) for variable, each in accumulation.sums.items()}
+    # With another number of micro-steps the counter means something else: nothing of this name is found then.
+    return sums | {f"accumulators/items of {accumulation.steps} micro-steps": Entry(accumulation.items)}
 
 
 def _updated(optimizer: BaseOptimizer) -> list[Variable]:
@@ -136,7 +146,7 @@ def _updated(optimizer: BaseOptimizer) -> list[Variable]:
 
 
 def _slots(optimizer: BaseOptimizer) -> dict[tuple[Variable, str], Variable]:
-    slots = dict(optimizer._slot_table)
+    slots = {key: slot for part in optimizer._parts() for key, slot in part._slot_table.items()}
     if isinstance(optimizer, LegacyOptimizer):  # those of another shape than their variable's are only there
         slots |= {(v, name): slot for v, of_it in optimizer._slots.items() for name, slot in of_it.items()}
     return slots
@@ -146,8 +156,9 @@ def _hyperparameters(optimizer: BaseOptimizer) -> dict[str, Variable]:
     if isinstance(optimizer, LegacyOptimizer):
         optimizer._create_hypers()
         return {name: value for name, value in sorted(optimizer._hyper.items()) if isinstance(value, Variable)}
-    rate = _schedule(optimizer)
-    return {"learning_rate": rate} if isinstance(rate, Variable) else {}
+    rates = [_schedule(part) for part in optimizer._parts()]
+    names = ["learning_rate", *(f"learning_rate of optimizer {number}" for number in range(1, len(rates)))]
+    return {name: rate for name, rate in zip(names, rates, strict=True) if isinstance(rate, Variable)}
 
 
 def _schedule(optimizer: BaseOptimizer) -> Any:
@@ -188,7 +199,7 @@ def _numbered(room: str, variables: Iterable[Variable], prefix: str = "") -> dic
     return named
 
 
-def make_slots(optimizer: BaseOptimizer, variables: Sequence[Variable], *, has_aggregator_state: bool) -> None:
+def make_slots(optimizer: BaseOptimizer, variables: Sequence[Variable], *, has_own_variables: bool) -> None:
     """Make what the optimizer makes in its first step over these variables, so that it can be restored.
 
     Local: what that step broadcasts is equal on all replicas after a restore.
@@ -198,5 +209,5 @@ def make_slots(optimizer: BaseOptimizer, variables: Sequence[Variable], *, has_a
         optimizer._create_slots(list(variables))
     elif isinstance(optimizer, Keras3State) and not optimizer.built and variables:
         optimizer._slab_for(variables)
-    if has_aggregator_state:
+    if has_own_variables:
         optimizer._build_aggregator(variables)

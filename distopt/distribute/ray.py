@@ -57,7 +57,7 @@ class RayCommunicator(Communicator):
         if self.size > 1 and len(set(self.nodes)) == 1:
             with contextlib.suppress(NoSharedMemoryError):
                 node = Node(self)
-                self._rings, self.staging = Rings(node, self._wire), Staging(node, self._operation)
+                self._rings, self.staging = Rings(node, self._wire.check), Staging(node, self._operation)
             self.release()  # who trains may be another thread than who has formed the group
 
     @property
@@ -110,10 +110,12 @@ class RayCommunicator(Communicator):
 
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every replica everybody's record."""
-        if self._mailbox is not None and mine.size <= RECORD_BYTES:
-            with self._operation():
+        with self._operation():
+            if self._mailbox is not None and mine.size <= RECORD_BYTES:
                 return self._mailbox.gather(mine, deadline)
-        self._enter()
+            return self._gather_by_wire(mine, deadline)
+
+    def _gather_by_wire(self, mine: Array, deadline: float | None) -> Array:
         count = mine.size * self.size
         if self._gathered.size < count:
             self._gathered = np.empty(count, np.uint8)
@@ -140,20 +142,22 @@ class RayCommunicator(Communicator):
             move = functools.partial(self._wire.exchange, Message.PAYLOAD, sent, received)
 
         def transfer() -> None:
-            self._enter()
-            to_self()
-            move()
+            with self._operation():
+                to_self()
+                move()
 
         return transfer
 
     @contextlib.contextmanager
     def _operation(self) -> Iterator[None]:
+        """What surrounds all that the replicas do together; where it fails, nothing more can be done together."""
         self._enter()
         self._wire.check()
         try:
             yield
         except BaseException as error:
-            self._wire.interrupted(error)
+            # Half-sent messages can't be taken back: whatever came next would pair with the wrong one.
+            self._wire.dead = self._wire.dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
             raise
 
     def _enter(self) -> None:

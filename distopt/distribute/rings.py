@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from distopt.arena import new_segment
 from distopt.distribute.communicator import Array
 from distopt.distribute.node import SPIN_SECONDS, Node, nap
-from distopt.distribute.wire import Message, Wire, something_else
+from distopt.distribute.wire import Message, something_else
 
 _LINE = 64
 _SLOTS = 4
@@ -29,20 +29,20 @@ class Rings:
 
     Args:
         node: a node that holds the whole job; its replicas make the rings together.
-        wire: tells when the communicator is dead.
+        check: raises when the communicator is dead.
 
     Raises:
         NoSharedMemoryError: there is no room.
     """
 
-    def __init__(self, node: Node, wire: Wire) -> None:
+    def __init__(self, node: Node, check: Callable[[], None]) -> None:
         count = len(node.members)
         self._slot_bytes = min(_SLOT_BYTES, max(_LINE, _NODE_BYTES // (count * count * _SLOTS) // _LINE * _LINE))
         self._ring_bytes = _LINE * (2 + _SLOTS) + _SLOTS * self._slot_bytes
         self._segment = new_segment(count * count * self._ring_bytes)
         node.unite([self._segment])
         assert self._segment is not None
-        self._wire, self._watch = wire, node.communicator.watch
+        self._check, self._watch = check, node.communicator.watch
         me = node.communicator.index
         self._to = {r: self._ring(me * count + r) for r in range(count) if r != me}
         self._from = {r: self._ring(r * count + me) for r in range(count) if r != me}
@@ -60,14 +60,9 @@ class Rings:
             ReplicaLostError: a replica is gone.
             ReplicaFailedError: a replica sends something else.
         """
-        self._wire.check()
-        try:
-            tasks: list[_Going | _Coming] = [_Going(self._to[r], array) for r, array in sends.items()]
-            tasks += [_Coming(self._from[r], r, array) for r, array in receives.items()]
-            self._finish([task for task in tasks if task.left])
-        except BaseException as error:
-            self._wire.interrupted(error)
-            raise
+        tasks: list[_Going | _Coming] = [_Going(self._to[r], array) for r, array in sends.items()]
+        tasks += [_Coming(self._from[r], r, array) for r, array in receives.items()]
+        self._finish([task for task in tasks if task.left])
 
     def _finish(self, tasks: list[_Going | _Coming]) -> None:
         watch, idle_since = self._watch, 0.0
@@ -85,7 +80,7 @@ class Rings:
                 idle_since = now
                 watch.begin_wait(now)
             if now > idle_since + SPIN_SECONDS:
-                self._wire.check()
+                self._check()
                 watch.look(now)
                 nap(now - idle_since)
 

@@ -59,23 +59,14 @@ class Wire:
             ReplicaLostError: a replica is gone.
             ReplicaFailedError: a replica sends something else.
         """
-        self.check()
-        try:
-            going = {self._sockets[r].fileno(): _Going(self._sockets[r], r, kind, view) for r, view in sends.items()}
-            coming = {self._sockets[r].fileno(): _Coming(self._sockets[r], r, kind, v) for r, v in receives.items()}
-            self._finish({**going}, {**coming}, deadline)
-        except BaseException as error:
-            self.interrupted(error)
-            raise
+        going = {self._sockets[r].fileno(): _Going(self._sockets[r], r, kind, view) for r, view in sends.items()}
+        coming = {self._sockets[r].fileno(): _Coming(self._sockets[r], r, kind, v) for r, v in receives.items()}
+        self._finish({**going}, {**coming}, deadline)
 
     def check(self) -> None:
         """Raise DeadCommunicatorError if it can't be used any more."""
         if self.dead is not None:
             raise DeadCommunicatorError(f"this communicator can't be used any more: {self.dead}")
-
-    def interrupted(self, error: BaseException) -> None:
-        """Use it no more: half-sent messages can't be taken back, whatever came next would pair with the wrong one."""
-        self.dead = self.dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
 
     def _finish(self, going: dict[int, _Task], coming: dict[int, _Task], deadline: float | None) -> None:
         self._advance(going, going)

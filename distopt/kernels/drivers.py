@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distopt.errors import InvalidArgumentError
-from distopt.kernels.elementwise import CLIP, DIVIDE, MULTIPLY, SCALE
-from distopt.kernels.rules import Array, Rule
+from distopt.kernels.elementwise import CLIP, DECAY, DIVIDE, MULTIPLY, SCALE
+from distopt.kernels.rule import Array, Rule
 from distopt.kernels.spans import Spans
 from distopt.kernels.target import kernel_kind
 
@@ -52,9 +52,9 @@ def update(
             scalars are not those of the rule, or there is no kernel for the dtype.
 
     Example:
-        >>> from distopt.kernels import SGD
+        >>> from distopt.optimizers.sgd import DESCENT
         >>> p, g = np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0])
-        >>> update(SGD, p, g, [], [0.1], np.array([[1, 0, 2]]))
+        >>> update(DESCENT, p, g, [], [0.1], np.array([[1, 0, 2]]))
         >>> p
         array([1., 1., 1.])
     """
@@ -171,6 +171,18 @@ def divide(flat: Array, spans: Spans, divisor: npt.ArrayLike) -> None:
         array([0.5, 1. ])
     """
     _kernels().apply(DIVIDE, flat, spans, _table(len(spans), divisor))
+
+
+def decay(flat: Array, spans: Spans, rate: npt.ArrayLike) -> None:
+    """Take the fraction ``rate`` of each element of the spans from it, in place; otherwise as ``scale``.
+
+    Example:
+        >>> x = np.array([1.0, 2.0])
+        >>> decay(x, np.array([[0, 2]]), 0.25)
+        >>> x
+        array([0.75, 1.5 ])
+    """
+    _kernels().apply(DECAY, flat, spans, _table(len(spans), rate))
 
 
 def clip(flat: Array, spans: Spans, limit: npt.ArrayLike) -> None:

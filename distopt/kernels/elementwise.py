@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distopt.kernels.rules import Array, Scalar
+from distopt.kernels.rule import Array, Scalar
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,12 @@ def _clip(x: Array, limit: Scalar) -> None:
     x[...] = np.where(x > limit, limit, np.where(x < -limit, -limit, x))
 
 
+def _decay(x: Array, rate: Scalar) -> None:
+    x -= rate * x
+
+
 SCALE = Operation("scale", ("numerator", "denominator"), _scale, "x = x * numerator / denominator")
 MULTIPLY = Operation("multiply", ("factor",), _multiply, "x = x * factor")
 DIVIDE = Operation("divide", ("divisor",), _divide, "x = x / divisor")
+DECAY = Operation("decay", ("rate",), _decay, "x -= rate * x")
 CLIP = Operation("clip", ("limit",), _clip, "x = limit if x > limit else (-limit if x < -limit else x)")

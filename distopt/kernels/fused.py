@@ -17,7 +17,7 @@ import numpy.typing as npt
 from distopt.kernels import sources
 from distopt.kernels.compiler import compile_kernel
 from distopt.kernels.elementwise import Operation
-from distopt.kernels.rules import Array, Rule
+from distopt.kernels.rule import Array, Rule
 from distopt.kernels.spans import BLOCK, Spans, check_spans, compute_dtype, gather, pieces, scatter
 
 MAX_ROWS = 8

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distopt.kernels.elementwise import Operation
-from distopt.kernels.rules import Array, Rule
+from distopt.kernels.rule import Array, Rule
 from distopt.kernels.spans import Spans, check_spans, compute_dtype
 
 NORM_BLOCK = 4096

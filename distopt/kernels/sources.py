@@ -12,7 +12,7 @@ from textwrap import indent
 
 from distopt.kernels.elementwise import Operation
 from distopt.kernels.reference import NORM_BLOCK, NORM_LANES
-from distopt.kernels.rules import Rule
+from distopt.kernels.rule import Rule
 
 
 def _lines(lines: Sequence[str], depth: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distopt.errors import InvalidArgumentError
-from distopt.kernels.rules import Array
+from distopt.kernels.rule import Array
 
 Spans = npt.NDArray[np.int64]
 

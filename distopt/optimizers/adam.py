@@ -6,13 +6,71 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from distopt.kernels import ADAM, AMSGRAD, Rule
-from distopt.optimizers.arguments import finite, within
-from distopt.optimizers.optimizer import Optimizer
-from distopt.variable import Variable
+import numpy as np
 
-_BELOW_ONE = math.nextafter(1.0, 0.0)
-"""A beta of 1 would keep moments at zero for ever."""
+from distopt.kernels import Array, Rule, Scalar
+from distopt.optimizers.arguments import BELOW_ONE, finite, flag, within
+from distopt.optimizers.optimizer import Optimizer
+
+
+def _adam(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    alpha: Scalar,
+    one_minus_beta_1: Scalar,
+    one_minus_beta_2: Scalar,
+    epsilon: Scalar,
+) -> None:
+    m += (g - m) * one_minus_beta_1
+    v += (g * g - v) * one_minus_beta_2
+    p -= alpha * m / (np.sqrt(v) + epsilon)
+
+
+ADAM = Rule(
+    name="adam",
+    slots=("m", "v"),
+    scalars=("alpha", "one_minus_beta_1", "one_minus_beta_2", "epsilon"),
+    sparse="all",
+    reference=_adam,
+    body="""\
+m += (g - m) * one_minus_beta_1
+v += (g * g - v) * one_minus_beta_2
+p -= alpha * m / (sqrt(v) + epsilon)""",
+)
+
+
+def _amsgrad(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    vhat: Array,
+    alpha: Scalar,
+    one_minus_beta_1: Scalar,
+    one_minus_beta_2: Scalar,
+    epsilon: Scalar,
+) -> None:
+    m += (g - m) * one_minus_beta_1
+    v += (g * g - v) * one_minus_beta_2
+    # np.maximum leaves open which of two zeros it returns, and its vector and scalar loops differ.
+    vhat[...] = np.where((v > vhat) | np.isnan(v), v, vhat)
+    p -= alpha * m / (np.sqrt(vhat) + epsilon)
+
+
+AMSGRAD = Rule(
+    name="amsgrad",
+    slots=("m", "v", "vhat"),
+    scalars=("alpha", "one_minus_beta_1", "one_minus_beta_2", "epsilon"),
+    sparse="all",
+    reference=_amsgrad,
+    body="""\
+m += (g - m) * one_minus_beta_1
+v += (g * g - v) * one_minus_beta_2
+vhat = v if (v > vhat) | (v != v) else vhat
+p -= alpha * m / (sqrt(vhat) + epsilon)""",
+)
 
 
 class Adam(Optimizer):
@@ -43,7 +101,7 @@ class Adam(Optimizer):
     et al. 2018, on the second moment without bias correction. α is computed in float64 and rounded once.
     """
 
-    _rule_hyperparameters = ("beta_1", "beta_2", "epsilon")
+    _hyperparameters = ("beta_1", "beta_2", "epsilon", "amsgrad")
 
     def __init__(
         self,
@@ -55,21 +113,17 @@ class Adam(Optimizer):
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate, **kwargs)
-        self.beta_1 = within("Adam", "beta_1", beta_1, 0, _BELOW_ONE)
-        self.beta_2 = within("Adam", "beta_2", beta_2, 0, _BELOW_ONE)
+        self.beta_1 = within("Adam", "beta_1", beta_1, 0, BELOW_ONE)
+        self.beta_2 = within("Adam", "beta_2", beta_2, 0, BELOW_ONE)
         self.epsilon = finite("Adam", "epsilon", epsilon, low=0)
-        self.amsgrad = bool(amsgrad)
+        self.amsgrad = flag("Adam", "amsgrad", amsgrad)
 
-    def build(self, variables: Sequence[Variable]) -> None:
-        """Make momentum and velocity of every variable, then the largest velocities."""
-        if self.built:
-            return
-        super().build(variables)
-        for variable in variables:
+    def _make_slots(self) -> None:
+        for variable in self._trainable_variables:
             self.add_variable_from_reference(variable, "momentum")
             self.add_variable_from_reference(variable, "velocity")
         if self.amsgrad:
-            for variable in variables:
+            for variable in self._trainable_variables:
                 self.add_variable_from_reference(variable, "velocity_hat")
 
     def _rule(self) -> Rule:
@@ -79,11 +133,6 @@ class Adam(Optimizer):
         return ("momentum", "velocity", "velocity_hat") if self.amsgrad else ("momentum", "velocity")
 
     def _scalars(self, learning_rate: Any) -> Sequence[float]:
-        t = int(self._iterations._array) + 1
+        t = self._step_number
         alpha = float(learning_rate) * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         return alpha, 1 - self.beta_1, 1 - self.beta_2, self.epsilon
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that ``from_config`` needs."""
-        own = {name: getattr(self, name) for name in (*self._rule_hyperparameters, "amsgrad")}
-        return super().get_config() | own

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distopt.distribute.communicator import Communicator
 from distopt.distribute.header import Flag, agree, digest, exchange_bytes
 from distopt.distribute.replica import current_replica
 from distopt.distribute.strategy import Strategy
+from distopt.errors import InvalidArgumentError
 from distopt.indexed_slices import IndexedSlices
 from distopt.optimizers.beginning import plan_call
 from distopt.optimizers.divergence import is_due, settle, state_of
@@ -27,10 +29,15 @@ def agree_on_step(
     slab: Slab,
     hyperparameters: dict[str, float],
     mine: bytearray,
+    sparse: dict[int, IndexedSlices],
     items: float | None,
     name: str,
 ) -> tuple[bytearray, float | None]:
-    """Exchange the step header; return what exists on any replica, and the items of all."""
+    """Exchange the step header; return what exists on any replica, and the items of all.
+
+    Raises:
+        InvalidArgumentError: gradients of no items that are not zero, on all replicas.
+    """
     communicator, replica, step = strategy.communicator, current_replica(), int(optimizer._iterations._array)
     named = " ".join([name, *hyperparameters]).encode()
     header = functools.partial(
@@ -53,11 +60,30 @@ def agree_on_step(
     if is_checked:
         settle(optimizer, strategy, slab, agreement)
     total = None if items is None else float(np.sum(agreement.items))
+    if total == 0:
+        _refuse_gradients_of_nothing(communicator, slab, mine, sparse, step)
     if not agreement.presence_differs:
         return mine, total
     table = np.array([list(row) for row in exchange_bytes(communicator, bytes(mine))], np.uint8)
     # Dense on one replica: dense on all. Sparse on some and absent on others: sparse.
     return bytearray(np.where((table == DENSE).any(0), DENSE, table.max(0)).tolist()), total
+
+
+def _refuse_gradients_of_nothing(
+    communicator: Communicator, slab: Slab, mine: bytearray, sparse: dict[int, IndexedSlices], step: int
+) -> None:
+    brought = {
+        k: sparse[k].values if kind == SPARSE else slab.views[k] for k, kind in enumerate(mine) if kind != ABSENT
+    }
+    names = " ".join(repr(slab.variables[k].name) for k, values in brought.items() if values.any())
+    everybodys = exchange_bytes(communicator, names.encode())
+    if any(everybodys):
+        found = "; ".join(f"replica {r}: {row.decode()}" for r, row in enumerate(everybodys) if row)
+        raise InvalidArgumentError(
+            f"step {step}: items=0 on all replicas, so there is nothing to divide by, and gradients are not zero "
+            f"(seen on {found}). Count the items that the summed loss is over; a term that is there without any (a "
+            "penalty) is multiplied by this replica's items"
+        )
 
 
 def present(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from distopt.errors import InvalidArgumentError, UnknownArgumentError
+
+BELOW_ONE = math.nextafter(1.0, 0.0)
+"""The highest decay of a moment: with 1 it would stay at zero for ever."""
 
 
 def as_float(value: Any) -> float:
@@ -65,6 +68,33 @@ def within(owner: str, argument: str, value: Any, low: float, high: float) -> fl
     return number
 
 
+def flag(owner: str, argument: str, value: Any) -> bool:
+    """Return True or False.
+
+    Raises:
+        InvalidArgumentError: it is something else, which Python would take for one of them.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidArgumentError(f"{owner}({argument}={value!r}): expected True or False")
+    return bool(value)
+
+
+def positive(owner: str, argument: str, value: Any) -> float:
+    """Return a finite hyperparameter above 0 as a float."""
+    number = finite(owner, argument, value)
+    if number <= 0:
+        raise InvalidArgumentError(f"{owner}({argument}={value!r}): expected a number above 0")
+    return number
+
+
+def count(owner: str, argument: str, value: Any, least: int) -> int:
+    """Return a hyperparameter that counts something as an int, ``least`` or more."""
+    number = as_float(value)
+    if not (number >= least and number == int(number)):
+        raise InvalidArgumentError(f"{owner}({argument}={value!r}): expected a whole number, {least} or more")
+    return int(number)
+
+
 def unknown_arguments(owner: str, given: Iterable[str], known: Iterable[str], kind: type[Exception]) -> Exception:
     """Return the error for arguments that nobody knows, with the nearest match.
 
@@ -87,3 +117,30 @@ def unknown_arguments(owner: str, given: Iterable[str], known: Iterable[str], ki
 def hook_name(hook: Any) -> str:
     """Return what messages call a hook."""
     return getattr(hook, "__name__", type(hook).__name__)
+
+
+def checked_hook(argument: str, hook: Any) -> Any:
+    """Return a hook that can be called, or None.
+
+    Raises:
+        InvalidArgumentError: it can not be called.
+    """
+    if hook is not None and not callable(hook):
+        raise InvalidArgumentError(
+            f"{argument}: received {hook!r}, which can't be called: expected a function from a list of "
+            "(gradient, variable) to such a list"
+        )
+    return hook
+
+
+def checked_transformers(hooks: Any) -> list[Callable[..., Any]]:
+    """Return a list of hooks; None means no hooks.
+
+    Raises:
+        InvalidArgumentError: no list, or one of something that can not be called.
+    """
+    if hooks is not None and not isinstance(hooks, (list, tuple)):
+        raise InvalidArgumentError(
+            f"gradient_transformers: received {hooks!r}: expected a list of functions; write [function] for one"
+        )
+    return [checked_hook("gradient_transformers", hook) for hook in hooks or ()]

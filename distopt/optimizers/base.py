@@ -21,8 +21,10 @@ from distopt.distribute.replica import current_replica
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import DamagedOptimizerError, ForeignVariableError, InvalidArgumentError
 from distopt.kernels.spans import COMPUTE_DTYPE
-from distopt.optimizers.arguments import hook_name
+from distopt.optimizers.accumulation import Accumulation
+from distopt.optimizers.arguments import checked_hook, checked_transformers, hook_name
 from distopt.optimizers.divergence import Sealed
+from distopt.optimizers.loss_scale import LossScale
 from distopt.optimizers.rule_updates import DType, RuleUpdates
 from distopt.optimizers.sharing import agree_on_state, complete_slots, leave_state
 from distopt.optimizers.streaming import Streaming
@@ -39,6 +41,7 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
     name: str
     _casts_gradients: bool
     """Whether a gradient of another dtype is cast to the variable's, or refused."""
+    _is_copy = False
     _merges_rows: bool
     """Whether equal rows of sparse gradients are added before clipping, or after the transformers."""
 
@@ -52,6 +55,8 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
         self._numbers: dict[Communicator, int] = {}
         self._aggregator_built = False
         self._sealed: list[Sealed] = []
+        self._accumulation: Accumulation | None = None
+        self._loss_scale: LossScale | None = None
         self._damage: str | None = None
 
     @property
@@ -101,6 +106,26 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
     def _sums_flat(self) -> bool:
         """Whether gradients are summed in distopt's own way, and nothing else."""
         return self._aggregator is None or isinstance(self._aggregator, Sum)
+
+    @property
+    def _micro_steps(self) -> int:
+        """How many calls make a step."""
+        return 1 if self._accumulation is None else self._accumulation.steps
+
+    def _begin_anew(self) -> None:
+        """Give up the micro-steps since the last step: what lost replicas had added up is gone."""
+        if self._accumulation is not None:
+            self._iterations._array -= self._iterations._array % self._micro_steps
+            self._accumulation.clear()
+
+    def _parts(self) -> Sequence[BaseOptimizer]:
+        """The optimizers that update and keep state: this one, or those inside it."""
+        return [self]
+
+    @property
+    def _skips_nonfinite(self) -> bool:
+        """Whether a step is left out, on all replicas, when the sum of its gradients is not finite."""
+        return self._loss_scale is not None and self._loss_scale.is_dynamic
 
     @abc.abstractmethod
     def _missing(self, names: list[str], everything: bool) -> None:
@@ -154,6 +179,7 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
             place(variables, shareable=strategy.shares_parameters)
             shares = strategy.num_replicas_in_sync > 1
             slab = self._slabs[key] = Slab(variables, strategy.replica_index if shares else None)
+            slab.variants = list(map(self._variant_of, variables))
         return slab
 
     def _forget(self, communicator: Communicator) -> None:
@@ -172,6 +198,8 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
             parts.append(f"gradient_aggregator={hook_name(self._aggregator)}")
         if self._transformers:
             parts.append(f"gradient_transformers={list(map(hook_name, self._transformers))}")
+        if self._skips_nonfinite and self._loss_scale is not None:
+            parts.append(f"dynamic loss scale, growth after {self._loss_scale.growth_steps} steps")
         return ", ".join(parts)
 
     def _told(self, communicator: Communicator) -> str:
@@ -242,13 +270,14 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
         """Copy the state; the copy steps the same variables, or those of their copies that were made before it.
 
         ``copy.deepcopy((variables, optimizer))`` copies both, in this order; in the other one the copy does not know
-        the variables' copies (the legacy family makes new slots for them). ``pickle`` keeps them together in any order.
+        the variables' copies and refuses them. ``pickle`` keeps them together in any order.
         """
         known = [*self._trained(), *self._streamed_variables]
         kept = {id(variable): variable for variable in known if id(variable) not in memo}
         inner = memo | kept
         twin = memo[id(self)] = inner[id(self)] = type(self).__new__(type(self))
         twin.__setstate__(copy.deepcopy(self.__getstate__(), inner))
+        twin._is_copy = True
         memo.update((key, value) for key, value in inner.items() if key not in kept)
         return twin
 
@@ -268,30 +297,3 @@ def check_variable(variable: Any) -> None:
             f"Invalid type {variable.dtype} of variable {variable.name!r}: optimizers train "
             f"{', '.join(dtype.name for dtype in COMPUTE_DTYPE)}. Leave it out of the list, or make it with one of them"
         )
-
-
-def checked_hook(argument: str, hook: Any) -> Any:
-    """Return a hook that can be called, or None.
-
-    Raises:
-        InvalidArgumentError: it can not be called.
-    """
-    if hook is not None and not callable(hook):
-        raise InvalidArgumentError(
-            f"{argument}: received {hook!r}, which can't be called: expected a function from a list of "
-            "(gradient, variable) to such a list"
-        )
-    return hook
-
-
-def checked_transformers(hooks: Any) -> list[Hook]:
-    """Return a list of hooks; None means no hooks.
-
-    Raises:
-        InvalidArgumentError: no list, or one of something that can not be called.
-    """
-    if hooks is not None and not isinstance(hooks, (list, tuple)):
-        raise InvalidArgumentError(
-            f"gradient_transformers: received {hooks!r}: expected a list of functions; write [function] for one"
-        )
-    return [checked_hook("gradient_transformers", hook) for hook in hooks or ()]

@@ -140,7 +140,7 @@ _RESTORE = "Restore the last checkpoint"
 
 
 def _step(optimizer: BaseOptimizer) -> int:
-    return int(optimizer._iterations._array)
+    return int(optimizer._iterations._array) // optimizer._micro_steps
 
 
 def _compared(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> list[Variable]:

@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 _BROUGHT, _SUMMED = 1, 2
 
 
+def inspects(optimizer: BaseOptimizer, strategy: Strategy) -> bool:
+    """Whether the sums are looked at before anything is updated."""
+    return strategy.inspects or optimizer._skips_nonfinite
+
+
+def is_finite(gradients: Gradients) -> bool:
+    """Whether all gradients that take part are, on this replica."""
+    dense = all(np.isfinite(gradients.slab.views[k]).all() for k in gradients.dense)
+    return dense and all(np.isfinite(slices.values).all() for slices in gradients.sparse.values())
+
+
 class Inspection:
     """One step's look at the gradients.
 
@@ -73,11 +84,12 @@ class Inspection:
         entries = list(self._gradients.entries)
         self.norm = math.sqrt(total) if (total := tree_sum(squares[entries])) == total else math.nan
         suspects = [k for k in entries if not math.isfinite(squares[k])]
-        if not suspects or self._strategy.checks.on_nonfinite is None:
+        leaves_out = self._optimizer._skips_nonfinite
+        if not suspects or (self._strategy.checks.on_nonfinite is None and not leaves_out):
             return True
         found = self._look_closer(suspects)
-        if not found:  # squares of large float64 numbers overflow: the numbers have not
-            return True
+        if not found or leaves_out:  # squares of large float64 numbers overflow where the numbers have not
+            return not found
         step, replica = int(self._optimizer._iterations._array), self._strategy.replica_index
         text = f"step {step}: the sum of the gradients is not finite: {found}. Nothing was updated"
         if self._strategy.checks.on_nonfinite == "raise":

@@ -36,6 +36,15 @@ class LearningRate:
             )
         self._set_learning_rate(value)
 
+    @property
+    def lr(self) -> Any:
+        """Not there: in this family it is called ``learning_rate``, and a new attribute would change nothing."""
+        raise AttributeError(f"{type(self).__name__} has no lr: it is called learning_rate")
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} has no lr: set learning_rate = {value!r}")
+
     def _set_learning_rate(self, value: Any) -> None:
         if callable(value):
             self._learning_rate = value

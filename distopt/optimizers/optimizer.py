@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -16,27 +17,21 @@ from distopt.errors import InvalidArgumentError
 from distopt.gradients import compute_gradients
 from distopt.indexed_slices import IndexedSlices
 from distopt.optimizers import step
-from distopt.optimizers.arguments import evaluated, finite, unknown_arguments
+from distopt.optimizers.accumulation import Accumulation
+from distopt.optimizers.arguments import count, evaluated, finite, flag, unknown_arguments
 from distopt.optimizers.base import Hook
+from distopt.optimizers.exchange import Exchange
+from distopt.optimizers.moving_average import MovingAverage
 from distopt.optimizers.rule_updates import constrain, rounds
 from distopt.optimizers.schedules.serialization import deserialize
 from distopt.optimizers.state import State
+from distopt.optimizers.weight_decay import WeightDecay
 from distopt.slab import Gradients, Pair, Slab
 from distopt.transformers.clipping import Clipping, checked_limit
 from distopt.variable import Variable
 
-_LATER: dict[str, Any] = {
-    "weight_decay": None,
-    "use_ema": False,
-    "ema_momentum": 0.99,
-    "ema_overwrite_frequency": None,
-    "loss_scale_factor": None,
-    "gradient_accumulation_steps": None,
-}
-"""Arguments of Keras that this version takes at their defaults only, so that its configs can be read."""
 
-
-class Optimizer(State):
+class Optimizer(WeightDecay, MovingAverage, Exchange, State):
     """Base class of the Keras 3 family.
 
     One step: sum the gradients over replicas, clip the sum, transform it, update every variable, apply constraints.
@@ -50,6 +45,16 @@ class Optimizer(State):
         clipnorm: limit of the norm of each variable's aggregated gradient.
         clipvalue: limit of each element of the aggregated gradients.
         global_clipnorm: limit of the norm of all aggregated gradients together. At most one of the three.
+        weight_decay: λ: before its update each weight loses lr λ of itself.
+        use_ema: whether to keep an exponential moving average of the weights.
+        ema_momentum: its μ, 0 to 1.
+        ema_overwrite_frequency: overwrite the weights by their averages every so many steps; None: not before
+            ``finalize_variable_values``.
+        loss_scale_factor: what the loss was multiplied by (``scale_loss``): the aggregate is divided by it.
+        gradient_accumulation_steps: so many calls make one step, 2 or more: gradients and items of the others are
+            added up on their replica, and nothing is sent. The step is made with the average over the calls, or, where
+            items are given, over all items. 0 and None: every call is a step. A schedule counts calls, as in Keras.
+        master_weights: whether variables of 16 bits are updated through exact copies in float32 (not in Keras).
         name: a name; by default the class's in snake case, numbered.
         gradient_aggregator: function from a list of (gradient, variable) to such a list, called on every replica in
             place of the sum; see ``distopt.aggregators``.
@@ -73,7 +78,9 @@ class Optimizer(State):
 
     _casts_gradients = True
     _merges_rows = True
-    _rule_hyperparameters: ClassVar[tuple[str, ...]] = ()
+    _hyperparameters: ClassVar[tuple[str, ...]] = ()
+    """The constructor's arguments beyond those of this class, attributes of the same names: replicas must agree on
+    those that are numbers, and the config holds all of them."""
 
     def __init__(
         self,
@@ -82,6 +89,13 @@ class Optimizer(State):
         clipnorm: float | None = None,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
+        weight_decay: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        master_weights: bool = False,
         name: str | None = None,
         gradient_aggregator: Hook | None = None,
         gradient_transformers: Sequence[Hook] | None = None,
@@ -99,19 +113,20 @@ class Optimizer(State):
         self.name = name or unique_name(_snake_case(owner))
         super().__init__(learning_rate, gradient_aggregator, gradient_transformers, Clipping(**checked))
         self._step_learning_rate: Any = None
+        self._set_weight_decay(weight_decay)
+        self._set_moving_average(use_ema, ema_momentum, ema_overwrite_frequency)
+        self.loss_scale_factor, self.master_weights = loss_scale_factor, flag(owner, "master_weights", master_weights)
+        if gradient_accumulation_steps:
+            self._accumulation = Accumulation(
+                count(owner, "gradient_accumulation_steps", gradient_accumulation_steps, 2)
+            )
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
         if kwargs.pop("decay", None) is not None:
             warnings.warn("decay is not known to this family and ignored: use a schedule", stacklevel=4)
-        unknown = [k for k in kwargs if k not in _LATER]
-        if unknown:
-            known = [*_LATER, "learning_rate", "clipnorm", "clipvalue", "global_clipnorm", "name"]
-            raise unknown_arguments(type(self).__name__, unknown, known, InvalidArgumentError)
-        for argument, value in kwargs.items():
-            if value != _LATER[argument]:
-                raise InvalidArgumentError(
-                    f"{type(self).__name__}({argument}={value!r}): this version takes {_LATER[argument]!r} only"
-                )
+        if kwargs:
+            known = [*inspect.signature(Optimizer.__init__).parameters, *self._hyperparameters]
+            raise unknown_arguments(type(self).__name__, kwargs, known, InvalidArgumentError)
 
     # The step
 
@@ -136,7 +151,8 @@ class Optimizer(State):
             ``iterations``.
 
         Raises:
-            InvalidArgumentError: a gradient that doesn't fit its variable; no gradient for any variable; no pairs.
+            InvalidArgumentError: a gradient that doesn't fit its variable; no gradient for any variable; no pairs;
+                gradients that are not zero with ``items=0`` on all replicas.
             CollectiveMismatchError: replicas disagree on the call (on every replica).
         """
         step.apply_gradients(self, grads_and_vars, bool(experimental_aggregate_gradients), items)
@@ -180,13 +196,15 @@ class Optimizer(State):
             variable: the variable; write it with ``assign``, ``assign_add``, ``assign_sub``.
             learning_rate: the learning rate of this step, a number.
         """
-        scalars = self._scalars(learning_rate)
-        if not isinstance(gradient, IndexedSlices):
-            self._update_one(variable, gradient, scalars)
-        elif self._known_rule().slots:
-            self._update_one(variable, gradient.to_dense(), scalars)
+        dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
+        self._update_one(variable, dense, self._scalars(learning_rate))
+
+    def _update_sparse(self, variable: Variable, slices: IndexedSlices) -> None:
+        scalars, variant = self._scalars(self._step_learning_rate), self._variant_of(variable)
+        if self._known_rule().slots or variant:
+            self._update_one(variable, slices.to_dense(), scalars, variant)
         else:  # rows without a gradient would not move
-            self._update_rows(variable, gradient, scalars)
+            self._update_rows(variable, slices, scalars)
 
     def _scalars(self, learning_rate: Any) -> Sequence[float]:
         """The values of the rule's scalars in this step."""
@@ -210,13 +228,23 @@ class Optimizer(State):
         else:
             number = evaluated(self.name, int(self._step_counter), "learning_rate", rate)
         self._step_learning_rate = rate
+        self._step_decay = number * (self.weight_decay or 0.0)
         if self._rule() is not None:
             self._scalars(rate)  # what can't be computed fails before anything is agreed on
-        own = {name: float(getattr(self, name)) for name in self._rule_hyperparameters}
-        return {"learning_rate": number} | own | self._clip_values()
+        own = {name: getattr(self, name) for name in self._hyperparameters}
+        numbers = {name: float(value) for name, value in own.items() if isinstance(value, (int, float))}
+        return {"learning_rate": number} | numbers | self._changeable_options() | self._clip_values()
+
+    def _changeable_options(self) -> dict[str, float]:
+        """The options that may change from step to step, on all replicas alike."""
+        options = {"weight_decay": self.weight_decay}
+        if self.use_ema:
+            options |= {"ema_momentum": self.ema_momentum, "ema_overwrite_frequency": self.ema_overwrite_frequency}
+        return {name: float(value) for name, value in options.items() if value is not None}
 
     def _create_state(self, gradients: Gradients) -> None:
-        """Slots are made by ``build``."""
+        """Slots are made by ``build``; exact copies follow what was assigned."""
+        self._renew_masters()
 
     def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
         rate, variables, sparse = self._step_learning_rate, gradients.slab.variables, gradients.sparse
@@ -227,11 +255,18 @@ class Optimizer(State):
                 dense = [k for k in entries if k not in sparse] if sparse else entries
                 if not dense_done:
                     self._update_flat(gradients, dense)
-                entries = [k for k in entries if k in sparse] if sparse else []
+                for k in entries:
+                    if k in sparse:
+                        self._update_sparse(variables[k], sparse[k])
+                continue
+            for k in entries:
+                self._decay(variables[k], rate)
             for k in entries:
                 self.update_step(sparse.get(k, gradients.slab.views[k]), variables[k], rate)
+        self._update_averages(self._step_number)
         for k in gradients.entries:
             constrain(variables[k])
+        self._note_masters()
 
     def _missing(self, names: list[str], everything: bool) -> None:
         if everything:
@@ -248,7 +283,9 @@ class Optimizer(State):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
         rate = self._learning_rate_config()
-        return {"name": self.name, "learning_rate": rate, **_LATER, **vars(self._clipping)}
+        base = {"name": self.name, "learning_rate": rate} | {name: getattr(self, name) for name in _OPTIONS}
+        base |= vars(self._clipping) | ({"master_weights": True} if self.master_weights else {})
+        return base | {name: getattr(self, name) for name in self._hyperparameters}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
@@ -262,6 +299,16 @@ class Optimizer(State):
         if isinstance(arguments.get("learning_rate"), dict):
             arguments["learning_rate"] = deserialize(arguments["learning_rate"], custom_objects)
         return cls(**arguments)
+
+
+_OPTIONS = (
+    "weight_decay",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
 
 
 def _snake_case(name: str) -> str:

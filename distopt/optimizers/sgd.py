@@ -5,12 +5,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distopt.errors import InvalidArgumentError
-from distopt.kernels import MOMENTUM, NESTEROV, Rule
-from distopt.kernels import SGD as PLAIN
-from distopt.optimizers.arguments import within
+from distopt.kernels import Array, Rule, Scalar
+from distopt.optimizers.arguments import flag, within
 from distopt.optimizers.optimizer import Optimizer
-from distopt.variable import Variable
+
+
+def _sgd(p: Array, g: Array, learning_rate: Scalar) -> None:
+    p -= learning_rate * g
+
+
+DESCENT = Rule(
+    name="sgd",
+    slots=(),
+    scalars=("learning_rate",),
+    sparse="rows",
+    reference=_sgd,
+    body="p -= learning_rate * g",
+)
+
+
+def _momentum(p: Array, g: Array, velocity: Array, learning_rate: Scalar, momentum: Scalar) -> None:
+    velocity[...] = momentum * velocity - learning_rate * g
+    p += velocity
+
+
+MOMENTUM = Rule(
+    name="momentum",
+    slots=("velocity",),
+    scalars=("learning_rate", "momentum"),
+    sparse="rows",
+    reference=_momentum,
+    body="""\
+velocity = momentum * velocity - learning_rate * g
+p += velocity""",
+)
+
+
+def _nesterov(p: Array, g: Array, velocity: Array, learning_rate: Scalar, momentum: Scalar) -> None:
+    velocity[...] = momentum * velocity - learning_rate * g
+    p += momentum * velocity - learning_rate * g
+
+
+NESTEROV = Rule(
+    name="nesterov",
+    slots=("velocity",),
+    scalars=("learning_rate", "momentum"),
+    sparse="rows",
+    reference=_nesterov,
+    body="""\
+velocity = momentum * velocity - learning_rate * g
+p += momentum * velocity - learning_rate * g""",
+)
 
 
 class SGD(Optimizer):
@@ -41,27 +86,17 @@ class SGD(Optimizer):
     Source: Keras 3 ``keras.optimizers.SGD``. The learning rate is inside the momentum (in PyTorch it is outside).
     """
 
-    _rule_hyperparameters = ("momentum",)
+    _hyperparameters = ("momentum", "nesterov")
 
     def __init__(self, learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False, **kwargs: Any) -> None:
         super().__init__(learning_rate, **kwargs)
         self.momentum = within("SGD", "momentum", momentum, 0, 1)
-        if not isinstance(nesterov, bool):
-            raise InvalidArgumentError(f"SGD(nesterov={nesterov!r}): expected True or False")
-        self.nesterov = nesterov
+        self.nesterov = flag("SGD", "nesterov", nesterov)
         self._has_momentum = self.momentum != 0
-
-    def build(self, variables: Sequence[Variable]) -> None:
-        """Make the momentum of every variable."""
-        if self.built:
-            return
-        super().build(variables)
-        if self._has_momentum:
-            self.momentums = [self.add_variable_from_reference(v, "momentum") for v in variables]
 
     def _rule(self) -> Rule:
         if not self._has_momentum:
-            return PLAIN
+            return DESCENT
         return NESTEROV if self.nesterov else MOMENTUM
 
     def _slot_labels(self) -> tuple[str, ...]:
@@ -69,7 +104,3 @@ class SGD(Optimizer):
 
     def _scalars(self, learning_rate: Any) -> Sequence[float]:
         return (learning_rate, self.momentum) if self._has_momentum else (learning_rate,)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that ``from_config`` needs."""
-        return super().get_config() | {"momentum": self.momentum, "nesterov": self.nesterov}

@@ -19,6 +19,7 @@ from distopt.distribute.node_sum import Spread
 from distopt.distribute.strategy import Strategy
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.arguments import hook_name
+from distopt.optimizers.inspection import inspects
 from distopt.slab import Slab
 from distopt.variable import Variable
 
@@ -58,7 +59,7 @@ def check_sharing(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, *, a
             )
         return
     what = (
-        _what_needs_private(optimizer, slab, inspects=strategy.inspects)
+        _what_needs_private(optimizer, slab, inspects=inspects(optimizer, strategy))
         if aggregates
         else "experimental_aggregate_gradients=False"
     )

@@ -12,15 +12,22 @@ from distopt.arrays import Array, to_dtype
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers import beginning
+from distopt.optimizers.arguments import positive
 from distopt.optimizers.base import BaseOptimizer, Hook, check_variable
 from distopt.optimizers.learning_rate import LearningRate
+from distopt.optimizers.limits import Limits
+from distopt.optimizers.loss_scale import LossScale
+from distopt.optimizers.master_weights import MasterWeights
 from distopt.slab import Slab
 from distopt.transformers.clipping import Clipping
 from distopt.variable import Variable
 
 
-class State(LearningRate, BaseOptimizer):
+class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
     """The part of the Keras 3 optimizer that makes and keeps variables."""
+
+    use_ema: Any
+    _is_spared: Any
 
     def __init__(
         self, learning_rate: Any, aggregator: Hook | None, transformers: Sequence[Hook] | None, clipping: Clipping
@@ -34,14 +41,24 @@ class State(LearningRate, BaseOptimizer):
         self._indices: dict[int, int] = {}
         self._set_learning_rate(learning_rate)
 
+    def _refuse_limit(self, name: str, value: float) -> None:
+        others = {other: limit for other, limit in vars(self._clipping).items() if other != name}
+        if any(limit is not None for limit in others.values()):
+            raise InvalidArgumentError(f"{name}={value!r}: one limit at a time; {self.name!r} has {others}")
+
     @property
-    def iterations(self) -> Variable:
-        """The number of steps done, an int64 Variable."""
-        return self._step_counter
+    def iterations(self) -> Any:
+        """The number of steps done: an int64 Variable; with accumulation a number (the Variable counts the calls)."""
+        return self._step_counter if self._accumulation is None else int(self._step_counter) // self._micro_steps
 
     @property
     def _iterations(self) -> Variable:
         return self._step_counter
+
+    @property
+    def _step_number(self) -> int:
+        """The number of the step that is being done, from 1."""
+        return int(self.iterations) + 1
 
     @property
     def variables(self) -> list[Variable]:
@@ -51,10 +68,40 @@ class State(LearningRate, BaseOptimizer):
 
     def _state(self) -> list[Variable]:
         # Not the learning rate: replicas that were given different ones are told so in the next header.
-        return [self._step_counter, *self._own_variables]
+        # Nor what this replica has accumulated.
+        return [self._step_counter, *(v for v in self._own_variables if v not in self._accumulators)]
+
+    @property
+    def _accumulators(self) -> set[Variable]:
+        return set() if self._accumulation is None else set(self._accumulation.sums.values())
+
+    def _identity(self) -> str:
+        fixed = ("use_ema", "gradient_accumulation_steps", "master_weights")
+        options = [f"{name}={getattr(self, name)}" for name in fixed if getattr(self, name)]
+        spared = [variable.name for variable in self._trainable_variables if self._is_spared(variable)]
+        return ", ".join([super()._identity(), *options, *([f"no decay of {spared}"] if spared else [])])
 
     def _trained(self) -> Iterable[Variable]:
         return self._trainable_variables
+
+    @property
+    def loss_scale_factor(self) -> float | None:
+        """What the loss was multiplied by, or None."""
+        return None if self._loss_scale is None or self._skips_nonfinite else self._loss_scale.factor
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, value: float | None) -> None:
+        owner = type(self).__name__
+        self._loss_scale = None if value is None else LossScale(positive(owner, "loss_scale_factor", value))
+
+    @property
+    def gradient_accumulation_steps(self) -> int | None:
+        """How many calls make a step, or None."""
+        return None if self._accumulation is None else self._accumulation.steps
+
+    def scale_loss(self, loss: Any) -> Any:
+        """Return a loss multiplied by the loss scale."""
+        return loss if self._loss_scale is None else loss * self._loss_scale.factor
 
     def get_weights(self) -> list[Array]:
         """Return copies of the values of ``variables``; with ``update="shared"`` a collective.
@@ -85,9 +132,13 @@ class State(LearningRate, BaseOptimizer):
                     f"{variable.shape}: pass the arrays in the order of optimizer.variables"
                 )
         self._write_state(self.variables, weights)
+        if self._accumulation is not None:
+            self._accumulation.go_on(self._iterations)
 
     def build(self, variables: Sequence[Variable]) -> None:
         """Make the optimizer's variables; a call of one's own also makes every replica start from replica 0's values.
+
+        A built-in optimizer gets its slots here, variable by variable; override it to make others.
 
         Args:
             variables: the variables that will be trained, the same on every replica.
@@ -107,13 +158,44 @@ class State(LearningRate, BaseOptimizer):
             except BaseException:
                 self.built = False
                 raise
+        self._make_averages_and_accumulators()
+        self._make_slots()
+        self._make_masters()
+
+    def _make_averages_and_accumulators(self) -> None:
+        if self.use_ema:
+            for variable in self._trainable_variables:
+                self.add_variable_from_reference(variable, "average")
+        if self._accumulation is not None:
+            for variable in self._trainable_variables:
+                name = f"{self.name}/{variable.path.replace('/', '_')}_gradient_accumulator"
+                sums = Variable(np.zeros_like(variable._array), name=name, dtype=variable.dtype, trainable=False)
+                self._accumulation.sums[variable] = sums
+                self._own_variables.append(sums)
+
+    def _make_masters(self) -> None:
+        for variable in filter(self._has_master, self._trainable_variables):
+            self._check_master(variable)
+            self.add_variable_from_reference(variable, "master", lambda shape, dtype, v=variable: v._array)
+            self._master_versions[variable] = variable._version, 0
+
+    def _make_slots(self) -> None:
+        """Make the slots of a built-in optimizer, in the order of Keras."""
+        for variable in self._trainable_variables:
+            for label in self._slot_labels():
+                self.add_variable_from_reference(variable, label)
 
     def _index_variables(self) -> None:
         self._indices = {id(variable): k for k, variable in enumerate(self._trainable_variables)}
 
+    def __getstate__(self) -> dict[str, Any]:
+        self._renew_masters()
+        return super().__getstate__()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._index_variables()
+        self._note_masters()
 
     def add_variable(
         self, shape: Sequence[int], initializer: Any = "zeros", dtype: Any = None, name: str | None = None
@@ -143,7 +225,7 @@ class State(LearningRate, BaseOptimizer):
         """
         label = name or "slot"
         path = f"{self.name}/{reference_variable.path.replace('/', '_')}_{label}"
-        value = _initial(initializer, reference_variable.shape, reference_variable.dtype)
+        value = _initial(initializer, reference_variable.shape, self._slot_dtype(reference_variable))
         if (reference_variable, label) in self._slot_table:
             label = f"{label}_{len(self._slot_table)}"
         slot = self._new_slot(reference_variable, label, path, value)

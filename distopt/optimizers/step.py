@@ -5,12 +5,13 @@
 ====  =================================================================  ======================================
  1    read the list: shapes, dtypes, sparse with constraint, items       ``intake``
  2    the first time for this list: agree on it, and start from          ``begin_plan``
-      replica 0's values; evaluate hyperparameters, once
+      replica 0's values; a micro-step is added up, and ends here;       ``accumulation``
+      evaluate hyperparameters, once
  3    header: agree on the call, on which gradients exist, on the items; ``agreement``,
       every k steps on parameters and slots                              ``divergence``
  4    aggregate: the user's ``gradient_aggregator``, else the sum;       ``_aggregate``
-      divide by the items if they are given; where asked for, look
-      whether the sum is finite                                          ``inspection``
+      divide by the items if they are given, and by the loss scale;
+      where asked for, look whether the sum is finite                    ``inspection``
  5    clipvalue, clipnorm, global_clipnorm, then transformers            ``_transform``, ``transformers``
  6    update, dense or sparse; constraints                               the optimizer, with ``kernels``
  7    ``iterations += 1``                                                here
@@ -42,7 +43,7 @@ from distopt.optimizers.agreement import agree_on_step, present
 from distopt.optimizers.arguments import hook_name
 from distopt.optimizers.beginning import begin_plan
 from distopt.optimizers.divergence import is_due, mark_as_different, seal
-from distopt.optimizers.inspection import Inspection
+from distopt.optimizers.inspection import Inspection, inspects, is_finite
 from distopt.optimizers.intake import check_items, own_pairs, read_gradients
 from distopt.optimizers.sharing import check_sharing, share_state
 from distopt.optimizers.sweep import Sweep
@@ -101,12 +102,20 @@ def finish(
     with telling_the_others(communicator):  # 2
         optimizer._check_gradients(slab, kinds)
         items = check_items(items, communicator is not None, replica.averaged_loss)
+        replica.averaged_loss = None
+        accumulation, counter = optimizer._accumulation, optimizer._iterations
+        if accumulation is not None:
+            if not accumulation.take(counter, slab, kinds, sparse, items):
+                counter._array += 1
+                return
+            items = accumulation.total_items(items)
         hyperparameters = optimizer._evaluate_hyperparameters(slab)
-    replica.averaged_loss = None
+        if optimizer._loss_scale is not None:
+            hyperparameters["loss_scale"] = optimizer._loss_scale.factor
 
     agreed, total_items = kinds, items
     if strategy is not None and optimizer._in_lockstep:  # 3
-        agreed, total_items = agree_on_step(optimizer, strategy, slab, hyperparameters, kinds, items, name)
+        agreed, total_items = agree_on_step(optimizer, strategy, slab, hyperparameters, kinds, sparse, items, name)
     if not agreed:
         return
     gradients = present(optimizer, slab, kinds, agreed, sparse, are_summed=are_summed)
@@ -118,22 +127,48 @@ def finish(
         for entry in gradients.entries:
             slab.variables[entry]._version += 1  # open tapes must not mix old and new values
         if strategy is None:
-            _transform(optimizer, gradients)  # 5
-            optimizer._update(gradients)  # 6
-            mark_as_different([*slab.variables, *optimizer._state()])
+            is_done = _update_alone(optimizer, gradients)  # 5, 6
         else:
             is_settled = agreed is kinds and not are_summed
-            done = _sum_and_update(  # 4 to 6
+            is_done = _sum_and_update(  # 4 to 6
                 optimizer, strategy, gradients, items, total_items, are_summed=are_summed, is_settled=is_settled
             )
-            if not done:
-                return
-        optimizer._iterations._array += 1  # 7
+        _count(optimizer, is_done=is_done)  # 7
     except (NonFiniteGradientError, ReplicaLostError):
         raise  # nothing was written
     except BaseException as error:
         optimizer._damaged_by(error)
         raise
+
+
+def _count(optimizer: BaseOptimizer, *, is_done: bool) -> None:
+    """Count the step; one that was left out is as if its micro-steps had not been."""
+    accumulation, loss_scale = optimizer._accumulation, optimizer._loss_scale
+    optimizer._iterations._array += 1 if is_done else 1 - optimizer._micro_steps
+    if accumulation is not None:
+        accumulation.clear()
+    if loss_scale is not None:
+        loss_scale.note(is_finite=is_done)
+
+
+def _update_alone(optimizer: BaseOptimizer, gradients: Gradients) -> bool:
+    """Do stages 4 to 6 with this replica's gradients as if they were the sum."""
+    _divide(gradients, _divisor(optimizer, None))
+    if optimizer._skips_nonfinite and not is_finite(gradients):
+        return False
+    _transform(optimizer, gradients)  # 5
+    optimizer._update(gradients)  # 6
+    mark_as_different([*gradients.slab.variables, *optimizer._state()])
+    return True
+
+
+def _divisor(optimizer: BaseOptimizer, items: float | None) -> float | None:
+    """What the sum is divided by: its items, or the number of micro-steps; and the loss scale."""
+    if items == 0:  # all gradients are zero: the header saw to that
+        return None
+    scale = 1.0 if optimizer._loss_scale is None else optimizer._loss_scale.factor
+    divisor = (optimizer._micro_steps if items is None else items) * scale
+    return None if divisor == 1 else divisor
 
 
 def _sum_and_update(
@@ -147,25 +182,25 @@ def _sum_and_update(
     is_settled: bool,
 ) -> bool:
     """Do stages 4 to 6 among the replicas; return whether the step was done: a look at the sums may leave it out."""
-    communicator = strategy.communicator
+    communicator, divisor = strategy.communicator, _divisor(optimizer, total_items)
     receipt = _receipt(strategy)
     step = int(optimizer._iterations._array)
     names = [variable.name for variable in gradients.slab.variables]
     if receipt is not None:
         receipt.note_gradients(step, items, names, gradients.by_variable())
     sweep = _sweep(optimizer, strategy, gradients.slab)
-    if sweep is not None and sweep.does_all(optimizer, inspects=strategy.inspects):
+    if sweep is not None and sweep.does_all(optimizer, inspects=inspects(optimizer, strategy)):
         inspection = _inspection(optimizer, strategy, gradients, sweep, are_summed=are_summed)
-        _gather_rows(optimizer, communicator, gradients, total_items)
+        _gather_rows(optimizer, communicator, gradients, divisor)
         # 4 to 6 of what is dense, part by part; 6 of what is sparse
-        if not sweep(optimizer, gradients, total_items, inspection, are_summed=are_summed, is_settled=is_settled):
+        if not sweep(optimizer, gradients, divisor, inspection, are_summed=are_summed, is_settled=is_settled):
             return False
         if strategy.shares_parameters and is_due(optimizer, strategy, ahead=1):
             seal(optimizer, gradients.slab)
         sweep.leave()
     else:
         inspection = _inspection(optimizer, strategy, gradients, None, are_summed=False)
-        _aggregate(optimizer, communicator, gradients, total_items, sweep, are_summed=are_summed)  # 4
+        _aggregate(optimizer, communicator, gradients, divisor, sweep, are_summed=are_summed)  # 4
         if inspection is not None and not inspection.look():
             return False
         _transform(optimizer, gradients)  # 5
@@ -179,7 +214,7 @@ def _inspection(
     optimizer: BaseOptimizer, strategy: Strategy, gradients: Gradients, sweep: Sweep | None, *, are_summed: bool
 ) -> Inspection | None:
     """What looks at the sums, where that was asked for and the replicas can talk about it."""
-    if not strategy.inspects or not optimizer._in_lockstep:
+    if not inspects(optimizer, strategy) or not optimizer._in_lockstep:
         return None
     ranges = None if sweep is None else sweep.overwritten(gradients.dense)
     return Inspection(optimizer, strategy, gradients, ranges, are_summed=are_summed)
@@ -206,7 +241,7 @@ def _aggregate(
     optimizer: BaseOptimizer,
     communicator: Communicator,
     gradients: Gradients,
-    items: float | None,
+    divisor: float | None,
     sweep: Sweep | None,
     *,
     are_summed: bool,
@@ -214,8 +249,7 @@ def _aggregate(
     aggregator = optimizer._aggregator or _SUM
     if not isinstance(aggregator, FlatAggregator):
         gradients.take(aggregator(gradients.pairs()), f"gradient aggregator {hook_name(aggregator)}")
-        _divide(gradients, items)
-        _divide_rows(gradients, items)
+        _divide(gradients, divisor)
         return
     if sweep is not None and optimizer._sums_flat:
         sweep.sum(gradients.dense, are_summed=are_summed)
@@ -226,18 +260,18 @@ def _aggregate(
             if key not in reductions:
                 reductions[key] = aggregator.prepare(communicator, gradients.slab.flats[dtype][begin:end])
             reductions[key]()
-    _divide(gradients, items)
-    _gather_rows(optimizer, communicator, gradients, items)
+    _divide_dense(gradients, divisor)
+    _gather_rows(optimizer, communicator, gradients, divisor)
 
 
 def _gather_rows(
-    optimizer: BaseOptimizer, communicator: Communicator, gradients: Gradients, items: float | None
+    optimizer: BaseOptimizer, communicator: Communicator, gradients: Gradients, divisor: float | None
 ) -> None:
     """Give every replica the rows of all sparse gradients."""
     if communicator.size > 1:
         unseen = optimizer._merges_rows or not (optimizer._clipping.active or optimizer._transformers)
         gather_rows(communicator, gradients, merge_first=unseen)
-    _divide_rows(gradients, items)
+    _divide_rows(gradients, divisor)
 
 
 def _runs(gradients: Gradients) -> Iterator[tuple[np.dtype[Any], int, int]]:
@@ -254,15 +288,20 @@ def _runs(gradients: Gradients) -> Iterator[tuple[np.dtype[Any], int, int]]:
             yield dtype, begin, flat.size
 
 
-def _divide(gradients: Gradients, items: float | None) -> None:
-    if items:  # with none, nobody had data: all gradients are zero
+def _divide(gradients: Gradients, divisor: float | None) -> None:
+    _divide_dense(gradients, divisor)
+    _divide_rows(gradients, divisor)
+
+
+def _divide_dense(gradients: Gradients, divisor: float | None) -> None:
+    if divisor is not None:
         for dtype, flat in gradients.slab.flats.items():
-            divide(flat, gradients.slab.spans(dtype, gradients.dense), items)
+            divide(flat, gradients.slab.spans(dtype, gradients.dense), divisor)
 
 
-def _divide_rows(gradients: Gradients, items: float | None) -> None:
-    if items:
-        gradients.sparse = {k: slices / items for k, slices in gradients.sparse.items()}
+def _divide_rows(gradients: Gradients, divisor: float | None) -> None:
+    if divisor is not None:
+        gradients.sparse = {k: slices / divisor for k, slices in gradients.sparse.items()}
 
 
 def _transform(optimizer: BaseOptimizer, gradients: Gradients) -> None:

@@ -18,6 +18,7 @@ from distopt.indexed_slices import IndexedSlices
 from distopt.optimizers import step
 from distopt.optimizers.beginning import begin_plan, plan_call
 from distopt.optimizers.buckets import BucketSums, cut_into_buckets
+from distopt.optimizers.inspection import inspects
 from distopt.optimizers.intake import ABSENT, SPARSE, read_gradient
 from distopt.optimizers.sharing import check_sharing
 from distopt.slab import Slab
@@ -46,7 +47,8 @@ class StreamedStep:
             check_sharing(optimizer, self._strategy, slab, aggregates=True)
             if slab.has_duplicates:
                 raise InvalidArgumentError("begin_step: a variable stands twice in the list; give each once")
-        if optimizer._in_lockstep:
+        accumulation = optimizer._accumulation
+        if optimizer._in_lockstep and (accumulation is None or accumulation.is_last(optimizer._iterations)):
             agree(
                 self._communicator,
                 plan_call(optimizer, self._communicator, slab, "begin_step"),
@@ -101,9 +103,9 @@ def _buckets(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> Bucket
     """The communication thread for a slab, made at its first streamed step; None where there is none."""
     communicator = strategy.communicator
     sweep = slab.sweeps.get(communicator)
-    if sweep is None or not optimizer._sums_flat:
+    if sweep is None or not optimizer._sums_flat or optimizer._accumulation is not None:
         return None
-    if strategy.receipt is not None or (strategy.inspects and not sweep.does_all(optimizer, inspects=True)):
+    if strategy.receipt is not None or (inspects(optimizer, strategy) and not sweep.does_all(optimizer, inspects=True)):
         return None  # somebody wants to see this replica's own gradients
     if communicator not in slab.streams:
         slab.streams[communicator] = cut_into_buckets(strategy, slab, sweep)
@@ -170,7 +172,8 @@ class Streaming:
             items: number of items of this replica's *summed* loss; the aggregate is divided by the sum over replicas.
 
         Raises:
-            InvalidArgumentError: no gradient for any variable; no step has begun.
+            InvalidArgumentError: no gradient for any variable; no step has begun; gradients that are not zero with
+                ``items=0`` on all replicas.
             CollectiveMismatchError: replicas disagree on the call (on every replica).
         """
         try:

@@ -19,7 +19,7 @@ from distopt.arena import SPAN_UNIT, Home
 from distopt.arrays import Array
 from distopt.distribute.node import Node
 from distopt.distribute.node_sum import NodeSum
-from distopt.kernels import add_tree, clip, divide, square_sums, tree_sum, update
+from distopt.kernels import Rule, add_tree, clip, divide, square_sums, tree_sum, update
 from distopt.optimizers.inspection import Inspection
 from distopt.optimizers.span_plan import SpanPlan
 from distopt.partition import BLOCK, Block
@@ -60,7 +60,7 @@ class Sweep:
         self,
         optimizer: BaseOptimizer,
         gradients: Gradients,
-        items: float | None,
+        divisor: float | None,
         inspection: Inspection | None,
         *,
         are_summed: bool,
@@ -71,7 +71,7 @@ class Sweep:
         Args:
             optimizer: whose rule, clipping and slots.
             gradients: this step's; the slab is overwritten.
-            items: what to divide the dense sums by, or None.
+            divisor: what to divide the dense sums by, or None.
             inspection: looks at the sums before anything is updated, or None.
             are_summed: whether the dense gradients were summed while they came.
             is_settled: whether every replica's slab is as it will be summed: the header came after the last writing.
@@ -86,13 +86,13 @@ class Sweep:
         if not is_settled:
             self._node.barrier()
         if clipping.needs_norms or inspection is not None:
-            adjust = self._sum_and_look(plan, optimizer, gradients, rows, items, inspection, are_summed=are_summed)
+            adjust = self._sum_and_look(plan, optimizer, gradients, rows, divisor, inspection, are_summed=are_summed)
             if adjust is None:
                 return False
             self._update(plan, adjust, update_block)
         else:
             clipping.limit(rows)
-            adjust = _Adjust(items, clipping.clipvalue, None)
+            adjust = _Adjust(divisor, clipping.clipvalue, None)
             if self._is_shared and self._node.is_whole_job and not are_summed:
                 self._sum_and_update(plan, adjust, update_block)
             else:
@@ -196,7 +196,7 @@ class Sweep:
         optimizer: BaseOptimizer,
         gradients: Gradients,
         rows: list[Buffer],
-        items: float | None,
+        divisor: float | None,
         inspection: Inspection | None,
         *,
         are_summed: bool,
@@ -205,9 +205,9 @@ class Sweep:
         clipping, first = optimizer._clipping, self._slab.first_norm_block
         if clipping.needs_norms:  # of what the limit on values has left
             clipping.limit(rows)
-            self._sum_squares(plan, _Adjust(items, clipping.clipvalue, None), are_summed=are_summed)
+            self._sum_squares(plan, _Adjust(divisor, clipping.clipvalue, None), are_summed=are_summed)
         else:
-            self._sum_squares(plan, _Adjust(items, None, None), are_summed=are_summed)
+            self._sum_squares(plan, _Adjust(divisor, None, None), are_summed=are_summed)
         squares = squares_of(rows, gradients)
         for k in gradients.dense:
             squares[k] = tree_sum(self._squares[first[k] : first[k + 1]])
@@ -236,18 +236,18 @@ class Sweep:
 class _Adjust:
     """What is done to the elements of a sum before the update."""
 
-    items: float | None
+    divisor: float | None
     clipvalue: float | None
     factors: Factors | None
 
     @property
     def is_idle(self) -> bool:
         has_factors = self.factors is not None and not self.factors.is_one
-        return not (self.items or has_factors) and self.clipvalue is None
+        return not (self.divisor or has_factors) and self.clipvalue is None
 
     def __call__(self, total: Array, block: Block) -> None:
-        if self.items:  # with none, nobody had data, and all gradients are zero
-            divide(total, block.spans, self.items)
+        if self.divisor is not None:
+            divide(total, block.spans, self.divisor)
         if self.clipvalue is not None:
             clip(total, block.spans, self.clipvalue)
         if self.factors is not None:
@@ -258,12 +258,13 @@ class _BlockUpdate:
     """One step's update of blocks by the optimizer's rule."""
 
     def __init__(self, optimizer: BaseOptimizer) -> None:
-        self._optimizer, self._rule = optimizer, optimizer._known_rule()
-        self._arguments: dict[Home, tuple[list[Array], Sequence[float]]] = {}
+        self._optimizer = optimizer
+        self._calls: dict[tuple[Home, int], tuple[Rule, list[Array], Sequence[float]]] = {}
 
     def __call__(self, total: Array, block: Block) -> None:
-        for home, table in block.updates:
-            if home not in self._arguments:
-                self._arguments[home] = self._optimizer._slots_in(home), self._optimizer._step_scalars(block.dtype)
-            slots, scalars = self._arguments[home]
-            update(self._rule, home.flat, total, slots, scalars, table)
+        for home, variant, table in block.updates:
+            if (home, variant) not in self._calls:
+                scalars = self._optimizer._step_scalars(block.dtype)
+                self._calls[home, variant] = self._optimizer._call(home, variant, scalars)
+            rule, slots, scalars = self._calls[home, variant]
+            update(rule, home.flat, total, slots, scalars, table)

@@ -17,8 +17,9 @@ from mpi4py import MPI
 
 import distopt
 from distopt.arena import aligned_zeros, stagger
-from distopt.kernels import ADAM, update
+from distopt.kernels import update
 from distopt.kernels.compiler import compile_kernel
+from distopt.optimizers.adam import ADAM
 from distopt.shared_memory import Segment, map_segment
 
 FLOAT = np.dtype(np.float32)

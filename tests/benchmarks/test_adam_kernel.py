@@ -5,7 +5,8 @@ import pytest
 from measure import FULL, medians, show, torch_if_installed
 
 from distopt.arena import aligned_zeros
-from distopt.kernels import ADAM, reference, update
+from distopt.kernels import reference, update
+from distopt.optimizers.adam import ADAM
 
 SIZE = 1 << 24 if FULL else 1 << 12
 pytestmark = pytest.mark.benchmark

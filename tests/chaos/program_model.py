@@ -264,8 +264,8 @@ class Replica:
         rows = yield from self.meet(*key, brings=(gradients, items, state))
         if every and optimizer.iterations and optimizer.iterations % every == 0 and differ([row[2] for row in rows]):
             raise Refused("DivergedError")
-        total = sum(row[1] for row in rows) if items is not None else 0
-        sums = [sum_of([row[0][k] for row in rows], entry, total or 1) for k, entry in enumerate(entries)]
+        total = 1 if items is None else sum(row[1] for row in rows)
+        sums = [sum_of([row[0][k] for row in rows], entry, total) for k, entry in enumerate(entries)]
         return self.update(optimizer, entries, sums)
 
     def state_of(self, optimizer: Optimizer, entries: tuple[int, ...]) -> dict[Any, bytes]:

@@ -281,7 +281,7 @@ def _gradient(rng: np.random.Generator, pattern: str, entry: int) -> np.ndarray 
 
 
 def items_of(step: Step, replica: int) -> int | None:
-    return (replica + step.seed) % 3 if step.items else None
+    return (replica + step.seed) % 3 + (replica == 0) if step.items else None  # some replica has one
 
 
 def full(entries: tuple[int, ...], number: float) -> list[np.ndarray]:

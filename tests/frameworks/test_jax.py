@@ -311,7 +311,9 @@ def test_a_step_inside_of_a_transformation_is_refused():
 def test_what_is_no_optimizer_of_distopt_is_refused(optimizer, message):
     with pytest.raises(InvalidArgumentError, match=message) as caught:
         DistributedOptimizer(jnp.ones(2), optimizer)
-    assert re.search(r"distopt.optimizers \(SGD, Adam.*\) or distopt.optimizers.legacy \(SGD, Adam", str(caught.value))
+    assert re.search(
+        r"distopt.optimizers \(SGD, .*Adam.*\) or distopt.optimizers.legacy \(SGD, .*Adam", str(caught.value)
+    )
 
 
 def test_the_cure_for_optax_works():

@@ -7,28 +7,15 @@ import time
 import numpy as np
 import pytest
 import ray
+from actors import Actor
 
 import distopt
 import distopt.ray
 from distopt.errors import InvalidArgumentError, ReplicaError, ReplicaFailedError, ReplicaLostError
 from distopt.ray import group as groups
+from distopt.ray.rendezvous import Rendezvous
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("cluster")]
-
-
-@ray.remote(num_cpus=1)
-class Actor:
-    """A process that can be made a replica, again and again."""
-
-    def pid(self):
-        return os.getpid()
-
-    def call(self, fn, *args):
-        return fn(*args)
-
-    def replica(self, index, count, name, fn, *args):
-        with distopt.ray.init_group(index, count, name):
-            return fn(*args)
 
 
 @pytest.fixture(scope="module")
@@ -200,37 +187,30 @@ def test_who_does_not_come_is_named(actors):
         finally:
             groups.MEET_SECONDS = 60.0
 
+    meeting = Rendezvous("nobody comes", 0, 3, 60)._find()
+    assert ray.get(meeting.missing.remote(0), timeout=60) == [0, 1, 2]  # it runs: starting it takes seconds at times
     (error,) = causes([actors[0].call.remote(alone)])
     assert isinstance(error, ReplicaError)
     assert "has waited 2 s for replica 1, 2 of 3" in str(error)
 
 
-def test_two_of_the_same_index_are_refused(actors):
-    def both(wait):
-        time.sleep(wait)
-        groups.MEET_SECONDS = 3.0
-        try:
-            distopt.ray.init_group(0, 2, "twice")
-        finally:
-            groups.MEET_SECONDS = 60.0
-
-    _, second = causes([actors[0].call.remote(both, 0), actors[1].call.remote(both, 1)])
-    assert isinstance(second, InvalidArgumentError)
-    assert "there is another replica 0 already" in str(second)
-
-
-def test_other_counts_are_refused(actors):
-    def join(count, wait):
-        time.sleep(wait)
-        groups.MEET_SECONDS = 3.0
-        try:
-            distopt.ray.init_group(count - 2, count, "counts")
-        finally:
-            groups.MEET_SECONDS = 60.0
-
-    _, second = causes([actors[0].call.remote(join, 2, 0), actors[1].call.remote(join, 3, 1)])
-    assert isinstance(second, InvalidArgumentError)
-    assert "it says that there are 3 replicas, and another one has said 2" in str(second)
+@pytest.mark.parametrize(
+    ("index", "count", "complaint"),
+    [
+        pytest.param(0, 2, "there is another replica 0 already", id="the same index"),
+        pytest.param(1, 3, "it says that there are 3 replicas, and another one has said 2", id="another count"),
+    ],
+)
+def test_who_contradicts_is_refused_and_harms_nobody(actors, index, count, complaint):
+    meeting = Rendezvous(complaint, 0, 2, 60)._find()  # kept: it ends when who has made it drops the handle
+    first = actors[0].replica.remote(0, 2, complaint, distopt.replica_index)
+    while ray.get(meeting.missing.remote(0), timeout=60) != [1]:
+        time.sleep(0.05)
+    (error,) = causes([actors[1].replica.remote(index, count, complaint, distopt.replica_index)])
+    assert isinstance(error, InvalidArgumentError)
+    assert complaint in str(error)
+    second = actors[2].replica.remote(1, 2, complaint, distopt.replica_index)
+    assert ray.get([first, second], timeout=60) == [0, 1]
 
 
 @pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 0), (0.0, 2)])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import ray
+from actors import Actor
 
 import distopt
-import distopt.ray
 from distopt.aggregators import RayCollective
 from distopt.errors import InvalidArgumentError
 
@@ -13,18 +13,10 @@ pytest.importorskip("torch", reason="Gloo is PyTorch's: make test-frameworks")
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("cluster")]
 
 
-@ray.remote(num_cpus=1, runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}})
-class Actor:
-    """A process that can be made a replica."""
-
-    def replica(self, index, count, name, fn, *args):
-        with distopt.ray.init_group(index, count, name):
-            return fn(*args)
-
-
 @pytest.fixture(scope="module")
 def actors():
-    several = [Actor.remote() for _ in range(3)]
+    loopback = {"env_vars": {"GLOO_SOCKET_IFNAME": "lo"}}
+    several = [Actor.options(runtime_env=loopback).remote() for _ in range(3)]
     yield several
     for actor in several:
         ray.kill(actor)

@@ -51,6 +51,7 @@ def test_the_example_on_a_cluster_of_its_own_has_the_digest_of_mpirun():
     assert "training" in on_ray.text
 
 
+@pytest.mark.slow
 def test_a_script_is_where_it_was_started_with_its_arguments_on_a_cluster_of_its_own(tmp_path):
     (tmp_path / "neighbour.py").write_text("name = 'found'\n")
     (tmp_path / "script.py").write_text(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from actors import train
 from support import run, script_file
 
 import distopt
@@ -29,24 +30,13 @@ pytestmark = [
     pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and ip (iproute2) to make network namespaces"),
 ]
 
-TRAIN = """
-import numpy as np, distopt
-def train(steps=4):
-    random = np.random.default_rng(distopt.replica_index())
-    gradients = random.normal(size=(steps, 200_000)).astype("float32")
-    w = distopt.Variable(np.zeros(200_000, "float32"), name="w")
-    optimizer = distopt.optimizers.Adam(0.1)
-    for gradient in gradients:
-        optimizer.apply_gradients([(gradient, w)])
-    return distopt.digest([w])
-"""
-DRIVER = (
-    TRAIN
-    + """
+SIZE = 200_000
+DRIVER = """
 import os, subprocess, sys, time
 import ray
-import distopt.ray
+import distopt, distopt.ray
 from distopt.errors import ReplicaError
+from actors import train
 
 def sent():
     lines = open("/proc/net/dev").read().splitlines()
@@ -56,12 +46,12 @@ def sent():
 class Actor:
     def address(self):
         return ray.util.get_node_ip_address()
-    def replica(self, index, count, update):
+    def replica(self, index, count, update, size):
         os.environ["DISTOPT_UPDATE"] = update
         before = sent()
         with distopt.ray.init_group(index, count, f"replicas {update}") as group:
             listens = group._peers._listener.getsockname()[0]
-            return distopt.get_strategy().place.node, train(), sent() - before, listens
+            return distopt.get_strategy().place.node, train(size), sent() - before, listens
     def is_cut_off(self, index, count, ready):
         os.environ["DISTOPT_DEADLINES"] = "warn=1,silent=3,end=60"
         try:
@@ -77,9 +67,9 @@ class Actor:
 ray.init(address="10.77.0.1:6379", log_to_driver=False)
 actors = [Actor.remote() for _ in range(3)]
 actors.sort(key=lambda actor: ray.get(actor.address.remote()))
+folder, size = sys.argv[1], int(sys.argv[2])
 for update in ("replicated", "shared"):
-    print("result", ray.get([a.replica.remote(r, 3, update) for r, a in enumerate(actors)], timeout=60))
-folder = sys.argv[1]
+    print("result", ray.get([a.replica.remote(r, 3, update, size) for r, a in enumerate(actors)], timeout=60))
 futures = [a.is_cut_off.remote(r, 3, folder) for r, a in enumerate(actors)]
 while len(os.listdir(folder)) < 3:
     time.sleep(0.05)
@@ -87,7 +77,6 @@ subprocess.run(["ip", "link", "set", "cable", "down"], check=True)
 print("cut off", ray.get(futures[:2], timeout=30), flush=True)
 os._exit(0)  # what is beyond the cable can't be taken leave of
 """
-)
 
 
 def command(*words):
@@ -149,16 +138,14 @@ def test_what_travels_crosses_the_cable_and_a_cut_is_named(networks, tmp_path, r
     other = inside(b, *start, "--address=10.77.0.1:6379", at[2], "--num-cpus=1", env=token)
     assert other.status == 0, other.text
     with script_file(DRIVER) as path:
-        result = inside(a, sys.executable, path, str(tmp_path / "ready"), env=token)
+        result = inside(a, sys.executable, path, str(tmp_path / "ready"), str(SIZE), env=token)
     assert result.status == 0, result.text
-    namespace = {}
-    exec(TRAIN, namespace)
-    expected = distopt.simulate(3, namespace["train"])[0]
+    expected = distopt.simulate(3, train, SIZE)[0]
     for line in re.findall("result (.*)", result.output):
         places, digests, sent, listens = zip(*ast.literal_eval(line), strict=True)
         assert places == (0, 0, 1)
         assert set(digests) == {expected}
-        assert min(sent) > 4 * 200_000 * 4  # each node's share of four sums, at least
+        assert min(sent) > 4 * SIZE * 4  # each node's share of four sums, at least
         assert listens == ("10.77.0.1", "10.77.0.1", "10.77.0.2")
     ends = ast.literal_eval(re.search("cut off (.*)", result.output)[1])
     for seconds, _, text in ends:

@@ -4,6 +4,7 @@ import ast
 import re
 
 import pytest
+from actors import train
 from support import run, script_file
 
 import distopt
@@ -17,15 +18,7 @@ from pathlib import Path
 import numpy as np, ray
 from ray.cluster_utils import Cluster
 import distopt, distopt.ray
-
-def train(steps=4, pause=0.0):
-    random = np.random.default_rng(distopt.replica_index())
-    gradients = random.normal(size=(steps, 1000)).astype("float32")
-    w = distopt.Variable(np.zeros(1000, "float32"), name="w")
-    optimizer = distopt.optimizers.Adam(0.1)
-    for gradient in gradients:
-        optimizer.apply_gradients([(gradient, w)])
-    return distopt.digest([w])
+from actors import train
 
 cpus = [int(text) for text in sys.argv[1].split(",")]
 soon = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 300, "health_check_failure_threshold": 5}
@@ -56,18 +49,6 @@ for update in ("replicated", "shared"):
 """
 
 
-def train(steps=4):
-    import numpy as np
-
-    random = np.random.default_rng(distopt.replica_index())
-    gradients = random.normal(size=(steps, 1000)).astype("float32")
-    w = distopt.Variable(np.zeros(1000, "float32"), name="w")
-    optimizer = distopt.optimizers.Adam(0.1)
-    for gradient in gradients:
-        optimizer.apply_gradients([(gradient, w)])
-    return distopt.digest([w])
-
-
 def script(text, *arguments):
     import sys
 
@@ -75,11 +56,8 @@ def script(text, *arguments):
         return run([sys.executable, path, *arguments], timeout=260)
 
 
-@pytest.mark.parametrize(
-    "cpus",
-    [pytest.param((2, 2), marks=pytest.mark.slow), (3, 1), pytest.param((1, 2, 1), marks=pytest.mark.slow)],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cpus", [(2, 2), (3, 1), (1, 2, 1)], ids=str)
 def test_places_and_bits(cpus):
     result = script(PLACES, ",".join(map(str, cpus)))
     assert result.status == 0, result.text

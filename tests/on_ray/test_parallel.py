@@ -1,7 +1,8 @@
-"""The tests of ``tests/parallel``, in actors: every one of them is a replica and runs all of them."""
+"""The tests of ``tests/parallel`` and of the Keras adapter in processes of Ray: each is a replica and runs them all."""
 
 import contextlib
-import sys
+import importlib.util
+import re
 
 import pytest
 import ray
@@ -13,6 +14,8 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("cluster")]
 
 
 TESTS = ROOT / "tests" / "parallel"
+KERAS = ROOT / "tests" / "frameworks" / "keras_on_replicas.py"
+needs_keras = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs keras: make test-frameworks")
 SOME = [TESTS / f"test_{name}.py" for name in ("conformance", "modes", "mismatch", "uneven", "bits", "nonfinite")]
 
 
@@ -29,6 +32,7 @@ def run_tests(index, count, log, tests):
     ("count", "tests"),
     [
         pytest.param(3, SOME, id="some-3"),
+        pytest.param(2, [KERAS], id="keras", marks=needs_keras),
         pytest.param(2, [TESTS], id="all-2", marks=pytest.mark.slow),
         pytest.param(3, [TESTS], id="all-3", marks=pytest.mark.slow),
     ],
@@ -44,4 +48,4 @@ def test_the_parallel_tests(count, tests, tmp_path):
     except ray.exceptions.RayError as error:
         raise AssertionError(texts) from error
     assert statuses == [0] * count, texts
-    sys.stdout.write(texts[0].splitlines()[-1])
+    assert all(re.match(r"\d+ passed", text.splitlines()[-1]) for text in texts), texts

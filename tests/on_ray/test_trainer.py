@@ -63,6 +63,7 @@ def test_the_bits_are_those_of_simulated_replicas(tmp_path):
         assert (tmp_path / f"replica {r}").read_text() == f"{r} of 3, {r} on node 0: {expected[r]}"
 
 
+@pytest.mark.slow
 def test_the_first_error_is_what_the_user_sees(tmp_path):
     def loop(config):
         trained(3)

@@ -19,11 +19,22 @@ OPTIMIZERS = {
     "momentum": lambda **k: SGD(learning_rate=0.1, momentum=0.9, nesterov=True, **k),
     "Adam": lambda **k: Adam(learning_rate=ExponentialDecay(0.1, 2, 0.9), **k),
     "AMSGrad": lambda **k: Adam(learning_rate=0.1, amsgrad=True, **k),
+    "decay and average": lambda **k: spare_scalars(
+        Adam(learning_rate=0.1, weight_decay=0.3, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2, **k)
+    ),
     "legacy SGD": lambda **k: legacy.SGD(learning_rate=0.1, decay=0.01, **k),
     "legacy momentum": lambda **k: legacy.SGD(learning_rate=0.1, momentum=0.9, **k),
     "legacy Adam": lambda **k: legacy.Adam(learning_rate=0.05, amsgrad=True, **k),
     "NonFusedAdam": lambda **k: legacy.NonFusedAdam(learning_rate=0.05, **k),
 }
+
+
+def spare_scalars(optimizer):
+    """So that the variables of one buffer are updated by two variants of the rule."""
+    optimizer.exclude_from_weight_decay(var_names=["1"])
+    return optimizer
+
+
 SHAPES = [(), (0, 4), (1,), (7,), (40, 3), (53, 47), (4096,), (3 * 4096 + 5,), (300, 211), (131_072 + 17,)]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 PATTERNS = ["dense", "sparse", "absent", "mixed"]
@@ -114,7 +125,7 @@ def do_step(run: Run, k: int, step: Step, optimizer: Any, variables: list[Variab
     """One step, by ``apply_gradients`` or gradient by gradient."""
     me = distopt.replica_index()
     rng = np.random.default_rng([run.seed, k, me])
-    items = [0, 3, 1, 0, 2, 5][(me + k) % 6] if step.items else None
+    items = [0, 3, 1, 0, 2, 5][(me + k) % 6] + (me == 0) if step.items else None  # some replica has one
     chosen = [variables[entry] for entry in step.entries]
     gradients = [_gradient(rng, pattern, v) for pattern, v in zip(step.patterns, chosen, strict=True)]
     if not set(step.patterns) - {"absent", "mixed"}:  # one exists

@@ -15,15 +15,16 @@ from distopt.aggregators import Aggregator, Sum
 from distopt.checkpoint import Checkpointer
 from distopt.data import batches
 from distopt.errors import CheckpointError, CollectiveMismatchError, DamagedOptimizerError
-from distopt.optimizers import SGD, Adam, legacy
+from distopt.optimizers import SGD, Adam, LossScaleOptimizer, legacy
 from distopt.optimizers.schedules import CosineDecay, ExponentialDecay
 from distopt.testing import LocalReplica, SimulatedReplicas
 
 OPTIMIZERS = {
-    "SGD": lambda: SGD(0.1),
+    "accumulation": lambda: SGD(0.1, momentum=0.9, gradient_accumulation_steps=2),
     "momentum": lambda: SGD(CosineDecay(0.1, 20), momentum=0.9, nesterov=True),
-    "Adam": lambda: Adam(0.01, global_clipnorm=3.0),
-    "AMSGrad": lambda: Adam(ExponentialDecay(0.02, 5, 0.9), amsgrad=True),
+    "Adam": lambda: Adam(0.01, global_clipnorm=3.0, weight_decay=0.1, use_ema=True, ema_overwrite_frequency=3),
+    "loss scale": lambda: LossScaleOptimizer(Adam(0.01), initial_scale=4.0, dynamic_growth_steps=2),
+    "AMSGrad": lambda: Adam(ExponentialDecay(0.02, 5, 0.9), amsgrad=True, master_weights=True),
     "legacy SGD": lambda: legacy.SGD(0.1),
     "legacy momentum": lambda: legacy.SGD(ExponentialDecay(0.1, 5, 0.9), momentum=0.9),
     "legacy AMSGrad": lambda: legacy.Adam(0.01, amsgrad=True, decay=0.1),
@@ -65,7 +66,7 @@ class Run:
         for batch in self.data:
             self.optimizer.apply_gradients(zip(self.gradients(batch.arrays), self.variables, strict=True))
             self.checkpointer.save_every(every)
-            if int(self.optimizer.iterations) == until:
+            if int(self.optimizer._iterations) == until:  # with accumulation, in the middle of a step
                 break
         return self
 
@@ -117,10 +118,10 @@ def test_stop_and_resume_is_never_stopping(replicas, directory, name, update):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_goes_on(tmp_path, name):
-    replicas = SimulatedReplicas(3)
-    expected = replicas(within, "shared", undisturbed, name)
-    replicas(within, "shared", stop, name, tmp_path)
-    assert replicas(within, "shared", go_on, name, tmp_path) == [(STOP, bits) for bits in expected]
+    replicas, update = SimulatedReplicas(3), "replicated" if name == "loss scale" else "shared"
+    expected = replicas(within, update, undisturbed, name)
+    replicas(within, update, stop, name, tmp_path)
+    assert replicas(within, update, go_on, name, tmp_path) == [(STOP, bits) for bits in expected]
 
 
 @pytest.mark.parametrize("name", ["AMSGrad", "legacy momentum"])
@@ -174,7 +175,7 @@ class Exact:
             gathered = distopt.all_gather(np.resize(np.append(examples, [-1] * 6), 6))
             self.seen.append([int(n) for row in gathered for n in row if n >= 0])
             self.checkpointer.save_every(4)
-            if int(self.optimizer.iterations) == until:
+            if int(self.optimizer._iterations) == until:  # with accumulation, in the middle of a step
                 break
         self.checkpointer.wait()
         return self.seen, distopt.digest([self.w, self.b]), [distopt.digest([w]) for w in self.optimizer.get_weights()]

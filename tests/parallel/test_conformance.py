@@ -1,4 +1,4 @@
-"""The conformance classes over distopt's own aggregators and optimizers, and over a user's."""
+"""The conformance classes over distopt's own aggregators, and over a user's optimizer; ``test_every_row`` has ours."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import distopt
 from distopt import Variable
 from distopt.aggregators import MPIAllreduce, Stacked, Sum
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers import SGD, Adam, Optimizer, legacy
+from distopt.optimizers import SGD, Optimizer
 from distopt.testing import AggregatorConformance, OptimizerConformance
 
 
@@ -60,31 +60,6 @@ def test_mpi_allreduce_needs_mpi():
     for failure in distopt.simulate(2, step):
         assert failure.kind is InvalidArgumentError
         assert "aggregators.Sum()" in failure.text
-
-
-class TestMomentum(OptimizerConformance):
-    def make_optimizer(self, **options):
-        return SGD(learning_rate=0.1, momentum=0.9, **options)
-
-
-class TestAdam(OptimizerConformance):
-    def make_optimizer(self, **options):
-        return Adam(learning_rate=0.01, **options)
-
-
-class TestLegacySGD(OptimizerConformance):
-    def make_optimizer(self, **options):
-        return legacy.SGD(learning_rate=0.1, **options)
-
-
-class TestLegacyAdam(OptimizerConformance):
-    def make_optimizer(self, **options):
-        return legacy.Adam(learning_rate=0.01, **options)
-
-
-class TestNonFusedAdam(OptimizerConformance):
-    def make_optimizer(self, **options):
-        return legacy.NonFusedAdam(learning_rate=0.01, **options)
 
 
 class Signs(Optimizer):

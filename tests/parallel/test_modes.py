@@ -49,7 +49,7 @@ VARIABLES = (((7,), "float64"), ((), "float16"), ((40, 3), "float32"), ((53, 47)
 
 OPTIONS = {
     "momentum": {"clipvalue": 0.7},
-    "AMSGrad": {"global_clipnorm": 2.0},
+    "decay and average": {"global_clipnorm": 2.0},
     "legacy momentum": {},
     "legacy Adam": {"clipnorm": 2.0},
 }

@@ -105,6 +105,31 @@ def test_items_divide_by_those_of_all_replicas(replicas, family):
 
 
 @both_families
+def test_gradients_of_no_items_are_zero(replicas, family):
+    def step(streams):
+        v, w = Variable(np.ones(2), name="v"), Variable(np.ones((2, 1)), name="w")
+        optimizer = family()
+        rows = IndexedSlices(np.full((1, 1), float(index() == distopt.num_replicas() - 1)), [1], (2, 1))
+
+        def act(gradient):
+            if not streams:
+                return optimizer.apply_gradients([(np.zeros(2), v), (gradient, w)], items=0)
+            optimizer.begin_step([v, w])
+            optimizer.push(w, gradient)
+            optimizer.push(v, np.zeros(2))
+            return optimizer.end_step(items=0)
+
+        failure = caught(act, rows)
+        return failure, int(act(np.zeros((2, 1)))), v.numpy().tolist()
+
+    for streams in (False, True):
+        for failure, steps, value in replicas(step, streams):
+            assert (failure.kind, steps, value) == (InvalidArgumentError, 1, [1, 1])
+            assert "step 0: items=0 on all replicas" in failure.text
+            assert f"not zero (seen on replica {replicas.count - 1}: 'w')" in failure.text
+
+
+@both_families
 def test_clipping_sees_the_sum(replicas, family):
     def step():
         v = Variable(np.zeros(2))

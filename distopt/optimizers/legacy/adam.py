@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from distopt.arrays import to_dtype
-from distopt.errors import InvalidArgumentError
-from distopt.kernels import ADAM, AMSGRAD, Rule
-from distopt.optimizers.legacy.hyperparameters import ApplyState, checked_epsilon
+from distopt.kernels import Rule
+from distopt.optimizers.adam import ADAM, AMSGRAD
+from distopt.optimizers.legacy.hyperparameters import ApplyState, below_one, checked_epsilon, coefficient_dtype
 from distopt.optimizers.legacy.optimizer import Optimizer
-from distopt.variable import Variable
 
 
 class Adam(Optimizer):
@@ -44,6 +42,7 @@ class Adam(Optimizer):
     where that is float16); powers of β are computed in float64 and rounded once.
     """
 
+    _arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon", "amsgrad")
     _fractions = ("beta_1", "beta_2")
 
     def __init__(
@@ -64,24 +63,13 @@ class Adam(Optimizer):
         self.epsilon = checked_epsilon("Adam", epsilon)
         self.amsgrad = bool(amsgrad)
 
-    def _create_slots(self, var_list: Sequence[Variable]) -> None:
-        for slot_name in self._slot_labels():
-            for var in var_list:
-                self.add_slot(var, slot_name)
-
     def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
         super()._prepare_local(var_device, var_dtype, apply_state)
-        # bfloat16 can't tell 0.999 from 1.
-        dtype = to_dtype("float32" if np.dtype(var_dtype).name == "bfloat16" else var_dtype)
-        local, scalar = apply_state[var_device, var_dtype], dtype.type
+        local, scalar = apply_state[var_device, var_dtype], coefficient_dtype(var_dtype).type
         one, step = scalar(1), float(scalar(int(self.iterations) + 1))
-        beta_1, beta_2 = self._get_hyper("beta_1", dtype), self._get_hyper("beta_2", dtype)
-        beta_1_power, beta_2_power = scalar(float(beta_1) ** step), scalar(float(beta_2) ** step)
-        for name, power in (("beta_1", beta_1_power), ("beta_2", beta_2_power)):
-            if power == one:
-                raise InvalidArgumentError(
-                    f"{self._name}: {name} is 1 in {dtype.name}, so nothing would be trained: take a smaller one"
-                )
+        beta_1, beta_2 = local["beta_1"], local["beta_2"]
+        beta_1_power = scalar(below_one(self._name, "beta_1", beta_1) ** step)
+        beta_2_power = scalar(below_one(self._name, "beta_2", beta_2) ** step)
         local.update(
             lr=local["lr_t"] * (np.sqrt(one - beta_2_power) / (one - beta_1_power)),
             epsilon=scalar(self.epsilon),
@@ -96,9 +84,6 @@ class Adam(Optimizer):
     def _rule(self) -> Rule:
         return AMSGRAD if self.amsgrad else ADAM
 
-    def _slot_labels(self) -> tuple[str, ...]:
-        return ("m", "v", "vhat") if self.amsgrad else ("m", "v")
-
     def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
         return local["lr"], local["one_minus_beta_1_t"], local["one_minus_beta_2_t"], local["epsilon"]
 
@@ -108,17 +93,6 @@ class Adam(Optimizer):
         if not self.amsgrad and held > 1 and len(weights) == 1 + (held - 1) // 2 * 3:
             weights = weights[:held]
         super().set_weights(weights)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that ``from_config`` needs."""
-        return super().get_config() | {
-            "learning_rate": self._serialize_hyperparameter("learning_rate"),
-            "decay": self._initial_decay,
-            "beta_1": self._serialize_hyperparameter("beta_1"),
-            "beta_2": self._serialize_hyperparameter("beta_2"),
-            "epsilon": self.epsilon,
-            "amsgrad": self.amsgrad,
-        }
 
 
 class NonFusedAdam(Adam):

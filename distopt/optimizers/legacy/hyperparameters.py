@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from distopt.arrays import to_dtype
+from distopt.errors import InvalidArgumentError
 from distopt.optimizers.arguments import evaluated, finite, real, within
 from distopt.optimizers.schedules import LearningRateSchedule
 from distopt.optimizers.schedules.serialization import serialize
@@ -26,6 +27,8 @@ class Hyperparameters:
     _initial_decay: float
     iterations: Variable
     _counter: Variable | None
+    _arguments: ClassVar[tuple[str, ...]] = ()
+    """The constructor's arguments beyond those of the base class, hyperparameters or attributes of the same names."""
     _fractions: ClassVar[tuple[str, ...]] = ()
     """Hyperparameters that lie between 0 and 1."""
 
@@ -115,14 +118,24 @@ class Hyperparameters:
 
     def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
         """Add what the update of one (device, dtype) needs; override it to add your own."""
-        if "learning_rate" in self.__dict__["_hyper"]:
-            apply_state[var_device, var_dtype]["lr_t"] = self._decayed_lr(var_dtype)
+        hyper, local = self.__dict__["_hyper"], apply_state[var_device, var_dtype]
+        if "learning_rate" in hyper:
+            local["lr_t"] = self._decayed_lr(var_dtype)
+        for name in self._arguments:
+            if name in hyper and name not in ("learning_rate", "decay"):
+                local[name] = self._get_hyper(name, coefficient_dtype(var_dtype))
 
     def _fallback_apply_state(self, var_device: str, var_dtype: Any) -> dict[str, Any]:
         """Evaluate for one (device, dtype), where an update was called without ``apply_state``."""
         state: ApplyState = {(var_device, var_dtype): {}}
         self._prepare_local(var_device, var_dtype, state)
         return state[var_device, var_dtype]
+
+    def _argument(self, name: str) -> Any:
+        """Return one of ``_arguments`` as JSON can hold it."""
+        if name == "decay":
+            return self._initial_decay
+        return self._serialize_hyperparameter(name) if name in self.__dict__["_hyper"] else getattr(self, name)
 
     def _serialize_hyperparameter(self, hyperparameter_name: str) -> Any:
         """Return a hyperparameter as JSON can hold it; a function as its current value."""
@@ -134,6 +147,24 @@ class Hyperparameters:
 
 def _cast(value: Any, dtype: Any) -> Any:
     return np.asarray(value._array if isinstance(value, Variable) else value).astype(to_dtype(dtype))[()]
+
+
+def coefficient_dtype(var_dtype: Any) -> np.dtype[Any]:
+    """Return the dtype of all hyperparameters but the learning rate: bfloat16 can't tell 0.999 from 1."""
+    return to_dtype("float32" if np.dtype(var_dtype).name == "bfloat16" else var_dtype)
+
+
+def below_one(owner: str, name: str, beta: Any) -> float:
+    """Return the decay of a mean whose bias is corrected by 1 - βᵀ.
+
+    Raises:
+        InvalidArgumentError: it is 1 in the dtype that it was cast to.
+    """
+    if beta == 1:
+        raise InvalidArgumentError(
+            f"{owner}: {name} is 1 in {beta.dtype.name}, so nothing would be trained: take a smaller one"
+        )
+    return float(beta)
 
 
 def as_number(value: Any) -> float | None:

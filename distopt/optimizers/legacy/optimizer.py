@@ -124,7 +124,8 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
             ``iterations``.
 
         Raises:
-            InvalidArgumentError: a gradient that doesn't fit its variable; no gradient for any variable.
+            InvalidArgumentError: a gradient that doesn't fit its variable; no gradient for any variable;
+                gradients that are not zero with ``items=0`` on all replicas.
             CollectiveMismatchError: replicas disagree on the call (on every replica).
         """
         step.apply_gradients(self, grads_and_vars, bool(experimental_aggregate_gradients), items)
@@ -153,6 +154,7 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
         return self.apply_gradients(compute_gradients(loss, var_list, grad_loss=grad_loss, tape=tape), name=name)
 
     def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
+        self._refuse_twins(slab)
         self._create_hypers()
         self._apply_state = self._prepare(slab.variables)
         values = {}
@@ -168,6 +170,16 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
                     "number, schedule or function that it comes from"
                 )
         return values | self._clip_values()
+
+    def _refuse_twins(self, slab: Slab) -> None:
+        """Refuse the copies of variables whose slots a copied optimizer keeps for the originals."""
+        known = {variable.name for variable in self._slots} if self._is_copy else set()
+        for variable in slab.variables:
+            if variable.name in known and variable not in self._slots:
+                raise InvalidArgumentError(
+                    f"{variable!r} is not the variable of the same name that {self._name!r} has slots for: was it "
+                    "copied after the optimizer? copy.deepcopy((variables, optimizer)) copies both, in this order"
+                )
 
     def _create_state(self, gradients: Gradients) -> None:
         slab = gradients.slab
@@ -191,7 +203,8 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
-        return {"name": self._name} | {k: v for k, v in vars(self._clipping).items() if v is not None}
+        limits = {k: v for k, v in vars(self._clipping).items() if v is not None}
+        return {"name": self._name} | limits | {name: self._argument(name) for name in self._arguments}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:

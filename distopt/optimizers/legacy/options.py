@@ -7,37 +7,24 @@ from typing import Any
 
 from distopt.aggregators.sum import Sum
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.base import Hook, checked_transformers
+from distopt.optimizers.arguments import checked_transformers
+from distopt.optimizers.base import Hook
+from distopt.optimizers.limits import Limits
 from distopt.slab import Pair, Slab
-from distopt.transformers.clipping import Clipping, checked_limit
 
 
-def _limit(name: str) -> Any:
-    def read(self: Options) -> float | None:
-        limit: float | None = getattr(self._clipping, name)
-        return limit
-
-    def write(self: Options, value: float | None) -> None:
-        if value is not None and self._transformers:
-            raise InvalidArgumentError(
-                f"`{name}` cannot be set when `gradient_transformers` is set. Instead, clip in one of the transformers"
-            )
-        setattr(self._clipping, name, checked_limit(name, value))
-
-    return property(read, write, doc=f"The limit {name}, or None.")
-
-
-class Options:
+class Options(Limits):
     """``clipvalue``, ``clipnorm``, ``global_clipnorm``, ``gradient_transformers`` and ``gradient_aggregator``."""
 
-    _clipping: Clipping
     _transformers: list[Hook]
     _given_aggregator: Hook | None
     _slabs: dict[tuple[int, ...], Slab]
 
-    clipvalue = _limit("clipvalue")
-    clipnorm = _limit("clipnorm")
-    global_clipnorm = _limit("global_clipnorm")
+    def _refuse_limit(self, name: str, value: float) -> None:
+        if self._transformers:
+            raise InvalidArgumentError(
+                f"`{name}` cannot be set when `gradient_transformers` is set. Instead, clip in one of the transformers"
+            )
 
     @property
     def gradient_aggregator(self) -> Hook | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distopt.kernels import MOMENTUM, NESTEROV, Rule
-from distopt.kernels import SGD as PLAIN
-from distopt.optimizers.legacy.hyperparameters import ApplyState, is_on
+from distopt.kernels import Rule
+from distopt.optimizers.legacy.hyperparameters import is_on
 from distopt.optimizers.legacy.optimizer import Optimizer
-from distopt.variable import Variable
+from distopt.optimizers.sgd import DESCENT, MOMENTUM, NESTEROV
 
 
 class SGD(Optimizer):
@@ -37,6 +36,7 @@ class SGD(Optimizer):
     Source: ``tf_keras.optimizers.legacy.SGD``. The learning rate is inside the momentum (in PyTorch it is outside).
     """
 
+    _arguments = ("learning_rate", "decay", "momentum", "nesterov")
     _fractions = ("momentum",)
 
     def __init__(
@@ -49,18 +49,9 @@ class SGD(Optimizer):
         self._set_hyper("momentum", momentum)
         self.nesterov = bool(nesterov)
 
-    def _create_slots(self, var_list: Sequence[Variable]) -> None:
-        if self._momentum:
-            for var in var_list:
-                self.add_slot(var, "momentum")
-
-    def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
-        super()._prepare_local(var_device, var_dtype, apply_state)
-        apply_state[var_device, var_dtype]["momentum"] = self._get_hyper("momentum", var_dtype)
-
     def _rule(self) -> Rule:
         if not self._momentum:
-            return PLAIN
+            return DESCENT
         return NESTEROV if self.nesterov else MOMENTUM
 
     def _slot_labels(self) -> tuple[str, ...]:
@@ -68,12 +59,3 @@ class SGD(Optimizer):
 
     def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
         return (local["lr_t"], local["momentum"]) if self._momentum else (local["lr_t"],)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that ``from_config`` needs."""
-        return super().get_config() | {
-            "learning_rate": self._serialize_hyperparameter("learning_rate"),
-            "decay": self._initial_decay,
-            "momentum": self._serialize_hyperparameter("momentum"),
-            "nesterov": self.nesterov,
-        }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.loss_scale import LossScale
 from distopt.variable import Variable
 
 
@@ -19,6 +20,10 @@ class Slots:
     _new_slot: Callable[..., Variable]
     _read_state: Callable[..., list[Array]]
     _write_state: Callable[..., None]
+    _loss_scale: LossScale | None
+    _slot_labels: Callable[[], tuple[str, ...]]
+    _may_lack_iterations: ClassVar[bool] = False
+    """Whether ``set_weights`` takes a list of Keras 1, which had no iterations in front."""
 
     def __init__(self) -> None:
         self._slots: dict[Variable, dict[str, Variable]] = {}
@@ -54,7 +59,10 @@ class Slots:
         return self._slots
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
-        """Make the slots of variables; override it with calls of ``add_slot``."""
+        """Make the slots of variables, name by name; override it with calls of ``add_slot``."""
+        for slot_name in self._slot_labels():
+            for var in var_list:
+                self.add_slot(var, slot_name)
 
     def add_slot(
         self, var: Variable, slot_name: str, initializer: Any = "zeros", shape: Sequence[int] | None = None
@@ -113,8 +121,8 @@ class Slots:
         return self._weights
 
     def _state(self) -> list[Variable]:
-        _ = self.iterations
-        return self._weights
+        _, scale = self.iterations, self._loss_scale
+        return [*self._weights, *(() if scale is None else (scale.step_counter, scale.scale))]
 
     def get_weights(self) -> list[Array]:
         """Return copies of the values of ``weights``; with ``update="shared"`` a collective."""
@@ -129,6 +137,8 @@ class Slots:
         Raises:
             InvalidArgumentError: another number of arrays, or other shapes.
         """
+        if self._may_lack_iterations and len(weights) == len(self._weights) - 1:
+            weights = [np.int64(0), *weights]
         if len(weights) != len(self._weights):
             raise InvalidArgumentError(
                 f"You called `set_weights(weights)` on optimizer {self._name!r} with a weight list of length "

@@ -51,10 +51,13 @@ class Updates(RuleUpdates):
         if self._rule() is None:
             raise NotImplementedError(_NO_SPARSE)
         slices, scalars = IndexedSlices(grad, indices, var.shape), self._scalars(self._local_state(var, apply_state))
-        if self._known_rule().sparse == "all":
-            self._update_one(var, slices.to_dense(), scalars)
-        else:
-            self._update_rows(var, slices, scalars)
+        match self._known_rule().sparse:
+            case "all":
+                self._update_one(var, slices.to_dense(), scalars)
+            case "slots":
+                self._update_slots_and_rows(var, slices, scalars)
+            case "rows":
+                self._update_rows(var, slices, scalars)
 
     def _resource_apply_sparse_duplicate_indices(
         self, grad: Array, var: Variable, indices: Array, **kwargs: Any
@@ -70,6 +73,11 @@ class Updates(RuleUpdates):
     def _local_state(self, var: Variable, apply_state: ApplyState | None) -> dict[str, Any]:
         local = (apply_state or {}).get((var.device, var.dtype))
         return local or self._fallback_apply_state(var.device, var.dtype)
+
+    def _slot_labels(self) -> tuple[str, ...]:
+        """The names of the slots in the order in which the rule takes them, and by default its own names."""
+        rule = self._rule()
+        return () if rule is None else rule.slots
 
     def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
         """The values of the rule's scalars, from what ``_prepare_local`` evaluated for a dtype."""

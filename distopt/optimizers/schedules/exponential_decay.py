@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import numpy as np
-
-from distopt.optimizers.schedules.schedule import (
-    LearningRateSchedule,
-    config_value,
-    learning_rate,
-    number_at_least,
-    positive_number,
-    step_number,
-)
+from distopt.optimizers.schedules.periodic_decay import PeriodicDecay
 
 
-class ExponentialDecay(LearningRateSchedule):
+class ExponentialDecay(PeriodicDecay):
     """Multiply the learning rate by ``decay_rate`` every ``decay_steps`` steps.
 
     ``initial_learning_rate * decay_rate ** (step / decay_steps)``, without an end.
@@ -40,34 +28,5 @@ class ExponentialDecay(LearningRateSchedule):
     Source: Keras 3, ``keras.optimizers.schedules.ExponentialDecay``.
     """
 
-    def __init__(
-        self,
-        initial_learning_rate: Any,
-        decay_steps: Any,
-        decay_rate: Any,
-        staircase: bool = False,
-        name: str = "ExponentialDecay",
-    ) -> None:
-        self.initial_learning_rate = learning_rate(name, initial_learning_rate)
-        self.decay_steps = positive_number(name, "decay_steps", decay_steps)
-        self.decay_rate = number_at_least(name, "decay_rate", decay_rate, 0)
-        self.staircase = staircase
-        self.name = name
-
-    def __call__(self, step: Any) -> np.floating[Any]:
-        """Return the learning rate of ``step``."""
-        periods = step_number(step) / self.decay_steps
-        if self.staircase:
-            periods = math.floor(periods)
-        rate = float(self.initial_learning_rate) * self.decay_rate**periods
-        return self.initial_learning_rate.dtype.type(rate)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of this schedule."""
-        return {
-            "initial_learning_rate": config_value(self.initial_learning_rate),
-            "decay_steps": self.decay_steps,
-            "decay_rate": self.decay_rate,
-            "staircase": self.staircase,
-            "name": self.name,
-        }
+    def _after(self, rate: float, periods: float) -> float:
+        return float(rate * self.decay_rate**periods)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 
+from distopt.arrays import to_dtype
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.arguments import as_float
+
+_OF_A_DTYPE = "__numpy__"
 
 
 class LearningRateSchedule:
     """A learning rate that is a function of the step: ``learning_rate = schedule(step)``.
 
-    A subclass overrides ``__call__`` and, to be saved with its optimizer, ``get_config``. The step is the
-    number of steps already done (0 in the first): an int, a float or the optimizer's ``iterations``.
+    A subclass overrides ``__call__`` and, to be saved with its optimizer, ``get_config``; with the decorator
+    ``register`` dictionaries are read back without ``custom_objects``. The step is the number of steps already
+    done (0 in the first): an int, a float or the optimizer's ``iterations``.
 
     The schedules of distopt compute in float64 and round once, to the dtype of ``initial_learning_rate``
     (float32 for a Python number): their value depends on nothing but their arguments. They hold no state.
@@ -70,18 +75,22 @@ def positive_number(owner: str, argument: str, value: Any) -> int | float:
     return number
 
 
-def learning_rate(owner: str, value: Any) -> np.floating[Any]:
+def learning_rate(owner: str, value: Any, argument: str = "initial_learning_rate") -> np.floating[Any]:
     """Return ``value`` as a NumPy scalar of its dtype, float32 for Python numbers and integers."""
-    number = real_number(owner, "initial_learning_rate", value)
+    if isinstance(value, Mapping) and value.get("class_name") == _OF_A_DTYPE:
+        value = np.asarray(value["config"]["value"], to_dtype(value["config"]["dtype"]))
+    number = real_number(owner, argument, value)
     dtype = getattr(value, "dtype", np.dtype(np.float32))
     if np.dtype(dtype).kind in "iu":
         dtype = np.dtype(np.float32)
     return np.dtype(dtype).type(number)  # type: ignore[no-any-return]
 
 
-def config_value(rate: np.floating[Any]) -> float | np.floating[Any]:
-    """Return ``rate`` as what makes the same rate again; for float32 a Python number, which JSON can hold."""
-    return float(rate) if rate.dtype == np.float32 else rate
+def config_value(rate: np.floating[Any]) -> float | dict[str, Any]:
+    """Return ``rate`` as JSON can hold it; with its dtype, as Keras 3 writes arrays, if that is not float32."""
+    if rate.dtype == np.float32:
+        return float(rate)
+    return {"class_name": _OF_A_DTYPE, "config": {"value": float(rate), "dtype": rate.dtype.name}}
 
 
 def step_number(step: Any) -> float:

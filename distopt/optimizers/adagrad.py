@@ -1,0 +1,89 @@
+"""Adagrad, Keras 3 family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distopt.kernels import Array, Rule, Scalar
+from distopt.optimizers.arguments import finite
+from distopt.optimizers.optimizer import Optimizer
+
+
+def _adagrad(p: Array, g: Array, accumulator: Array, learning_rate: Scalar, inside: Scalar, outside: Scalar) -> None:
+    accumulator += g * g
+    p -= learning_rate * g / (np.sqrt(accumulator + inside) + outside)
+
+
+ADAGRAD = Rule(
+    name="adagrad",
+    slots=("accumulator",),
+    scalars=("learning_rate", "inside", "outside"),
+    sparse="rows",
+    reference=_adagrad,
+    body="""\
+accumulator += g * g
+p -= learning_rate * g / (sqrt(accumulator + inside) + outside)""",
+)
+"""Epsilon stands inside of the root (Keras 3) or outside (legacy family); the other of the two is 0."""
+
+
+class Adagrad(Optimizer):
+    """Adagrad: a learning rate per element, smaller the more that element has moved.
+
+    ``a ← a + g²``, ``w ← w - lr g / √(a + ε)``.
+
+    Args:
+        learning_rate: lr; a number, a schedule, or a function without arguments. The paper's is near 1.
+        initial_accumulator_value: where a begins, 0 or more.
+        epsilon: ε, against division by zero, taken literally.
+        **kwargs: the arguments of ``Optimizer``.
+
+    Raises:
+        InvalidArgumentError: a negative accumulator or epsilon (Keras 3 goes on with NaN), any argument that
+            ``Optimizer`` refuses.
+
+    Example:
+        >>> import distopt
+        >>> w = distopt.Variable([1.0])
+        >>> _ = Adagrad(learning_rate=0.5).apply_gradients([([1.0], w)])
+        >>> w.numpy().round(4)
+        array([0.5233], dtype=float32)
+
+    Source: Duchi et al. 2011, as in Keras 3 ``keras.optimizers.Adagrad``: ε inside of the root (in the legacy family
+    outside).
+    """
+
+    _hyperparameters = ("initial_accumulator_value", "epsilon")
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        initial_accumulator_value: float = 0.1,
+        epsilon: float = 1e-7,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.initial_accumulator_value = finite(
+            "Adagrad", "initial_accumulator_value", initial_accumulator_value, low=0
+        )
+        self.epsilon = finite("Adagrad", "epsilon", epsilon, low=0)
+
+    def _make_slots(self) -> None:
+        for variable in self._trainable_variables:
+            self.add_variable_from_reference(
+                variable,
+                "accumulator",
+                initializer=lambda shape, dtype: np.full(shape, self.initial_accumulator_value, dtype),
+            )
+
+    def _rule(self) -> Rule:
+        return ADAGRAD
+
+    def _slot_labels(self) -> tuple[str, ...]:
+        return ("accumulator",)
+
+    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+        return learning_rate, self.epsilon, 0.0

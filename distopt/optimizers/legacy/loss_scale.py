@@ -1,0 +1,252 @@
+"""Loss scaling of the legacy family: an optimizer around another."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from distopt.arrays import to_array
+from distopt.errors import InvalidArgumentError
+from distopt.gradients import compute_gradients
+from distopt.indexed_slices import IndexedSlices
+from distopt.optimizers.arguments import count, positive
+from distopt.optimizers.legacy.optimizer import Optimizer
+from distopt.optimizers.legacy.serialization import deserialize
+from distopt.optimizers.loss_scale import LossScale
+from distopt.optimizers.serialization import serialize
+from distopt.slab import Pair
+from distopt.variable import Variable
+
+_INITIAL_SCALE, _GROWTH_STEPS = 2.0**15, 2000
+
+
+class _Unscaled(LossScale):
+    """What the inner optimizer knows of a scale by which its gradients are divided before they come."""
+
+    def __init__(self, scale: LossScale, optimizer: Optimizer) -> None:
+        self.growth_steps, self.step_counter, self.scale = scale.growth_steps, scale.step_counter, scale.scale
+        self._told, self._optimizer = scale, optimizer
+
+    @property
+    def factor(self) -> float:
+        return 1.0
+
+    def note(self, *, is_finite: bool) -> None:
+        self._told.note(is_finite=is_finite)
+        if self.is_dynamic and not is_finite:
+            self._optimizer.iterations._array += 1  # a step that is left out counts in this family
+
+
+class LossScaleOptimizer(Optimizer):
+    """An optimizer for losses that are multiplied by a scale s, so that gradients of 16 bits do not vanish.
+
+    ``minimize`` does it all. With a tape: ``get_scaled_loss`` before the gradients are computed, and
+    ``get_unscaled_gradients`` before they are applied; clipping, aggregators and transformers see unscaled ones. If the
+    sum over replicas is not finite, the step is left out on every replica, but counted, and ``s ← max(s / 2, 1)``;
+    after ``dynamic_growth_steps`` steps in a row without that, ``s ← 2 s``, if that is finite.
+
+    Everything else, hyperparameters, slots, weights, ``iterations``, is the inner optimizer's: what is read or set here
+    is read or set there. The scale is not among the weights, but a checkpoint has it.
+
+    Args:
+        inner_optimizer: a legacy optimizer; it must not be stepped on its own.
+        dynamic: whether s follows the gradients; if not, no step is left out.
+        initial_scale: s of the first step; None is 2¹⁵, and allowed where s is dynamic only.
+        dynamic_growth_steps: steps until s is doubled; None is 2000, and the only value where s is not dynamic.
+
+    Raises:
+        TypeError: an inner optimizer that is none, or has a loss scale; ``dynamic`` is no bool.
+        InvalidArgumentError: the inner optimizer is inside of another one; a value that can't be right.
+
+    Example:
+        >>> import distopt
+        >>> v = distopt.Variable([1.0])
+        >>> optimizer = LossScaleOptimizer(distopt.optimizers.legacy.SGD(0.25), initial_scale=4.0)
+        >>> with distopt.GradientTape() as tape:
+        ...     loss = optimizer.get_scaled_loss(v * v)
+        >>> gradients = optimizer.get_unscaled_gradients(tape.gradient(loss, [v]))
+        >>> _ = optimizer.apply_gradients(zip(gradients, [v]))
+        >>> _ = optimizer.apply_gradients([([float("inf")], v)])
+        >>> v.numpy(), optimizer.loss_scale, int(optimizer.iterations)
+        (array([0.5], dtype=float32), 2.0, 2)
+
+    Source: ``tf_keras.mixed_precision.LossScaleOptimizer``; Micikevicius et al. 2018.
+    """
+
+    inner_optimizer: Optimizer
+    _scale: LossScale
+    _done: set[str]
+
+    def __init__(
+        self,
+        inner_optimizer: Optimizer,
+        dynamic: bool = True,
+        initial_scale: float | None = None,
+        dynamic_growth_steps: int | None = None,
+    ) -> None:
+        owner = "LossScaleOptimizer"
+        if not isinstance(inner_optimizer, Optimizer) or isinstance(inner_optimizer, LossScaleOptimizer):
+            raise TypeError(
+                f"{owner}: received {inner_optimizer!r} as inner_optimizer: expected a legacy optimizer without a loss "
+                "scale (for one of the Keras 3 family take distopt.optimizers.LossScaleOptimizer)"
+            )
+        if not isinstance(dynamic, bool):
+            raise TypeError(f"{owner}(dynamic={dynamic!r}): expected True or False; the scale itself is initial_scale")
+        if inner_optimizer._loss_scale is not None:
+            raise InvalidArgumentError(
+                f"{owner}: {inner_optimizer.name!r} is inside of another {owner} already: make one of its own for it"
+            )
+        if not dynamic and (initial_scale is None or dynamic_growth_steps is not None):
+            raise InvalidArgumentError(
+                f"{owner}(dynamic=False, initial_scale={initial_scale!r}, dynamic_growth_steps="
+                f"{dynamic_growth_steps!r}): a fixed scale needs initial_scale, and does not grow"
+            )
+        factor = positive(owner, "initial_scale", _INITIAL_SCALE if initial_scale is None else initial_scale)
+        steps = _GROWTH_STEPS if dynamic_growth_steps is None else dynamic_growth_steps
+        scale = LossScale(factor, count(owner, "dynamic_growth_steps", steps, 1) if dynamic else None, least=1.0)
+        inner_optimizer._loss_scale = _Unscaled(scale, inner_optimizer)
+        self.__dict__.update(inner_optimizer=inner_optimizer, initial_scale=factor, _scale=scale, _done=set())
+
+    # Everything that is not defined here is the inner optimizer's.
+
+    def __getattribute__(self, name: str) -> Any:
+        mine = object.__getattribute__
+        is_own = name.startswith("__") or name in mine(self, "__dict__")
+        if is_own or getattr(type(self), name, None) is not getattr(Optimizer, name, None):
+            return mine(self, name)
+        return getattr(mine(self, "inner_optimizer"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.inner_optimizer, name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *dir(self.inner_optimizer)})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    # The scale
+
+    @property
+    def loss_scale(self) -> float:
+        """The scale s, as it is now."""
+        return self._scale.factor
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether s follows the gradients."""
+        return self._scale.is_dynamic
+
+    @property
+    def dynamic_growth_steps(self) -> int | None:
+        """Steps until s is doubled; None where it is not dynamic."""
+        return self._scale.growth_steps
+
+    @property
+    def dynamic_counter(self) -> Variable | None:
+        """The number of steps since s has changed, an int64 Variable; None where it is not dynamic."""
+        return self._scale.step_counter if self.dynamic else None
+
+    def get_scaled_loss(self, loss: Any) -> Any:
+        """Return a loss times s; for a function that returns a loss, the function that returns it times s."""
+        self._done.add("get_scaled_loss")
+        if callable(loss):
+            return lambda: loss() * self.loss_scale
+        return loss * self.loss_scale
+
+    def get_unscaled_gradients(self, grads: Sequence[Any]) -> list[Any]:
+        """Return gradients divided by s.
+
+        Args:
+            grads: arrays, IndexedSlices or None; not changed.
+
+        Returns:
+            Such a list of new ones, of the same dtypes.
+        """
+        self._done.add("get_unscaled_gradients")
+        return [_divided(gradient, self.loss_scale) for gradient in grads]
+
+    # The step
+
+    def minimize(
+        self,
+        loss: Any,
+        var_list: Sequence[Variable] | Callable[[], Sequence[Variable]],
+        grad_loss: Any = None,
+        name: str | None = None,
+        tape: Any = None,
+    ) -> Variable:
+        """Scale a loss, differentiate it, and do one step with the unscaled gradients: as in ``Optimizer``."""
+        if callable(loss):
+            loss = self.get_scaled_loss(loss)
+        else:  # computed before: scaled where its gradients begin
+            ones = np.ones(np.shape(loss), getattr(loss, "dtype", None))
+            grad_loss = self.get_scaled_loss(ones if grad_loss is None else to_array(grad_loss, "grad_loss"))
+        pairs = compute_gradients(loss, var_list, grad_loss=grad_loss, tape=tape)
+        gradients = self.get_unscaled_gradients([gradient for gradient, _ in pairs])
+        return self.apply_gradients(zip(gradients, (variable for _, variable in pairs), strict=True), name=name)
+
+    def apply_gradients(
+        self,
+        grads_and_vars: Iterable[Pair],
+        name: str | None = None,
+        experimental_aggregate_gradients: bool = True,
+        *,
+        items: float | None = None,
+    ) -> Variable:
+        """Do one step with unscaled gradients: as in ``Optimizer``.
+
+        It warns once if ``get_scaled_loss`` or ``get_unscaled_gradients`` has never been called.
+        """
+        forgotten = [name for name in ("get_scaled_loss", "get_unscaled_gradients") if name not in self._done]
+        if forgotten:
+            self._done.update(forgotten)
+            warnings.warn(
+                f"LossScaleOptimizer.apply_gradients was called, and {' and '.join(forgotten)} never before: multiply "
+                "the loss by the scale and divide its gradients by it, or call minimize, which does both",
+                stacklevel=2,
+            )
+        return self.inner_optimizer.apply_gradients(grads_and_vars, name, experimental_aggregate_gradients, items=items)
+
+    # Serialisation
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that ``from_config`` needs, as JSON can hold them; the scale is ``initial_scale``."""
+        return {
+            "inner_optimizer": serialize(self.inner_optimizer),
+            "dynamic": self.dynamic,
+            "initial_scale": self.initial_scale,
+            "dynamic_growth_steps": self.dynamic_growth_steps,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """Make an optimizer from what ``get_config`` returned (not changed).
+
+        Args:
+            config: the arguments.
+            custom_objects: classes of optimizers and schedules of your own, by name.
+        """
+        return cls(**{**config, "inner_optimizer": deserialize(config["inner_optimizer"], custom_objects)})
+
+
+def _divided(gradient: Any, scale: float) -> Any:
+    if gradient is None or isinstance(gradient, IndexedSlices):
+        return gradient if gradient is None else gradient / scale
+    array = np.asarray(gradient)
+    return (array / np.float32(scale)).astype(array.dtype, copy=False)  # 2¹⁶ is infinite in float16

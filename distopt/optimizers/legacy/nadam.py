@@ -1,0 +1,131 @@
+"""Nadam, legacy family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from distopt.errors import InvalidArgumentError
+from distopt.kernels import Rule
+from distopt.optimizers.arguments import finite
+from distopt.optimizers.legacy.hyperparameters import ApplyState, below_one, checked_epsilon
+from distopt.optimizers.legacy.optimizer import Optimizer
+from distopt.optimizers.nadam import NADAM
+from distopt.optimizers.schedules import LearningRateSchedule
+from distopt.slab import Gradients
+from distopt.variable import Variable
+
+
+class Nadam(Optimizer):
+    """Adam with Nesterov's momentum.
+
+    ``μ_T = β₁ (1 - ½ 0.96^(δ T))`` and ``c ← c μ_T``, one number for all variables, in front of the slots in
+    ``weights``. ``m ← m + (g - m)(1 - β₁)``, ``v ← v + (g² - v)(1 - β₂)``,
+    ``w ← w - lr ((1 - μ_T) g / (1 - c) + μ_T₊₁ m / (1 - c μ_T₊₁)) / (√(v / (1 - β₂ᵀ)) + ε)``, T the number of this step
+    from 1. Sparse gradients move the rows of w that they name, and all rows of m and v.
+
+    Args:
+        learning_rate: lr; a number or a function without arguments, no schedule.
+        beta_1: β₁, decay of the first moment.
+        beta_2: β₂, decay of the second.
+        epsilon: ε; None and 0 mean 1e-7.
+        name: the optimizer's name.
+        schedule_decay: δ, how fast the momentum rises to β₁.
+        **kwargs: the arguments of ``Optimizer``.
+
+    Raises:
+        InvalidArgumentError: a schedule; a beta outside 0 to 1, a negative epsilon or schedule_decay; at the first
+            step, a beta_2 of 1.
+
+    Example:
+        >>> import distopt
+        >>> v = distopt.Variable([10.0])
+        >>> nadam = Nadam(learning_rate=0.2)
+        >>> _ = nadam.minimize(lambda: (v**2) / 2.0, [v])
+        >>> v.numpy().round(4), [w.name.split("/")[1] for w in nadam.weights]
+        (array([9.7887], dtype=float32), ['iter', 'momentum_cache', 'm', 'v'])
+
+    Source: Dozat 2016, as in ``tf_keras.optimizers.legacy.Nadam``. There ``decay`` is overwritten by schedule_decay and
+    the config calls it ``decay``; here ``decay`` lowers the learning rate, as in all other classes, and the config has
+    both. ``from_config`` tells them apart: a config without ``schedule_decay`` comes from there.
+    """
+
+    _arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon", "schedule_decay")
+    _fractions = ("beta_1", "beta_2")
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: Any = 0.9,
+        beta_2: Any = 0.999,
+        epsilon: float | None = 1e-7,
+        name: str = "Nadam",
+        *,
+        schedule_decay: float = 0.004,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name, **kwargs)
+        self._set_hyper("learning_rate", kwargs.get("lr", learning_rate))
+        self._set_hyper("decay", self._initial_decay)
+        self._set_hyper("beta_1", beta_1)
+        self._set_hyper("beta_2", beta_2)
+        self.epsilon = checked_epsilon("Nadam", epsilon)
+        self.schedule_decay = finite("Nadam", "schedule_decay", schedule_decay, low=0)
+        self._momentum_cache: Variable | None = None
+
+    def _set_hyper(self, name: str, value: Any) -> None:
+        if isinstance(value, LearningRateSchedule):
+            raise InvalidArgumentError(
+                f"Nadam({name}={type(value).__name__}(...)): the legacy Nadam has a schedule of its own and takes no "
+                "other, as in Keras. Use distopt.optimizers.Nadam"
+            )
+        super()._set_hyper(name, value)
+
+    def _create_slots(self, var_list: Sequence[Variable]) -> None:
+        if self._momentum_cache is None:
+            name, dtype = f"{self._name}/momentum_cache", var_list[0].dtype
+            self._momentum_cache = Variable(1.0, name=name, dtype=dtype, trainable=False)
+            self._weights.append(self._momentum_cache)
+        super()._create_slots(var_list)
+
+    def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
+        super()._prepare_local(var_device, var_dtype, apply_state)
+        local, step = apply_state[var_device, var_dtype], int(self.iterations) + 1
+        rate, beta_1 = float(local["lr_t"]), float(local["beta_1"])
+        beta_2 = below_one(self._name, "beta_2", local["beta_2"])
+        now, then = (beta_1 * (1 - 0.5 * 0.96 ** (self.schedule_decay * t)) for t in (step, step + 1))
+        product = now * (1.0 if self._momentum_cache is None else float(self._momentum_cache))
+        local.update(
+            momentum_cache=product,
+            gradient_factor=rate * (1 - now) / (1 - product),
+            momentum_factor=rate * then / (1 - product * then),
+            one_minus_beta_1=1 - beta_1,
+            one_minus_beta_2=1 - beta_2,
+            v_correction=1 - beta_2**step,
+        )
+
+    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+        super()._update(gradients, dense_done=dense_done)
+        assert self._momentum_cache is not None
+        # Only now: an override without apply_state evaluates anew, for each of its variables.
+        product = next(iter(self._apply_state.values()))["momentum_cache"]
+        self._momentum_cache.assign(product)
+
+    def _rule(self) -> Rule:
+        return NADAM
+
+    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+        return (*(local[name] for name in NADAM.scalars[:-1]), self.epsilon)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """Make an optimizer from what ``get_config`` returned (not changed), here or in Keras.
+
+        Args:
+            config: the arguments; without ``schedule_decay``, ``decay`` is read as that.
+            custom_objects: ignored: there is no schedule.
+        """
+        arguments = dict(config)
+        if "schedule_decay" not in arguments and "decay" in arguments:
+            arguments["schedule_decay"] = arguments.pop("decay")
+        return super().from_config(arguments, custom_objects)

@@ -1,0 +1,51 @@
+"""Optimizers of the legacy family by name, as plain dictionaries, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distopt.optimizers.legacy.optimizer import Optimizer
+from distopt.optimizers.serialization import LEGACY, make, resolve
+
+
+def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type] | None = None) -> Optimizer:
+    """Make the legacy optimizer that a dictionary describes, whatever family the dictionary says.
+
+    Args:
+        config: ``{"module", "class_name", "config", "registered_name"}`` or the short ``{"class_name", "config"}``;
+            not changed. The class name's case and underscores do not count.
+        custom_objects: classes of your own by name, of optimizers and schedules.
+
+    Raises:
+        InvalidArgumentError: no such dictionary; an unknown class, with the nearest match.
+        UnknownArgumentError: an argument of the other family.
+
+    Example:
+        >>> deserialize({"class_name": "sgd", "config": {"learning_rate": 0.5}}).get_config()["learning_rate"]
+        0.5
+
+    Source: ``tf_keras.optimizers.deserialize`` with ``use_legacy_optimizer``.
+    """
+    made: Optimizer = make(LEGACY, config, custom_objects, Optimizer)
+    return made
+
+
+def get(identifier: Any, custom_objects: Mapping[str, type] | None = None) -> Optimizer:
+    """Return a legacy optimizer: by its name with default arguments, by its dictionary, or the optimizer given.
+
+    Args:
+        identifier: a name (case and underscores do not count), a dictionary, or a legacy optimizer.
+        custom_objects: classes of your own by name.
+
+    Raises:
+        InvalidArgumentError: an unknown name, with the nearest match; something else.
+
+    Example:
+        >>> get("adam").get_config()["decay"]
+        0.0
+
+    Source: ``tf_keras.optimizers.get`` with ``use_legacy_optimizer``.
+    """
+    found: Optimizer = resolve(LEGACY, identifier, custom_objects, Optimizer)
+    return found

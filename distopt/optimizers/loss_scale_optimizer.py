@@ -1,0 +1,123 @@
+"""Dynamic loss scaling, Keras 3 family."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from distopt.errors import InvalidArgumentError
+from distopt.optimizers.arguments import count, positive
+from distopt.optimizers.composite import Composite
+from distopt.optimizers.loss_scale import LossScale
+from distopt.optimizers.optimizer import Optimizer
+from distopt.optimizers.serialization import deserialize, serialize
+from distopt.variable import Variable
+
+_SMALLEST = 2.0**-126
+"""Below it float32 loses digits, and at last a gradient would be divided by zero."""
+
+
+class LossScaleOptimizer(Composite):
+    """An optimizer for scaled losses: the scale grows while gradients stay finite and halves when they do not.
+
+    The aggregated gradients are divided by the scale s. If one of them is not finite, ``s ← s / 2`` and the step is
+    left out on every replica: nothing changes and ``iterations`` does not count it. After ``dynamic_growth_steps``
+    steps in a row without that, ``s ← 2 s``. Clipping, decay and averages see the unscaled sum.
+
+    Args:
+        inner_optimizer: the optimizer; its own ``loss_scale_factor`` is switched off.
+        initial_scale: s of the first step.
+        dynamic_growth_steps: steps until s is doubled.
+        name: the optimizer's name.
+        **kwargs: ``gradient_aggregator`` and ``gradient_transformers``, as in ``Optimizer``.
+
+    Raises:
+        InvalidArgumentError: an argument of the inner optimizer; something that can't be one.
+
+    Example:
+        >>> import distopt
+        >>> w = distopt.Variable([1.0])
+        >>> optimizer = LossScaleOptimizer(distopt.optimizers.SGD(0.5), initial_scale=4.0)
+        >>> _ = optimizer.minimize(lambda: optimizer.scale_loss(w * w), [w])
+        >>> w.numpy()
+        array([0.], dtype=float32)
+        >>> _ = optimizer.apply_gradients([([float("inf")], w)])
+        >>> float(optimizer.dynamic_scale), int(optimizer.iterations)
+        (2.0, 1)
+
+    Source: Keras 3 ``keras.optimizers.LossScaleOptimizer``; there every replica looks at its own gradients, the scale
+    can reach infinity and zero, and ``minimize`` does not exist (here the loss is scaled by hand, as for a tape). Where
+    the inner optimizer accumulates, the look is at the sum of all micro-steps, not at each.
+    """
+
+    def __init__(
+        self,
+        inner_optimizer: Optimizer,
+        initial_scale: float = 2.0**15,
+        dynamic_growth_steps: int = 2000,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        owner = "LossScaleOptimizer"
+        unknown = kwargs.keys() - {"gradient_aggregator", "gradient_transformers"}
+        if unknown:
+            raise InvalidArgumentError(f"{owner}: {sorted(unknown)}: set such arguments on the `inner_optimizer`")
+        super().__init__(0.0, name=name, **kwargs)
+        self.inner_optimizer = self._take(inner_optimizer)
+        self._inner = [self.inner_optimizer]
+        self._accumulation = self.inner_optimizer._accumulation
+        self.initial_scale = positive(owner, "initial_scale", initial_scale)
+        self.dynamic_growth_steps = count(owner, "dynamic_growth_steps", dynamic_growth_steps, 1)
+        self._loss_scale = LossScale(self.initial_scale, self.dynamic_growth_steps, _SMALLEST)
+
+    @property
+    def dynamic_scale(self) -> Variable:
+        """The scale s, a float32 Variable."""
+        assert self._loss_scale is not None
+        return self._loss_scale.scale
+
+    @property
+    def step_counter(self) -> Variable:
+        """The number of steps since s has changed."""
+        assert self._loss_scale is not None
+        return self._loss_scale.step_counter
+
+    def _inner_of(self, variable: Variable) -> Optimizer:
+        return self.inner_optimizer
+
+    def _make_averages_and_accumulators(self) -> None:
+        self._own_variables += [self.step_counter, self.dynamic_scale]
+
+    @property
+    def iterations(self) -> Any:
+        """The number of steps of the inner optimizer."""
+        return self.inner_optimizer.iterations
+
+    @property
+    def _iterations(self) -> Variable:
+        return self.inner_optimizer._step_counter
+
+    @property
+    def learning_rate(self) -> Any:
+        """The inner optimizer's."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.inner_optimizer.learning_rate = value
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that ``from_config`` needs."""
+        return {
+            "name": self.name,
+            "inner_optimizer": serialize(self.inner_optimizer),
+            "initial_scale": self.initial_scale,
+            "dynamic_growth_steps": self.dynamic_growth_steps,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """Make an optimizer from what ``get_config`` returned (not changed)."""
+        if "inner_optimizer" not in config:
+            raise InvalidArgumentError(f"LossScaleOptimizer wraps another: 'inner_optimizer' is missing in {config}")
+        inner = deserialize(config["inner_optimizer"], custom_objects)
+        return cls(**{**config, "inner_optimizer": inner})

@@ -1,0 +1,206 @@
+"""Several optimizers in one, each for some of the variables."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+from distopt.errors import InvalidArgumentError
+from distopt.optimizers.composite import Composite
+from distopt.optimizers.optimizer import Optimizer
+from distopt.optimizers.serialization import deserialize, serialize
+from distopt.slab import Gradients
+from distopt.variable import Variable
+
+
+class OptimizerMap:
+    """Which optimizer a variable gets, by its path.
+
+    Args:
+        default_optimizer: of all variables that no pattern fits.
+        optimizer_map: an optimizer for each pattern: a path, or a regular expression for the whole of it.
+
+    Example:
+        >>> import distopt
+        >>> routes = OptimizerMap(distopt.optimizers.SGD(), {"encoder/.*": distopt.optimizers.Adam()})
+        >>> type(routes(distopt.Variable([1.0], name="encoder/w"))).__name__
+        'Adam'
+
+    Source: Keras 3 ``keras.optimizers.OptimizerMap``.
+    """
+
+    def __init__(self, default_optimizer: Optimizer, optimizer_map: Mapping[str, Optimizer] | None = None) -> None:
+        self.default_optimizer = default_optimizer
+        self.optimizer_map: dict[str, Optimizer] = {}
+        for pattern, optimizer in (optimizer_map or {}).items():
+            self[pattern] = optimizer
+
+    def __setitem__(self, pattern: str, optimizer: Optimizer) -> None:
+        """Give a pattern its optimizer."""
+        if pattern in self.optimizer_map:
+            raise InvalidArgumentError(f"OptimizerMap: {pattern!r} has an optimizer already")
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise InvalidArgumentError(f"OptimizerMap: {pattern!r} is no regular expression: {error}") from error
+        self.optimizer_map[pattern] = optimizer
+
+    def __getitem__(self, path: str) -> Optimizer:
+        """Return the optimizer of a path."""
+        if path in self.optimizer_map:
+            return self.optimizer_map[path]
+        fitting = [pattern for pattern in self.optimizer_map if _fits(pattern, path)]
+        if len(fitting) > 1:
+            raise InvalidArgumentError(f"OptimizerMap: the patterns {fitting} all fit {path!r}: make them exclusive")
+        return self.optimizer_map[fitting[0]] if fitting else self.default_optimizer
+
+    def __call__(self, variable: Variable) -> Optimizer:
+        """Return the optimizer of a variable."""
+        return self[variable.path]
+
+    def values(self) -> list[Optimizer]:
+        """Return all optimizers, the default one last."""
+        return [*self.optimizer_map.values(), self.default_optimizer]
+
+
+def _fits(pattern: str, path: str) -> bool:
+    return pattern == path or re.fullmatch(pattern, path) is not None
+
+
+class MultiOptimizer(Composite):
+    """Several optimizers in one: each variable is updated by its own, and gradients are summed once for all.
+
+    Clipping by a global norm is over the variables of one inner optimizer. The inner optimizers' ``learning_rate`` is
+    read and set on them: ``optimizer.optimizers[0].learning_rate``.
+
+    Args:
+        optimizer_map: an ``OptimizerMap``, or a function from a variable to its optimizer (the same object for all
+            variables that it is for).
+        loss_scale_factor: what the loss was multiplied by; takes the place of the inner optimizers' own.
+        gradient_accumulation_steps: as in ``Optimizer``; inner optimizers have none of their own.
+        name: the optimizer's name.
+        **kwargs: ``gradient_aggregator`` and ``gradient_transformers``, as in ``Optimizer``.
+
+    Raises:
+        InvalidArgumentError: something that can't be an inner optimizer; a path that several patterns fit.
+
+    Example:
+        >>> import distopt
+        >>> from distopt.optimizers import SGD, Adam
+        >>> w, bias = distopt.Variable([1.0], name="w"), distopt.Variable([1.0], name="bias")
+        >>> optimizer = MultiOptimizer(OptimizerMap(Adam(0.5), {".*bias": SGD(0.25)}))
+        >>> _ = optimizer.apply_gradients([([1.0], w), ([1.0], bias)])
+        >>> w.numpy().round(4), bias.numpy()
+        (array([0.5], dtype=float32), array([0.75], dtype=float32))
+
+    Source: Keras 3 ``keras.optimizers.MultiOptimizer``.
+    """
+
+    def __init__(
+        self,
+        optimizer_map: OptimizerMap | Callable[[Variable], Optimizer],
+        loss_scale_factor: float | None = None,
+        name: str | None = None,
+        gradient_accumulation_steps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not callable(optimizer_map):
+            raise InvalidArgumentError(
+                f"MultiOptimizer(optimizer_map={optimizer_map!r}): expected an OptimizerMap, or a function from a "
+                "variable to its optimizer"
+            )
+        unknown = kwargs.keys() - {"gradient_aggregator", "gradient_transformers"}
+        if unknown:
+            raise InvalidArgumentError(f"MultiOptimizer: {sorted(unknown)} are arguments of the inner optimizers")
+        super().__init__(
+            0.0,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+            **kwargs,
+        )
+        self._optimizer_map = optimizer_map
+        self._inner: list[Optimizer] = []
+        self._routes: dict[Variable, Optimizer] = {}
+        for inner in optimizer_map.values() if isinstance(optimizer_map, OptimizerMap) else []:
+            self._add(inner)
+
+    def _add(self, inner: Optimizer) -> Optimizer:
+        if not any(inner is other for other in self._inner):
+            if getattr(inner, "gradient_accumulation_steps", None) is not None:
+                raise InvalidArgumentError(
+                    f"MultiOptimizer: the inner optimizer {inner.name!r} has gradient_accumulation_steps, and "
+                    "gradients are summed once for all: give them to MultiOptimizer"
+                )
+            self._inner.append(self._take(inner))
+        return inner
+
+    def _inner_of(self, variable: Variable) -> Optimizer:
+        if variable not in self._routes:
+            self._routes[variable] = self._add(self._optimizer_map(variable))
+        return self._routes[variable]
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The inner optimizers."""
+        return tuple(self._inner)
+
+    @property
+    def learning_rate(self) -> Any:
+        """Not there: each inner optimizer has its own."""
+        raise AttributeError("a MultiOptimizer has no learning rate: read and set it on each of its .optimizers")
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        raise AttributeError("a MultiOptimizer has no learning rate: read and set it on each of its .optimizers")
+
+    def _make_slots(self) -> None:
+        super()._make_slots()
+        routes, paths = self._optimizer_map, [variable.path for variable in self._trainable_variables]
+        patterns = routes.optimizer_map if isinstance(routes, OptimizerMap) else {}
+        idle = [pattern for pattern in patterns if not any(_fits(pattern, path) for path in paths)]
+        if idle and paths:
+            warnings.warn(
+                f"{self.name!r}: the patterns {idle} fit the path of no variable, so their optimizers do nothing. A "
+                f"pattern fits the whole of a path (.*bias, not bias), such as {paths[0]!r}",
+                stacklevel=2,
+            )
+
+    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+        super()._update(gradients)
+        for inner in self._inner:
+            inner._step_counter._array += inner.built  # as in Keras, one without variables stays as it is
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that ``from_config`` needs.
+
+        Raises:
+            InvalidArgumentError: the optimizers come from a function.
+        """
+        routes = self._optimizer_map
+        if not isinstance(routes, OptimizerMap):
+            raise InvalidArgumentError(
+                f"{self.name!r} gets its optimizers from a function, which can't be written: use an OptimizerMap"
+            )
+        return {
+            "name": self.name,
+            "loss_scale_factor": self.loss_scale_factor,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "optimizer_map": {
+                "default_optimizer": serialize(routes.default_optimizer),
+                "optimizer_map": {pattern: serialize(inner) for pattern, inner in routes.optimizer_map.items()},
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """Make an optimizer from what ``get_config`` returned (not changed)."""
+        if "optimizer_map" not in config:
+            raise InvalidArgumentError(f"MultiOptimizer wraps others: its config needs 'optimizer_map', got {config}")
+        written = config["optimizer_map"]
+        written = written.get("config", written)  # Keras writes it as an object
+        default: Any = deserialize(written["default_optimizer"], custom_objects)
+        inner: Any = {k: deserialize(v, custom_objects) for k, v in written["optimizer_map"].items()}
+        return cls(**{**config, "optimizer_map": OptimizerMap(default, inner)})

@@ -1,0 +1,375 @@
+"""What the base of the Keras 3 family adds to every optimizer: decay, averages, accumulation, loss scale, masters."""
+
+import copy
+import json
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import distopt
+from distopt import IndexedSlices, Variable
+from distopt.constraints import NonNeg
+from distopt.optimizers import SGD, Adam, Lamb, LossScaleOptimizer, MultiOptimizer, OptimizerMap
+
+
+def ones(*variables):
+    return [(np.ones(v.shape, v.dtype), v) for v in variables]
+
+
+# Weight decay
+
+
+def test_weights_decay_before_the_update_by_the_current_rate():
+    x = Variable([2.0])
+    sgd = SGD(1.0, weight_decay=0.004)
+    sgd.apply_gradients([([0.0], x)])
+    np.testing.assert_allclose(x.numpy(), [1.992])
+    sgd.learning_rate, sgd.weight_decay = 0.5, 0.25
+    sgd.apply_gradients([([0.0], x)])
+    np.testing.assert_allclose(x.numpy(), [1.992 * 0.875], rtol=1e-6)
+
+
+def test_excluded_weights_and_those_without_gradient_do_not_decay():
+    x, y, bias = Variable([1.0], name="x"), Variable([1.0], name="y"), Variable([1.0], name="dense/bias")
+    table = Variable([[1.0], [1.0]], name="table")
+    sgd = SGD(1.0, weight_decay=0.5)
+    sgd.exclude_from_weight_decay(var_list=[y], var_names=["nothing", "b.as"])
+    rows = IndexedSlices([[0.0]], [1], (2, 1))
+    sgd.apply_gradients([([0.0], x), ([0.0], y), ([0.0], bias), (rows, table)])
+    assert [float(v[0]) for v in (x, y, bias)] == [0.5, 1.0, 1.0]
+    np.testing.assert_array_equal(table.numpy(), [[0.5], [0.5]])
+    with pytest.warns(UserWarning, match="do not exist"):
+        sgd.apply_gradients([([0.0], x), (None, table)])
+    np.testing.assert_array_equal(table.numpy(), [[0.5], [0.5]])
+
+
+def test_what_is_excluded_must_be_variables_or_patterns():
+    for options in ({"var_list": ["bias"]}, {"var_names": [3]}, {"var_names": ["("]}):
+        with pytest.raises(ValueError, match="exclude_from_weight_decay"):
+            SGD().exclude_from_weight_decay(**options)
+    x, bias = Variable([1.0], name="x"), Variable([1.0], name="bias")
+    sgd = SGD(1.0, weight_decay=0.5)
+    sgd.exclude_from_weight_decay(var_list=x, var_names="bias")
+    sgd.apply_gradients([([0.0], x), ([0.0], bias)])
+    assert (float(x[0]), float(bias[0])) == (1.0, 1.0)
+
+
+def test_limits_can_be_set_one_at_a_time():
+    x, sgd = Variable([1.0]), SGD(1.0)
+    sgd.clipnorm = 0.5
+    sgd.apply_gradients(ones(x))
+    assert (float(x[0]), sgd.clipnorm) == (0.5, 0.5)
+    with pytest.raises(ValueError, match="one limit at a time"):
+        sgd.clipvalue = 0.1
+    for name in ("clipnorm", "weight_decay"):
+        with pytest.raises(ValueError, match=f"set {name} on the inner optimizer"):
+            setattr(LossScaleOptimizer(SGD()), name, 0.5)
+
+
+@pytest.mark.parametrize("option", ["use_ema", "amsgrad", "master_weights"])
+def test_flags_are_true_or_false(option):
+    with pytest.raises(ValueError, match=f"{option}='no'.*True or False"):
+        Adam(**{option: "no"})
+
+
+def test_decay_can_not_be_switched_after_build():
+    x = Variable([1.0])
+    for sgd, value in ((SGD(), 0.1), (SGD(weight_decay=0.1), None)):
+        sgd.build([x])
+        with pytest.raises(ValueError, match="was built with"):
+            sgd.weight_decay = value
+        with pytest.raises(ValueError, match="is built already"):
+            sgd.exclude_from_weight_decay([x])
+    with pytest.raises(ValueError, match="0 or more"):
+        SGD(weight_decay=-0.1)
+
+
+# Averages
+
+
+def test_averages_begin_with_the_first_weights_and_overwrite_them():
+    x, frozen = Variable([3.0]), Variable([4.0])
+    sgd = SGD(1.0, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=3)
+    sgd.build([x, frozen])
+    seen = []
+    for _ in range(3):
+        sgd.apply_gradients(ones(x))
+        seen.append((float(x[0]), float(sgd.variables[2][0]), float(sgd.variables[3][0])))
+    np.testing.assert_allclose(seen, [(2, 2, 4), (1, 1.9, 4), (1.71, 1.71, 4)], rtol=1e-6)
+
+
+def test_averages_are_taken_before_constraints_and_finalized():
+    x = Variable([0.5], constraint=NonNeg())
+    sgd = SGD(1.0, use_ema=True)
+    sgd.apply_gradients(ones(x))
+    assert (float(x[0]), float(sgd.variables[2][0])) == (0.0, -0.5)
+    sgd.finalize_variable_values([x])
+    assert float(x[0]) == -0.5
+
+
+def test_arguments_of_averages_are_checked():
+    with pytest.raises(ValueError, match="ema_momentum"):
+        SGD(use_ema=True, ema_momentum=1.5)
+    with pytest.raises(ValueError, match="1 or more"):
+        SGD(use_ema=True, ema_overwrite_frequency=0)
+    SGD(ema_momentum=1.5, ema_overwrite_frequency=0)
+
+
+def test_without_a_step_there_is_nothing_to_finalize():
+    x = Variable([1.0])
+    sgd = SGD(1.0, use_ema=True, gradient_accumulation_steps=2)
+    sgd.finalize_variable_values([x])
+    sgd.apply_gradients(ones(x))
+    sgd.finalize_variable_values([x])
+    assert float(x[0]) == 1.0
+    sgd.apply_gradients(ones(x))
+    with pytest.raises(ValueError, match="Unknown variable"):
+        sgd.finalize_variable_values([Variable([1.0])])
+    sgd.finalize_variable_values(x)
+    assert float(x[0]) == 0.0
+
+
+# Accumulation
+
+
+def test_a_variable_that_the_last_micro_step_leaves_out_is_missed():
+    x, y = Variable([1.0], name="x"), Variable([1.0], name="y")
+    sgd = SGD(1.0, gradient_accumulation_steps=2)
+    sgd.build([x, y])
+    sgd.apply_gradients(ones(x))
+    with pytest.raises(ValueError, match=r"lists no \['x'\]"):
+        sgd.apply_gradients(ones(y))
+
+
+def test_accumulation_averages_the_calls():
+    x, y = Variable([1.0]), Variable([1.0])
+    accumulating, plain = Adam(0.1, gradient_accumulation_steps=3), Adam(0.1)
+    for k in range(6):
+        returned = accumulating.apply_gradients([([float(k)], x)])
+        assert (int(returned), accumulating.iterations) == (k + 1, (k + 1) // 3)
+    for mean in (1.0, 4.0):
+        plain.apply_gradients([([mean], y)])
+    np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-6)
+    assert not accumulating.variables[2].numpy().any()
+
+
+def test_a_gradient_that_is_missing_at_the_end_is_not_lost():
+    x, y = Variable([1.0]), Variable([1.0])
+    sgd = SGD(1.0, gradient_accumulation_steps=2)
+    sgd.apply_gradients(ones(x, y))
+    sgd.apply_gradients([([1.0], x), (None, y)])
+    assert (float(x[0]), float(y[0])) == (0.0, 0.5)
+
+
+def test_micro_steps_are_given_up_where_replicas_were_lost():
+    x, sgd = Variable([1.0]), SGD(1.0, gradient_accumulation_steps=3)
+    for _ in range(5):
+        sgd.apply_gradients([([1.0], x)])
+    sgd._begin_anew()
+    assert (int(sgd.variables[0]), float(x[0])) == (3, 0.0)
+    for k in range(3):
+        sgd.apply_gradients([([float(k)], x)])
+    assert (sgd.iterations, float(x[0])) == (2, -1.0)
+
+
+def test_items_are_given_in_all_micro_steps_or_in_none():
+    x, sgd = Variable([1.0]), SGD(1.0, gradient_accumulation_steps=2)
+    sgd.apply_gradients(ones(x), items=3)
+    with pytest.raises(ValueError, match="in all or in none"):
+        sgd.apply_gradients(ones(x))
+    sgd.apply_gradients(ones(x), items=1)
+    assert float(x[0]) == 0.5
+
+
+def test_without_aggregation_accumulation_and_scale_are_the_same():
+    x, sgd = Variable([1.0]), SGD(1.0, gradient_accumulation_steps=2, loss_scale_factor=4.0)
+    for _ in range(2):
+        sgd.apply_gradients([([2.0], x)], experimental_aggregate_gradients=False)
+    assert float(x[0]) == 0.5
+
+
+def test_accumulation_needs_two_calls_or_more():
+    for value in (1, -2, 2.5):
+        with pytest.raises(ValueError, match="2 or more"):
+            SGD(gradient_accumulation_steps=value)
+    assert SGD(gradient_accumulation_steps=0).gradient_accumulation_steps is None
+
+
+# Loss scale
+
+
+def test_a_loss_scale_is_divided_out_before_clipping():
+    x, sgd = Variable([1.0]), SGD(1.0, loss_scale_factor=8.0, clipnorm=0.5)
+    assert sgd.scale_loss(2.0) == 16.0
+    sgd.minimize(lambda: sgd.scale_loss(x * 0.25), [x])
+    assert float(x[0]) == 0.75
+    with pytest.raises(ValueError, match="above 0"):
+        SGD(loss_scale_factor=0)
+
+
+def test_dynamic_scales_grow_and_shrink_as_in_keras():
+    x = Variable([1.0])
+    optimizer = LossScaleOptimizer(SGD(), initial_scale=400.0, dynamic_growth_steps=2)
+    for _ in range(4):
+        optimizer.apply_gradients([([np.inf], x)])
+    assert (float(optimizer.dynamic_scale), int(optimizer.iterations), float(x[0])) == (25.0, 0, 1.0)
+    for _ in range(8):
+        optimizer.apply_gradients([([0.0], x)])
+    assert (float(optimizer.dynamic_scale), int(optimizer.iterations)) == (400.0, 8)
+    names = [v.name for v in optimizer.variables]
+    assert names == ["iteration", "learning_rate", "step_counter", "dynamic_scale", "iteration", "learning_rate"]
+    assert optimizer.learning_rate is optimizer.inner_optimizer.learning_rate
+
+
+def test_a_scale_stays_a_number():
+    x = Variable([1.0])
+    for start, gradient in ((2.0**127, 0.0), (2.0**-126, np.nan)):
+        optimizer = LossScaleOptimizer(SGD(), initial_scale=start, dynamic_growth_steps=1)
+        optimizer.apply_gradients([([gradient], x)])
+        assert float(optimizer.dynamic_scale) == start
+
+
+# Several optimizers
+
+
+def several():
+    return MultiOptimizer(OptimizerMap(Adam(0.1, use_ema=True), {"a/.*": SGD(0.5), "exact": SGD(0.25)}))
+
+
+def test_paths_choose_the_optimizer():
+    names = ("a/b", "exact", "else")
+    variables, optimizer = [Variable([1.0], name=name) for name in names], several()
+    optimizer.apply_gradients(ones(*variables))
+    np.testing.assert_allclose([float(v[0]) for v in variables], [0.5, 0.75, 0.9], rtol=1e-5)
+    assert [int(inner.iterations) for inner in optimizer.optimizers] == [1, 1, 1]
+    assert len(optimizer.variables) == 2 + 2 + 2 + 2 + 3
+    optimizer.finalize_variable_values(variables)
+    with pytest.raises(AttributeError, match="has no learning rate"):
+        optimizer.learning_rate = 0.1
+
+
+def test_a_pattern_that_fits_nothing_is_told():
+    optimizer = MultiOptimizer(OptimizerMap(SGD(), {"bias": SGD(), ".*kernel": SGD()}))
+    with pytest.warns(UserWarning, match=r"the patterns \['bias'\] fit the path of no variable.*such as 'dense/bias'"):
+        optimizer.build([Variable([1.0], name=f"dense/{name}") for name in ("bias", "kernel")])
+
+
+def test_what_can_not_be_inside_is_refused():
+    with pytest.raises(ValueError, match="patterns"):
+        OptimizerMap(SGD(), {"a.*": SGD(), ".*b": SGD()})["ab"]
+    for inner in (several(), LossScaleOptimizer(SGD()), "sgd", distopt.optimizers.legacy.SGD()):
+        with pytest.raises(ValueError, match="as an inner optimizer"):
+            LossScaleOptimizer(inner)
+    with pytest.raises(ValueError, match="has hooks"):
+        LossScaleOptimizer(SGD(gradient_transformers=[lambda pairs: pairs]))
+    with pytest.raises(ValueError, match="give them to MultiOptimizer"):
+        MultiOptimizer(OptimizerMap(SGD(gradient_accumulation_steps=2)))
+    for cls, argument in ((LossScaleOptimizer, SGD()), (MultiOptimizer, OptimizerMap(SGD()))):
+        with pytest.raises(ValueError, match="clipnorm"):
+            cls(argument, clipnorm=1.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        several,
+        lambda: LossScaleOptimizer(Adam(0.1, gradient_accumulation_steps=2), initial_scale=2.0),
+        lambda: SGD(0.1, 0.9, weight_decay=0.1, use_ema=True, gradient_accumulation_steps=3, loss_scale_factor=2.0),
+    ],
+    ids=["several", "loss scale", "features"],
+)
+def test_configs_and_copies_go_on_alike(make):
+    def start():
+        return [Variable(np.ones(3), name=name) for name in ("a/b", "exact", "else")]
+
+    def go_on(variables, optimizer, first):
+        for k in range(first, first + 4):
+            optimizer.apply_gradients([(np.full(3, k + 1.0), v) for v in variables])
+        return distopt.digest([*variables, *optimizer.variables])
+
+    variables, optimizer = start(), make()
+    again_variables = start()
+    again = distopt.optimizers.deserialize(json.loads(json.dumps(distopt.optimizers.serialize(optimizer))))
+    assert go_on(variables, optimizer, 0) == go_on(again_variables, again, 0)
+    copies = [copy.deepcopy((variables, optimizer)), pickle.loads(pickle.dumps((variables, optimizer)))]
+    again.set_weights(optimizer.get_weights())
+    expected = go_on(variables, optimizer, 4)
+    assert [go_on(*each, 4) for each in [*copies, (again_variables, again)]] == [expected] * 3
+
+
+# State in and out
+
+
+def test_own_variables_go_through_a_store():
+    x, y, store = Variable([1.0, 2.0]), Variable([1.0, 2.0]), {}
+    adam, again = Adam(0.1, amsgrad=True, use_ema=True), Adam(0.5, amsgrad=True, use_ema=True)
+    adam.apply_gradients(ones(x))
+    adam.save_own_variables(store)
+    assert list(store) == [str(k) for k in range(len(adam.variables))]
+    with pytest.raises(ValueError, match="call build"):
+        again.load_own_variables(store)
+    again.build([y])
+    again.load_own_variables(store)
+    assert distopt.digest(again.variables) == distopt.digest(adam.variables)
+
+
+def test_a_stateless_step_is_a_step_and_changes_nothing():
+    x, y = Variable([1.0, 2.0]), Variable([5.0, 5.0])
+    stateful, stateless = (Adam(0.1, weight_decay=0.1, gradient_accumulation_steps=2) for _ in range(2))
+    stateless.build([y])
+    state, values = stateless.get_weights(), [x.numpy()]
+    before = distopt.digest([y, *stateless.variables])
+    for _ in range(4):
+        stateful.apply_gradients(ones(x))
+        values, state = stateless.stateless_apply(state, [np.ones(2)], values)
+    assert distopt.digest([y, *stateless.variables]) == before
+    np.testing.assert_array_equal(values[0], x.numpy())
+    assert distopt.digest(state) == distopt.digest(stateful.get_weights())
+    for arguments in (([], [np.ones(2)], values), (state, [np.ones(2)], [])):
+        with pytest.raises(ValueError, match=r"received"):
+            stateless.stateless_apply(*arguments)
+    with pytest.raises(ValueError, match="call build"):
+        Adam().stateless_apply(state, [np.ones(2)], values)
+
+
+# Exact copies
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_small_updates_add_up_in_exact_copies(dtype):
+    rounded, exact = Variable(np.ones(3), dtype=dtype), Variable(np.ones(3, "f4"))
+    ours, wide = (Adam(1e-5, weight_decay=0.01, use_ema=True, master_weights=flag) for flag in (True, False))
+    for k in range(40):
+        gradient = np.full(3, 1.0 + k % 3)
+        ours.apply_gradients([(gradient, rounded)])
+        wide.apply_gradients([(gradient, exact)])
+    assert distopt.digest([ours.variables[-1]]) == distopt.digest([exact])
+    assert distopt.digest(ours.variables[2:-1]) == distopt.digest(wide.variables[2:])
+    np.testing.assert_array_equal(rounded.numpy(), exact.numpy().astype(rounded.dtype))
+    rounded.assign(np.full(3, 2.0))
+    ours.apply_gradients([(np.zeros(3), rounded)])
+    assert abs(float(ours.variables[-1][0]) - 2.0) < 1e-4
+
+
+def test_exact_copies_travel():
+    x = Variable(np.ones(3), dtype="bfloat16")
+    adam = Adam(1e-4, master_weights=True)
+    for _ in range(3):
+        adam.apply_gradients(ones(x))
+    y, again = pickle.loads(pickle.dumps((x, adam)))
+    z, fresh = Variable(x.numpy()), Adam.from_config(adam.get_config())
+    fresh.build([z])
+    fresh.set_weights(adam.get_weights())
+    for v, optimizer in ((x, adam), (y, again), (z, fresh)):
+        optimizer.apply_gradients(ones(v))
+    assert len({distopt.digest(o.variables) for o in (adam, again, fresh)}) == 1
+
+
+def test_exact_copies_need_a_rule_and_no_constraint():
+    x = Variable(np.ones(3, ml_dtypes.bfloat16), constraint=NonNeg())
+    with pytest.raises(ValueError, match="has the constraint NonNeg"):
+        SGD(master_weights=True).build([x])
+    with pytest.raises(ValueError, match="method of its own"):
+        Lamb(master_weights=True).build([Variable(np.ones(3), dtype="float16")])
