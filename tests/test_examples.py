@@ -77,7 +77,7 @@ def test_the_progress_is_replica_0s_alone():
     assert result.output.count("test accuracy") == 1
 
 
-@pytest.mark.parametrize("count", [2, 3, 8])
+@pytest.mark.parametrize("count", [2, 3, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_loss_curve_does_not_depend_on_the_number_of_replicas(module, config, alone, count):
     results = distopt.simulate(count, module.train, config)
     assert len(alone["losses"]) == 300
@@ -122,6 +122,7 @@ def test_a_config_of_ones_own_is_read(tmp_path):
     assert float(rows["loss"]) > 0.1
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", ["sum_by_hand", "median"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_hooks(name, count):

@@ -270,7 +270,7 @@ def test_a_stopped_process_goes_on_when_it_is_continued():
             assert os.WIFSTOPPED(os.waitpid(job.process.pid, os.WUNTRACED)[1])
             assert "finished" not in job.output
             job.process.send_signal(signal.SIGCONT)
-            result = job.wait(20)
+            result = job.wait()
     assert result.status == 0, result.text
     assert "finished" in result.output
 

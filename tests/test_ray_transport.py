@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from connected import ConnectedReplicas, make_peers, together
+from support import SOON
 
 import distopt
 from distopt.distribute import peers as connections
@@ -84,7 +85,7 @@ def test_a_replica_that_is_gone_is_named_at_once(pair):
     began = time.monotonic()
     with pytest.raises(ReplicaLostError, match="replica 1 is gone"):
         pair[0].all_gather(record(0))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < SOON
     with pytest.raises(DeadCommunicatorError, match="replica 1 is gone"):
         pair[0].all_gather(record(0))
 

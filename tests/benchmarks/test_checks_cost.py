@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).with_name("checks.py")
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(200)]
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=[] if FULL else pytest.mark.slow)])
 def test_checks_are_cheap(ranks):
     result = run_replicas(ranks, SCRIPT, timeout=150, env={"OMP_NUM_THREADS": "1"})
     assert result.status == 0, result.text

@@ -14,6 +14,7 @@ REPEATS = 3 if FULL else 1
 EXAMPLE = ["examples/train.py", "--config", "configs/digits.toml"]
 pytestmark = [
     pytest.mark.benchmark,
+    *[pytest.mark.slow] * (not FULL),  # starts a Ray cluster, which make test does not
     pytest.mark.timeout(600),
     pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="make install-ray, make test-frameworks"),
 ]

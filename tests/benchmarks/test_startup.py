@@ -37,6 +37,6 @@ def test_first_step(tmp_path):
     assert cold.status == 0, cold.text
     assert all(r.status == 0 for r in warm)
     assert "compiling" in cold.errors
-    assert seconds["cold"] < 20
     if FULL:
+        assert seconds["cold"] < 20
         assert seconds["cached"] < 3

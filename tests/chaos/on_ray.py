@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ray
-from support import Result
+from support import LIMIT, SOON, Result
 
-_SECONDS = 25.0
-_REST_SECONDS = 1.0
+_REST_SECONDS = 3.0
 """What the last replica gets when all others have ended."""
 
 
@@ -55,7 +54,7 @@ def ray_job(replicas: int, command: Sequence[str], folder: Path, environment: Ma
     actors = [_Actor.remote(environment, file) for file in files]
     pids = ray.get([actor.pid.remote() for actor in actors])
     futures = [actor.run.remote(r, replicas, str(folder), command) for r, actor in enumerate(actors)]
-    ray.wait(futures, num_returns=replicas - 1, timeout=_SECONDS)
+    ray.wait(futures, num_returns=replicas - 1, timeout=LIMIT)
     done, _ = ray.wait(futures, num_returns=replicas, timeout=_REST_SECONDS)
     errors = "".join(_end_of(r, future, future in done) for r, future in enumerate(futures))
     for actor, pid in zip(actors, pids, strict=True):
@@ -76,7 +75,7 @@ def _end_of(replica: int, future: ray.ObjectRef, is_done: bool) -> str:
 
 def _kill(pid: int) -> None:
     """End a process, also one that is stopped or hangs, and wait until it is gone."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + SOON
     while os.path.exists(f"/proc/{pid}"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

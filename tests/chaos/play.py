@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chaos.matrix import STEPS, Case
-from support import DISTOPT, Result, run
+from support import DISTOPT, SOON, Result, run
 
 HERE = Path(__file__).parent
 FAULTY = Path(__file__).parents[2] / "distopt/testing/faulty.py"
@@ -90,7 +90,7 @@ def job(
     command = [DISTOPT, "run", "-n", str(replicas), *script]
     if transport == "threads":
         command = [sys.executable, *script, str(replicas)]
-    return run(command, timeout=30, env=ENVIRONMENT | {"CHAOS_MARK": mark, "TMPDIR": str(folder)} | environment)
+    return run(command, env=ENVIRONMENT | {"CHAOS_MARK": mark, "TMPDIR": str(folder)} | environment)
 
 
 def killed_and_resumed(kills: int, replicas: int, update: str) -> None:
@@ -101,7 +101,7 @@ def killed_and_resumed(kills: int, replicas: int, update: str) -> None:
     assert f"{kills} kills" in result.output
 
 
-def processes_left(mark: str, seconds: float = 5) -> list[str]:
+def processes_left(mark: str, seconds: float = SOON) -> list[str]:
     """Processes of a job that are still there: a launcher does not wait for all that it has killed."""
     deadline = time.monotonic() + seconds
     while (left := _marked(mark)) and time.monotonic() < deadline:

@@ -5,10 +5,12 @@ import select
 import time
 from collections.abc import Iterable
 
+from support import SOON
 
-def that_do_not_end(pids: Iterable[int], seconds: float) -> set[int]:
-    """Wait until all these processes have ended; return the ids of those that have not."""
-    left, deadline = set(), time.monotonic() + seconds
+
+def that_do_not_end(pids: Iterable[int]) -> set[int]:
+    """Wait a while until all these processes have ended; return the ids of those that have not."""
+    left, deadline = set(), time.monotonic() + SOON
     for pid in pids:
         try:
             descriptor = os.pidfd_open(pid)

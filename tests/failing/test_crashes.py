@@ -23,14 +23,13 @@ step()
 """
 CRASHES = {"main thread": "load_batch()", "another thread": "in_thread(load_batch)"}
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def job(script, update):
     with script_file(TRAINING + script) as path:
-        return run([DISTOPT, "run", "-n", "2", path], env=ENVIRONMENT | {"DISTOPT_UPDATE": update}, timeout=30)
+        return run([DISTOPT, "run", "-n", "2", path], env=ENVIRONMENT | {"DISTOPT_UPDATE": update})
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("update", ["replicated", "shared"])
 @pytest.mark.parametrize("where", CRASHES)
 def test_the_python_stack_of_a_crash_is_shown(where, update):

@@ -13,13 +13,12 @@ world = MPI.COMM_WORLD
 pair = world.Split(0 if world.rank < 2 else MPI.UNDEFINED)
 """
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def job(script, replicas=2):
-    return run_replicas(replicas, script, timeout=30, env=ENVIRONMENT)
+    return run_replicas(replicas, script, env=ENVIRONMENT)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("before", ["", "distopt.replica_index()", "distopt.barrier()", "distopt.print_once('hi')"])
 @pytest.mark.parametrize("after", ["", "if pair: distopt.print_once('bye')"])
 def test_a_replica_outside_of_the_communicator_in_use_may_return(before, after):

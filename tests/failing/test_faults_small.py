@@ -4,8 +4,6 @@ import pytest
 from chaos.matrix import Case, small_cases
 from chaos.play import killed_and_resumed, mpi_cleaned_up, play
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _clean():

@@ -16,8 +16,6 @@ SAID = {
     "openmpi": "prterun noticed that process rank 2 with PID {pid} on node {host} exited on\nsignal 9 (Killed).",
 }
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def mounted(root, version, path, kills=0, limits=()):
     """A tree of control groups as the kernel shows it, and the file that says where in it a process is."""
@@ -136,7 +134,7 @@ if distopt.replica_index() == 1:
 distopt.barrier()
 distopt.barrier()
 """
-    result = run_replicas(2, script, [where], timeout=30, env=ENVIRONMENT)
+    result = run_replicas(2, script, [where], env=ENVIRONMENT)
     assert result.status != 0
     assert "Replica 1 failed" in result.errors
     assert "MemoryError" in result.errors

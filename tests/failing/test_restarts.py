@@ -42,8 +42,6 @@ while True: time.sleep(0.05)
 """
 SHORT_GRACE = "import sys\nfrom distopt.cli import run\nrun.GRACE_SECONDS = 0.5\nrun.run()\n"
 
-pytestmark = pytest.mark.timeout(90)
-
 
 def command(*options, replicas=2):
     return [DISTOPT, "run", "-n", str(replicas), *options]
@@ -90,7 +88,7 @@ def test_a_job_that_was_stopped_is_not_started_again():
     with script_file(WAITING) as path, started([*command("--max-restarts", "3"), path], env=ENVIRONMENT) as job:
         job.wait_for("is waiting", times=2)
         job.process.send_signal(signal.SIGINT)
-        result = job.wait(10)
+        result = job.wait()
     assert result.status != 0
     assert "starts again" not in result.errors
 
@@ -101,12 +99,12 @@ def test_a_script_with_a_checkpointer_saves_and_ends_well(number, tmp_path):
         with started([*command(), path, tmp_path, "100000"], env=ENVIRONMENT) as job:
             job.wait_for("is training", times=2)
             job.process.send_signal(number)
-            result = job.wait(15)
+            result = job.wait()
         assert result.status == 0, result.text
         (saved,) = re.findall(r"saved step (\d+)", result.output)
         said = "" if number == signal.SIGUSR1 else f"distopt run: stopped by {number.name}"
         assert result.errors.strip() == said
-        assert not that_do_not_end(pids(job), 3)
+        assert not that_do_not_end(pids(job))
         resumed = run([*command(), path, tmp_path, str(int(saved) + 1)], env=ENVIRONMENT)
     assert f"begins after {saved}" in resumed.output
 
@@ -115,7 +113,7 @@ def test_a_script_without_a_checkpointer_ends_at_once():
     with script_file(WAITING) as path, started([*command(), path], env=ENVIRONMENT) as job:
         job.wait_for("is waiting", times=2)
         job.process.send_signal(signal.SIGTERM)
-        result = job.wait(5)
+        result = job.wait()
     assert result.status != 0
     assert result.errors.strip() == "distopt run: stopped by SIGTERM"
 
@@ -132,10 +130,10 @@ def test_replicas_that_do_not_heed_a_request_to_stop_are_ended(end):
             job.wait_for("heard", times=2)
             if patient:
                 job.process.send_signal(signal.SIGTERM)
-            result = job.wait(10)
+            result = job.wait()
     assert result.status != 0
     assert result.errors.strip().endswith("distopt run: stopped by SIGTERM")
-    assert not that_do_not_end(replicas, 3)
+    assert not that_do_not_end(replicas)
 
 
 def test_a_receipt_is_written_where_it_is_asked_for(tmp_path):

@@ -13,7 +13,7 @@ TESTS = ROOT / "tests" / "frameworks" / "keras_on_replicas.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs keras")
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.slow), "jax"])  # PyTorch's is tried on Ray
 def test_the_tests_on_ranks(backend):
     command = [*mpirun_command(2), "-m", "pytest", "-q", "--only-mpi", TESTS]
     env = {"KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiling is most of the time

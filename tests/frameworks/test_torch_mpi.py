@@ -13,7 +13,7 @@ EXAMPLE = ROOT / "examples" / "digits_torch.py"
 TESTS = [ROOT / "tests" / "frameworks" / f"{name}.py" for name in ("test_torch", "test_torch_refusals")]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_the_tests_on_ranks(ranks):
     result = run([*mpirun_command(ranks), "-m", "pytest", "-q", "--only-mpi", *TESTS], timeout=110)
     assert result.status == 0, result.text

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import ray
 from actors import Actor
+from support import SOON
 
 import distopt
 import distopt.ray
@@ -15,7 +16,7 @@ from distopt.errors import InvalidArgumentError, ReplicaError, ReplicaFailedErro
 from distopt.ray import group as groups
 from distopt.ray.rendezvous import Rendezvous
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("cluster")]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,7 @@ def train(update):
         return digests
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("update", ["replicated", "shared"])
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_after_every_step_the_bits_are_those_of_simulated_replicas(actors, count, update):
@@ -80,7 +82,7 @@ def test_after_the_group_the_process_is_alone_again(actors):
 def test_the_same_name_can_be_used_again_and_again(actors):
     for _ in range(3):
         futures = [actor.replica.remote(r, 2, "again", distopt.num_replicas) for r, actor in enumerate(actors[:2])]
-        assert ray.get(futures, timeout=30) == [2, 2]
+        assert ray.get(futures, timeout=60) == [2, 2]
 
 
 def causes(futures):
@@ -121,9 +123,10 @@ def test_a_replica_that_ends_early_is_named(actors):
     assert "replica 1 failed: distopt.errors.ReplicaLeftError" in str(outcomes[0])
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 @pytest.mark.parametrize("update", ["replicated", "shared"])
-def test_survivors_of_a_death_know_in_seconds_and_form_a_new_group(mortals, update, number):
+def test_survivors_of_a_death_know_in_seconds_and_form_a_new_group(mortals, update, number, tmp_path):
     actors, _ = mortals
 
     def die(victim):
@@ -131,6 +134,7 @@ def test_survivors_of_a_death_know_in_seconds_and_form_a_new_group(mortals, upda
         optimizer = distopt.optimizers.SGD(0.1)
         for step in range(100_000):
             if step == 5 and distopt.replica_index() == victim:
+                (tmp_path / "died").touch()
                 os.kill(os.getpid(), number)
             optimizer.apply_gradients([(np.ones(100_000, "float32"), w)])
 
@@ -144,13 +148,12 @@ def test_survivors_of_a_death_know_in_seconds_and_form_a_new_group(mortals, upda
         with distopt.ray.init_group(index // 2, 2, f"{name} again"):
             return lost, heard, train(update)
 
-    began = time.time()
     futures = [actor.call.remote(survive, r, f"deaths {update} {number}") for r, actor in enumerate(actors)]
     first, dead, last = causes(futures)
     assert isinstance(dead, ray.exceptions.ActorDiedError)
     for lost, heard, digests in (first, last):
         assert "replica 1 is gone" in lost
-        assert heard - began < 15
+        assert heard - (tmp_path / "died").stat().st_mtime < SOON
         assert digests == distopt.simulate(2, train, update)[0]
 
 
@@ -158,7 +161,7 @@ def test_a_stopped_replica_is_named_after_the_short_deadline(mortals, tmp_path):
     actors, pids = mortals
 
     def wait():
-        os.environ["DISTOPT_DEADLINES"] = "warn=0.5,silent=1,end=30"
+        os.environ["DISTOPT_DEADLINES"] = "warn=0.5,silent=1,end=600"
         strategy = distopt.Strategy(distopt.get_strategy().communicator)
         with strategy.scope():
             distopt.barrier()
@@ -173,7 +176,7 @@ def test_a_stopped_replica_is_named_after_the_short_deadline(mortals, tmp_path):
     began = time.monotonic()
     first, second = causes(futures[:2])
     os.kill(pids[2], signal.SIGKILL)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
     for error in (first, second):
         assert isinstance(error, ReplicaError)
         assert f"replica 2, which is stopped (process {pids[2]}" in str(error)

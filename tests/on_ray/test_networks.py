@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from actors import train
-from support import run, script_file
+from support import SOON, run, script_file
 
 import distopt
 
@@ -74,7 +74,7 @@ futures = [a.is_cut_off.remote(r, 3, folder) for r, a in enumerate(actors)]
 while len(os.listdir(folder)) < 3:
     time.sleep(0.05)
 subprocess.run(["ip", "link", "set", "cable", "down"], check=True)
-print("cut off", ray.get(futures[:2], timeout=30), flush=True)
+print("cut off", ray.get(futures[:2], timeout=60), flush=True)
 os._exit(0)  # what is beyond the cable can't be taken leave of
 """
 
@@ -150,5 +150,5 @@ def test_what_travels_crosses_the_cable_and_a_cut_is_named(networks, tmp_path, r
     ends = ast.literal_eval(re.search("cut off (.*)", result.output)[1])
     for seconds, _, text in ends:
         assert "replica 2, which gives no sign of life (is its node down, or cut off?)" in text
-        assert seconds < 20
+        assert seconds < SOON
     assert "StalledError" in {name for _, name, _ in ends}  # who hears of the other's raises that

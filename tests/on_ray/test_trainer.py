@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from support import run
+from support import SOON, run
 
 import distopt
 import distopt.ray
@@ -74,7 +74,7 @@ def test_the_first_error_is_what_the_user_sees(tmp_path):
     began = time.monotonic()
     with pytest.raises(WorkerGroupError) as caught:
         fit(loop, 2, {"victim": 1}, storage_path=str(tmp_path))
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < SOON
     text = str(caught.value)
     assert "replica 1 failed first:" in text
     assert "ValueError: boom" in text
@@ -135,7 +135,7 @@ def test_a_job_that_does_not_fit_says_so_at_once():
     began = time.monotonic()
     with pytest.raises(InvalidArgumentError, match=r"20 workers need \{'CPU': 1\} each, and CPU is short: the 1 nodes"):
         fit(trained, 20)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < SOON
 
 
 def test_another_version_of_ray_is_refused_by_name():
