@@ -109,6 +109,13 @@ def test_the_learning_rate_as_a_number():
     sgd.learning_rate.assign(0.25)
     sgd.apply_gradients(ones(x))
     assert float(x[0]) == -0.75
+    rate = sgd.learning_rate
+    sgd.learning_rate *= 3
+    sgd.learning_rate += 0.25
+    sgd.learning_rate /= 2
+    sgd.learning_rate -= 0.125
+    assert float(sgd.learning_rate) == 0.375
+    assert sgd.learning_rate is rate
     assert sgd.learning_rate.dtype == np.float32
 
 

@@ -52,6 +52,9 @@ def test_hyperparameters_are_attributes():
     assert float(sgd.learning_rate) == 0.25
     sgd.learning_rate.assign(0.125)
     assert float(sgd.lr) == 0.125
+    sgd.lr *= 0.5
+    sgd.momentum -= 0.25
+    assert (float(sgd.learning_rate), float(sgd.momentum)) == (0.0625, 0.25)
     with pytest.raises(AttributeError, match="not_an_attribute"):
         _ = sgd.not_an_attribute
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from distopt.optimizers.arguments import finite
+from distopt.optimizers.hyperparameter import Hyperparameter
 from distopt.optimizers.schedules import LearningRateSchedule
 from distopt.optimizers.schedules.serialization import serialize
 from distopt.variable import Variable
@@ -15,7 +16,8 @@ from distopt.variable import Variable
 class LearningRate:
     """The part of the Keras 3 optimizer that holds the learning rate.
 
-    A number becomes a float32 Variable (``optimizer.learning_rate.assign(0.1)`` works).
+    A number becomes a float32 Variable: ``optimizer.learning_rate.assign(0.1)`` and
+    ``optimizer.learning_rate *= 0.5`` work.
     """
 
     name: str
@@ -53,7 +55,7 @@ class LearningRate:
         if isinstance(self._learning_rate, Variable):
             self._learning_rate.assign(np.float32(number))
         else:
-            self._learning_rate = Variable(np.float32(number), name="learning_rate", trainable=False)
+            self._learning_rate = Hyperparameter(number, "learning_rate")
 
     def _current_learning_rate(self) -> Any:
         rate = self._learning_rate

@@ -9,6 +9,7 @@ import numpy as np
 from distopt.arrays import to_dtype
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.arguments import evaluated, finite, real, within
+from distopt.optimizers.hyperparameter import Hyperparameter
 from distopt.optimizers.schedules import LearningRateSchedule
 from distopt.optimizers.schedules.serialization import serialize
 from distopt.variable import Variable
@@ -19,8 +20,9 @@ ApplyState = dict[tuple[str, np.dtype[Any]], dict[str, Any]]
 class Hyperparameters:
     """The part of the legacy optimizer that holds hyperparameters and evaluates them, once per step and dtype.
 
-    A number becomes a float32 scalar Variable at its first use, and reading the attribute returns that Variable
-    (``optimizer.learning_rate.assign(0.1)`` works); a schedule is returned as it is, a function as its value.
+    A number becomes a float32 scalar Variable at its first use, and reading the attribute returns that Variable:
+    ``optimizer.learning_rate.assign(0.1)`` and ``optimizer.learning_rate *= 0.5`` work. A schedule is returned as it
+    is, a function as its value.
     """
 
     _name: str
@@ -63,7 +65,7 @@ class Hyperparameters:
                 hyper[name].assign(np.float32(value))
                 return
             if self._hypers_created:
-                value = self._as_variable(name, value)
+                value = Hyperparameter(value, f"{self._name}/{name}")
         hyper[name] = value
 
     def _checked(self, name: str, value: Any) -> float:
@@ -92,10 +94,7 @@ class Hyperparameters:
         hyper = self.__dict__["_hyper"]
         for name in sorted(hyper):
             if not callable(hyper[name]) and not isinstance(hyper[name], Variable):
-                hyper[name] = self._as_variable(name, hyper[name])
-
-    def _as_variable(self, name: str, value: Any) -> Variable:
-        return Variable(np.float32(value), name=f"{self._name}/{name}", trainable=False)
+                hyper[name] = Hyperparameter(hyper[name], f"{self._name}/{name}")
 
     def _decayed_lr(self, var_dtype: Any) -> Any:
         """Return the learning rate of this step: the schedule's, and ``lr / (1 + decay t)`` on top of it."""
