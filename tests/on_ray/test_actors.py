@@ -16,7 +16,7 @@ from distopt.errors import InvalidArgumentError, ReplicaError, ReplicaFailedErro
 from distopt.ray import group as groups
 from distopt.ray.rendezvous import Rendezvous
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("cluster")]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ _groups = iter(range(1000))
 
 def as_replicas(actors, fn, *args):
     name = f"group {next(_groups)}"
-    return ray.get([a.replica.remote(r, len(actors), name, fn, *args) for r, a in enumerate(actors)], timeout=60)
+    return ray.get([a.replica.remote(r, len(actors), name, fn, *args) for r, a in enumerate(actors)], timeout=150)
 
 
 def train(update):
@@ -90,7 +90,7 @@ def causes(futures):
     outcomes = []
     for future in futures:
         try:
-            outcomes.append(ray.get(future, timeout=60))
+            outcomes.append(ray.get(future, timeout=150))
         except ray.exceptions.RayTaskError as error:
             outcomes.append(error.cause)
         except ray.exceptions.ActorDiedError as error:

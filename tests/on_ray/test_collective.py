@@ -10,7 +10,7 @@ from distopt.aggregators import RayCollective
 from distopt.errors import InvalidArgumentError
 
 pytest.importorskip("torch", reason="Gloo is PyTorch's: make test-frameworks")
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("cluster")]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def actors():
 
 def as_replicas(actors, fn, *args):
     count, name = len(actors), f"{fn.__name__} {args}"
-    return ray.get([a.replica.remote(r, count, name, fn, *args) for r, a in enumerate(actors)], timeout=90)
+    return ray.get([a.replica.remote(r, count, name, fn, *args) for r, a in enumerate(actors)], timeout=150)
 
 
 def train(dtype, group):

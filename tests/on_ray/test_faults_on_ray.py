@@ -4,7 +4,7 @@ import pytest
 from chaos.matrix import Case, cases, small_cases
 from chaos.play import play
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("cluster")]
 SMALL = [case for case in small_cases("ray") if case.place or case.kind == "skip a call"]
 
 

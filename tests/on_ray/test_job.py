@@ -9,7 +9,7 @@ import pytest
 import ray
 from support import DISTOPT, ROOT, run, script_file, started
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 TRAINING = """
 import os, sys
@@ -36,7 +36,7 @@ def there(cluster):
 
 def job(script, *arguments, replicas=2, options=(), **settings):
     command = [DISTOPT, "run", "--backend", "ray", "-n", str(replicas), *options]
-    return run([*command, script, *arguments], timeout=140, **settings)
+    return run([*command, script, *arguments], timeout=250, **settings)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def namespaces_can_be_made():
 
 
 pytestmark = [
-    pytest.mark.timeout(200),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(not namespaces_can_be_made(), reason="needs root and ip (iproute2) to make network namespaces"),
 ]
 
@@ -109,7 +109,7 @@ def networks():
 
 
 def inside(name, *words, **options):
-    return run(["ip", "netns", "exec", name, *words], timeout=90, **options)
+    return run(["ip", "netns", "exec", name, *words], timeout=200, **options)
 
 
 def test_what_travels_crosses_the_cable_and_a_cut_is_named(networks, tmp_path, ray_directory):

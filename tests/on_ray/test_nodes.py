@@ -9,7 +9,7 @@ from support import run, script_file
 
 import distopt
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(600)
 
 # A driver of its own: a process belongs to one cluster.
 CLUSTER = """
@@ -53,7 +53,7 @@ def script(text, *arguments):
     import sys
 
     with script_file(CLUSTER + text) as path:
-        return run([sys.executable, path, *arguments], timeout=260)
+        return run([sys.executable, path, *arguments], timeout=550)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from support import ROOT
 
 import distopt.ray
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("cluster")]
 
 
 TESTS = ROOT / "tests" / "parallel"
@@ -40,7 +40,7 @@ def run_tests(index, count, log, tests):
 def test_the_parallel_tests(count, tests, tmp_path):
     logs = [tmp_path / f"replica-{r}.txt" for r in range(count)]
     futures = [run_tests.options(max_retries=0).remote(r, count, log, tests) for r, log in enumerate(logs)]
-    done, _ = ray.wait(futures, num_returns=count, timeout=380)
+    done, _ = ray.wait(futures, num_returns=count, timeout=850)
     texts = [log.read_text()[-5000:] for log in logs]
     assert len(done) == count, texts
     try:

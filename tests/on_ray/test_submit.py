@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import DISTOPT, ROOT, run, started
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -48,7 +48,7 @@ def head(tmp_path, ray_directory):
 def test_a_submitted_job_has_the_digest_of_mpirun(head):
     script = ROOT / "launch" / "ray_job_submit.sh"
     example = ["examples/train.py", "--config", "configs/digits.toml"]
-    submitted = run(["bash", script, "4", *example], timeout=180, env=head, cwd=ROOT)
+    submitted = run(["bash", script, "4", *example], timeout=300, env=head, cwd=ROOT)
     assert submitted.status == 0, submitted.text
     under_mpi = run([DISTOPT, "run", "-n", "4", *example], cwd=ROOT)
     digests = [re.search(r"parameter digest +(\w+)", each.text)[1] for each in (submitted, under_mpi)]
@@ -56,6 +56,6 @@ def test_a_submitted_job_has_the_digest_of_mpirun(head):
 
     stranger = head | {"RAY_AUTH_TOKEN_PATH": str(Path(head["RAY_AUTH_TOKEN_PATH"]).with_name("other"))}
     Path(stranger["RAY_AUTH_TOKEN_PATH"]).write_text("some-other-secret-0123456789")
-    refused = run(["bash", script, "2", *example], timeout=60, env=stranger, cwd=ROOT)
+    refused = run(["bash", script, "2", *example], timeout=150, env=stranger, cwd=ROOT)
     assert refused.status != 0
     assert "authenticat" in refused.text.lower()

@@ -16,7 +16,7 @@ from distopt.checkpoint import Checkpointer
 from distopt.errors import InvalidArgumentError
 from distopt.ray.capacity import missing
 
-pytestmark = [pytest.mark.timeout(150), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("cluster")]
 STEPS = 9
 
 
