@@ -99,9 +99,9 @@ def killed_and_resumed(kills: int, replicas: int, update: str) -> None:
     assert f"{kills} kills" in result.output
 
 
-def processes_left(mark: str, seconds: float = SOON) -> list[str]:
+def processes_left(mark: str) -> list[str]:
     """Processes of a job that are still there: a launcher does not wait for all that it has killed."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + SOON
     while (left := _marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
