@@ -1,4 +1,4 @@
-# make install | train | test | test-N | test-openmpi | test-slow | test-frameworks | chaos | bench | bench-openmpi | clean
+# make install | train | test | test-N | test-openmpi | test-slow | test-frameworks | test-frameworks-slow | chaos | bench | bench-openmpi | clean
 # make install-ray | train-ray | test-ray
 # Environments come from the package registry alone; a stamp file in each says what it was made from.
 
@@ -30,7 +30,7 @@ OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
 
 .NOTPARALLEL:
 .PHONY: install install-openmpi install-frameworks install-ray train train-ray test lint types test-unit test-examples test-openmpi test-slow \
-	test-ray test-frameworks chaos bench bench-openmpi clean
+	test-ray test-frameworks test-frameworks-slow chaos bench bench-openmpi clean
 
 install: .venv/.installed
 install-openmpi: .venv-openmpi/.installed
@@ -83,9 +83,8 @@ test-%: install
 
 # The parallel tests on further counts of simulated replicas, every combination of what make test shows value by value,
 # twenty rounds of eight cold processes that compile at once
-test-slow: install install-frameworks
+test-slow: install
 	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/frameworks --ignore=tests/on_ray -m "slow and not chaos"
-	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m slow
 
 test-examples: install
 	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/test_examples.py -m "not slow"
@@ -116,6 +115,9 @@ test-frameworks: install-frameworks
 	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m "not slow"
 	$(FRAMEWORKS)/python -m pytest tests/on_ray/test_collective.py tests/on_ray/test_parallel.py -k "collective or keras"
 	cd tests/benchmarks && ../../$(FRAMEWORKS)/python -m pytest -m benchmark $(TORCH_BENCHMARKS)
+
+test-frameworks-slow: install-frameworks
+	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m slow
 
 bench: install-frameworks install-ray
 	DISTOPT_BENCH=full $(FRAMEWORKS)/python -m pytest tests/benchmarks --ignore=tests/benchmarks/test_ray_startup.py -m benchmark -s; \
