@@ -11,7 +11,6 @@ from distopt.distribute.ending import install
 from distopt.lazy import attach
 
 if TYPE_CHECKING:
-    from distopt.arena import digest
     from distopt.distribute import (
         Checks,
         Deadlines,
@@ -26,9 +25,10 @@ if TYPE_CHECKING:
         replica_index,
         simulate,
     )
-    from distopt.gradients import GradientTape, stop_gradient
-    from distopt.indexed_slices import IndexedSlices
-    from distopt.variable import Variable
+    from distopt.memory.arena import digest
+    from distopt.variables.indexed_slices import IndexedSlices
+    from distopt.variables.tape import GradientTape, stop_gradient
+    from distopt.variables.variable import Variable
 
 __version__ = "0.1.0"
 
@@ -59,9 +59,9 @@ __all__ = [
 
 _homes = dict.fromkeys(__all__, "distopt.distribute") | {
     "GradientTape": "distopt.gradients",
-    "IndexedSlices": "distopt.indexed_slices",
-    "Variable": "distopt.variable",
-    "digest": "distopt.arena",
+    "IndexedSlices": "distopt.variables.indexed_slices",
+    "Variable": "distopt.variables.variable",
+    "digest": "distopt.memory.arena",
     "stop_gradient": "distopt.gradients",
 }
 __getattr__ = attach(__name__, _homes | {room: f"distopt.{room}" for room in _ROOMS})

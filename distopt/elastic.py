@@ -13,10 +13,10 @@ import numpy as np
 
 from distopt.data.global_batches import Batches
 from distopt.distribute.collectives import barrier, copy_from
-from distopt.distribute.elastic import ElasticCommunicator
 from distopt.distribute.strategy import Strategy, get_strategy
+from distopt.distribute.transports.elastic import ElasticCommunicator
 from distopt.errors import InvalidArgumentError, ReplicaLostError
-from distopt.optimizers.base import BaseOptimizer
+from distopt.optimizers.common.base import BaseOptimizer
 
 T = TypeVar("T")
 

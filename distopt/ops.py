@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distopt.array_like import ArrayLike, Traced, read, stop_gradient
 from distopt.arrays import Array, is_floating, to_array, to_dtype
-from distopt.indexed_slices import IndexedSlices
+from distopt.variables.array_like import ArrayLike, Traced, read, stop_gradient
+from distopt.variables.indexed_slices import IndexedSlices
 
 __all__ = ["cast", "cond", "convert_to_tensor", "full", "gather", "ones", "shape", "stop_gradient", "zeros"]
 

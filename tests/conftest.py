@@ -17,7 +17,7 @@ pytest.register_assert_rewrite("distopt.testing")
 from processes_as_replicas import process_replicas, transport_of  # noqa: E402 (the rewriting must be known before)
 
 import distopt  # noqa: E402
-from distopt.distribute.launcher import launched  # noqa: E402
+from distopt.process.launcher import launched  # noqa: E402
 from distopt.testing import LocalReplica, SimulatedReplicas  # noqa: E402
 
 # All replicas must draw the same examples, and no clock may decide how many.

@@ -4,10 +4,10 @@ import os
 import secrets
 import threading
 
-from distopt.distribute.peers import Member, Peers, listen
-from distopt.distribute.ray import RayCommunicator
-from distopt.distribute.replica import Replica, enter_replica
 from distopt.distribute.strategy import Strategy
+from distopt.distribute.transports.peers import Member, Peers, listen
+from distopt.distribute.transports.sockets import RayCommunicator
+from distopt.process.replica import Replica, enter_replica
 from distopt.testing import Replicas
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distopt.cli.mpirun import Program, find_mpirun, flags, mpi_library
-from distopt.distribute.launcher import scrubbed_environment
+from distopt.process.launcher import scrubbed_environment
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs that are started here must heed it

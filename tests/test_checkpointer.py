@@ -17,10 +17,10 @@ from distopt import Strategy, Variable, simulate
 from distopt.checkpoint import Checkpointer
 from distopt.checkpoint import writer as writing
 from distopt.data import batches
-from distopt.distribute.replica import Replica, current_replica, enter_replica
 from distopt.errors import CheckpointError, ForeignVariableError, InvalidArgumentError
 from distopt.optimizers import SGD, Adam, legacy
 from distopt.optimizers.schedules import LearningRateSchedule
+from distopt.process.replica import Replica, current_replica, enter_replica
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ sys.stderr.write(f"error stream of {MPI.COMM_WORLD.rank}\\n")
 
 LOOP = """
 import os, signal, sys, time
-from distopt.distribute.launcher import launched
+from distopt.process.launcher import launched
 from mpi4py import MPI
 launched()
 if "polite" in sys.argv:

@@ -9,8 +9,8 @@ from on_replicas import raised_everywhere
 import distopt
 from distopt import replica_index, simulate
 from distopt.data import Batch, batches
-from distopt.distribute.replica import current_replica
 from distopt.errors import InvalidArgumentError
+from distopt.process.replica import current_replica
 
 
 def shares(replicas, make):

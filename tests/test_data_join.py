@@ -5,8 +5,8 @@ from on_replicas import raised_everywhere
 
 from distopt import replica_index, simulate
 from distopt.data import join
-from distopt.distribute.replica import current_replica
 from distopt.errors import InvalidArgumentError
+from distopt.process.replica import current_replica
 
 
 def uneven(replicas, make):

@@ -14,10 +14,10 @@ from support import run, script_file, started
 import distopt
 from distopt.errors import CollectiveMismatchError, InvalidArgumentError, ReplicaError
 from distopt.optimizers import SGD, legacy
-from distopt.testing.fault_kinds import KINDS, Fault, InjectedError
-from distopt.testing.fault_places import PLACES, WITHOUT_STEP, find
-from distopt.testing.fault_sentences import parse
-from distopt.testing.faults import inject
+from distopt.testing.faults.injection import inject
+from distopt.testing.faults.kinds import KINDS, Fault, InjectedError
+from distopt.testing.faults.places import PLACES, WITHOUT_STEP, find
+from distopt.testing.faults.sentences import parse
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
 SIZE = 20_000  # every one of three replicas owns a part
@@ -231,7 +231,7 @@ def faulty(*arguments):
     with script_file(SCRIPT) as path:
         path.with_name("beside.py").write_text("VALUE = 'beside'\n")
         command = [path if part == "SCRIPT" else part for part in arguments]
-        return run([sys.executable, "-m", "distopt.testing.faulty", *command], env=ENVIRONMENT)
+        return run([sys.executable, "-m", "distopt.testing.faults.script", *command], env=ENVIRONMENT)
 
 
 class TestTheRunner:
@@ -265,7 +265,7 @@ class TestTheRunner:
 def test_a_stopped_process_goes_on_when_it_is_continued():
     with script_file(SCRIPT) as path:
         path.with_name("beside.py").write_text("VALUE = 1\n")
-        command = [sys.executable, "-m", "distopt.testing.faulty", "stop replica 0 before the first step", path]
+        command = [sys.executable, "-m", "distopt.testing.faults.script", "stop replica 0 before the first step", path]
         with started(command, env=ENVIRONMENT) as job:
             assert os.WIFSTOPPED(os.waitpid(job.process.pid, os.WUNTRACED)[1])
             assert "finished" not in job.output

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from distopt import GradientTape, Variable
-from distopt.distribute.replica import Replica, current_replica, enter_replica
 from distopt.errors import ForeignVariableError, InvalidArgumentError
+from distopt.process.replica import Replica, current_replica, enter_replica
 
 X = np.random.default_rng(0).normal(size=(3, 4))
 

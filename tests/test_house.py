@@ -1,92 +1,80 @@
 """The house rules, as tests: imports go down, files and functions stay short, public names are what they say."""
 
 import ast
+import graphlib
 import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from house import FILES, MODULES, floor, imports, module_name, room
 
 import distopt
 
-ROOT = Path(distopt.__file__).parent
-FILES = sorted(ROOT.rglob("*.py"))
-
-# Lowest floor first; a module may import from its own floor and from those below it.
-FLOORS = [
-    ["errors", "lazy"],
-    ["arrays", "kernels"],
-    ["indexed_slices", "shared_memory", "arena"],
-    [
-        f"distribute.{name}"
-        for name in (
-            "communicator", "launcher", "replica", "names", "thread_limits", "checks", "whereabouts", "watchdog",
-            "silence", "mpi_line", "forked", "memory", "orphans", "ending", "header", "greeting", "local", "node",
-            "node_sum", "mailbox", "threads", "one_thread", "mpi", "peers", "wire", "rings", "staging", "ray_line",
-            "ray", "elastic", "strategy", "summation", "simulation",
-        )
-    ],
-    ["array_like", "variable"],
-    ["distribute.collectives", "traceable", "tracing", "backward", "gradients", "ops", "slab", "partition"],
-    ["constraints", "data"],
-    ["losses"],
-    ["aggregators", "transformers", "telemetry"],
-    ["optimizers"],
-    ["checkpoint", "elastic", "adapters", "testing"],
-    ["ray"],
-    ["cli"],
-]  # fmt: skip
-
-
-# Imports inside functions that look up a floor: each with its reason.
-LOOKS_UP = {
-    ("variable", "tracing.read_under"): "a Variable read under an open tape is traced; autograd is loaded only then",
+# Arrows that still run up; each goes with the rebuilding of the engine, and none is added.
+STILL_UP = {
+    ("distribute.agreement.communicator", "distribute.node.staging"),
+    ("distribute.agreement.header", "distribute.ending"),
+    ("distribute.agreement.summation", "distribute.transports.local"),
+    ("distribute.node.rings", "distribute.transports.wire"),
+    ("engine.agreement", "optimizers.common.base"),
+    ("engine.beginning", "optimizers.common.base"),
+    ("engine.divergence", "optimizers.common.base"),
+    ("engine.state.inspection", "optimizers.common.base"),
+    ("engine.step", "optimizers.common.base"),
+    ("engine.streaming.streaming", "engine.beginning"),
+    ("engine.streaming.streaming", "engine.step"),
+    ("engine.streaming.streaming", "optimizers.common.base"),
+    ("engine.sweep.sharing", "optimizers.common.base"),
+    ("engine.sweep.sweep", "optimizers.common.base"),
+    ("optimizers.common.serialization", "optimizers.keras3.optimizer"),
+    ("optimizers.common.serialization", "optimizers.legacy.base.optimizer"),
+    ("variables.variable", "variables.tracing"),
 }
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+OPTIONAL = {"distopt.ray": "ray", "distopt.adapters.keras": "keras", "distopt.adapters.torch": "torch"}
+"""Rooms that need an optional extra, and its package."""
 
 
-def floor(module: str) -> int | None:
-    """The floor of a module, by its longest prefix; None for packages that only re-export lazily."""
-    for level, rooms in enumerate(FLOORS):
-        if any(module == room or module.startswith(room + ".") for room in rooms):
-            return level
-    return None
+def arrows() -> dict[str, list[str]]:
+    """What each file imports, ``__init__.py`` files aside: they only hand names on."""
+    return {name: list(imports(path)) for name, path in MODULES.items() if path.name != "__init__.py"}
 
 
-def imports(path: Path) -> list[tuple[str, int]]:
-    """What a file imports from distopt, with the lines; not what only type checkers see."""
-    tree = ast.parse(path.read_text())
-    hidden = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
+def test_imports_go_to_a_lower_floor_or_stay_in_their_room() -> None:
+    up = {
+        (name, target)
+        for name, targets in arrows().items()
+        for target in targets
+        if room(name) != room(target) and floor(target) >= floor(name)
     }
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in hidden:
-            package = node.module.removeprefix("distopt").removeprefix(".")
-            if node.module.split(".")[0] == "distopt":
-                names = [f"{package}.{alias.name}".lstrip(".") for alias in node.names]
-                found += [(name if floor(name) is not None else package, node.lineno) for name in names]
-    return found
+    assert up == {arrow for arrow in STILL_UP if room(arrow[0]) != room(arrow[1])}
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_imports_go_down(path: Path) -> None:
-    here = floor(module_name(path))
-    if here is None:
-        assert path.name == "__init__.py", f"{module_name(path)} stands on no floor"
-        return
-    for name, line in imports(path):
-        there = floor(name)
-        if there is not None and there > here:
-            assert (module_name(path), name) in LOOKS_UP, f"{path}:{line} imports {name} from a floor above"
+def test_there_are_no_circles() -> None:
+    graph = {
+        name: {target for target in targets if (name, target) not in STILL_UP} for name, targets in arrows().items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+def test_every_file_stands_on_a_floor() -> None:
+    homeless = [name for name, path in MODULES.items() if path.name != "__init__.py" and floor(name) < 0]
+    assert not homeless
+
+
+def test_init_files_only_hand_names_on() -> None:
+    for path in FILES:
+        if path.name == "__init__.py":
+            made = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+            assert not made, path
+
+
+def test_no_folder_is_crowded() -> None:
+    for folder in {path.parent for path in FILES}:
+        assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 16, folder
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
@@ -104,8 +92,9 @@ def test_public_names_exist() -> None:
     for path in FILES:
         if path.name == "__init__.py":
             package = "distopt." + module_name(path) if module_name(path) else "distopt"
-            if package == "distopt.ray" and importlib.util.find_spec("ray") is None:
-                continue  # an optional extra
+            extra = OPTIONAL.get(package)
+            if extra is not None and importlib.util.find_spec(extra) is None:
+                continue
             module = __import__(package, fromlist=["__all__"])
             names = getattr(module, "__all__", [])
             assert len(names) == len(set(names)), package

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distopt import IndexedSlices
 from distopt.errors import InvalidArgumentError
-from distopt.indexed_slices import merge
+from distopt.variables.indexed_slices import merge
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from support import mpirun_command, run, run_replicas
 
-from distopt.distribute.launcher import REPLICA_PID, Launch, launched, scrubbed_environment
+from distopt.process.launcher import REPLICA_PID, Launch, launched, scrubbed_environment
 
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}
 MPICH = {"PMI_RANK": "1", "PMI_SIZE": "3"}
@@ -72,7 +72,7 @@ def test_scrubbed_environment_keeps_settings_and_drops_what_launchers_say():
 
 FAMILY = """
 import json, multiprocessing, os, subprocess, sys
-from distopt.distribute.launcher import launched, scrubbed_environment
+from distopt.process.launcher import launched, scrubbed_environment
 
 def index():
     step = launched()
@@ -107,7 +107,7 @@ def test_what_a_replica_starts_is_no_replica_but_a_job_of_its_own_is():
 
 def test_the_launcher_is_read_without_mpi():
     code = (
-        "import sys; from distopt.distribute.launcher import launched; launched();"
+        "import sys; from distopt.process.launcher import launched; launched();"
         "print(sorted(set(sys.modules) & {'mpi4py', 'numba', 'autograd', 'click', 'rich'}))"
     )
     result = run([sys.executable, "-c", code])

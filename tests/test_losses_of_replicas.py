@@ -8,7 +8,6 @@ from on_replicas import raised_everywhere
 import distopt
 from distopt import simulate
 from distopt.data import batches, join
-from distopt.distribute.replica import current_replica
 from distopt.losses import (
     BinaryCrossentropy,
     MeanSquaredError,
@@ -16,6 +15,7 @@ from distopt.losses import (
     compute_average_loss,
     scale_regularization_loss,
 )
+from distopt.process.replica import current_replica
 
 
 def splits(sizes):

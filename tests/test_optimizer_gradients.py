@@ -6,7 +6,7 @@ import pytest
 
 import distopt
 from distopt import GradientTape, Variable, optimizers
-from distopt.distribute.threads import Hub, ThreadCommunicator
+from distopt.distribute.transports.threads import Hub, ThreadCommunicator
 from distopt.optimizers import legacy
 
 CLASSES = [optimizers.SGD, optimizers.Adam, legacy.SGD, legacy.Adam, legacy.NonFusedAdam]

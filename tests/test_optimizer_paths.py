@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distopt import IndexedSlices, Variable, optimizers
-from distopt.optimizers import legacy, rule_updates
+from distopt.engine.state import slots as rule_updates
+from distopt.optimizers import legacy
 
 
 def per_variable(cls):

@@ -8,7 +8,7 @@ import pytest
 from distopt import Variable, optimizers
 from distopt.errors import InvalidArgumentError, UnknownArgumentError
 from distopt.optimizers import SGD, Adam, legacy
-from distopt.optimizers.registry import built_in
+from distopt.optimizers.common.registry import built_in
 from distopt.optimizers.schedules import CosineDecay, LearningRateSchedule, Warmup
 
 COMPOSITE = {

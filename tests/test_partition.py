@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distopt import Variable, arena, partition
-from distopt.arena import SPAN_UNIT, Home, place
-from distopt.distribute.node_sum import maximal_subtrees
-from distopt.partition import BLOCK, Block, blocks_of, parts_of, ranges_of, runs_of
-from distopt.slab import Slab
+from distopt import Variable
+from distopt.distribute.node.node_sum import maximal_subtrees
+from distopt.engine.sweep import partition
+from distopt.engine.sweep.partition import BLOCK, Block, blocks_of, parts_of, ranges_of, runs_of
+from distopt.memory import arena
+from distopt.memory.arena import SPAN_UNIT, Home, place
+from distopt.slabs.slab import Slab
 
 SIZES = st.lists(st.one_of(st.integers(0, 50), st.integers(4000, 30_000), st.just(BLOCK + 100)), min_size=1, max_size=8)
 REPLICAS = st.integers(1, 7)

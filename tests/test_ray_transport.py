@@ -13,10 +13,10 @@ from connected import ConnectedReplicas, make_peers, together
 from support import SOON
 
 import distopt
-from distopt.distribute import peers as connections
-from distopt.distribute.checks import Deadlines
-from distopt.distribute.ray import RayCommunicator
-from distopt.distribute.summation import Summation
+from distopt.distribute.agreement.checks import Deadlines
+from distopt.distribute.agreement.summation import Summation
+from distopt.distribute.transports import peers as connections
+from distopt.distribute.transports.sockets import RayCommunicator
 from distopt.errors import DeadCommunicatorError, MissingExtraError, ReplicaError, ReplicaFailedError, ReplicaLostError
 from distopt.testing import CommunicatorConformance, DeadlineConformance, OptimizerConformance
 

@@ -15,9 +15,9 @@ from support import run
 
 import distopt
 from distopt.errors import InvalidArgumentError
-from distopt.indexed_slices import IndexedSlices
 from distopt.telemetry import Receipt
 from distopt.telemetry.receipt_reader import read_run
+from distopt.variables.indexed_slices import IndexedSlices
 
 W, B = np.arange(6, dtype="float32").reshape(2, 3), np.ones(3, "float64")
 

@@ -8,7 +8,7 @@ from support import DISTOPT, run
 
 import distopt
 from distopt.distribute.simulation import run_on
-from distopt.distribute.threads import Hub
+from distopt.distribute.transports.threads import Hub
 from distopt.telemetry import Receipt
 from distopt.telemetry.receipt_diff import replicas_that_part, runs_that_part
 from distopt.telemetry.receipt_reader import read_run

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distopt import shared_memory
-from distopt.shared_memory import TICKET, Segment, map_segment
+from distopt.memory import segment as shared_memory
+from distopt.memory.segment import TICKET, Segment, map_segment
 
 LEFT_OVERS = Path("/dev/shm")
 
@@ -44,7 +44,7 @@ def test_another_process_reads_and_writes_it(kind):
     segment = Segment(5000)
     segment.bytes[:2] = 1, 2
     script = (
-        "import sys; from distopt.shared_memory import map_segment\n"
+        "import sys; from distopt.memory.segment import map_segment\n"
         "array = map_segment(bytes.fromhex(sys.argv[1]))\n"
         "assert array.size == 5000 and array[:2].tolist() == [1, 2]\narray[4999] = 9\n"
     )

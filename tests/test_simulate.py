@@ -10,8 +10,8 @@ import pytest
 
 import distopt
 from distopt import simulate
-from distopt.distribute.thread_limits import configured_threads
 from distopt.errors import DeadCommunicatorError, InvalidArgumentError, ReplicaError
+from distopt.process.thread_limits import configured_threads
 
 
 def in_a_thread(fn):

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distopt import IndexedSlices, Variable, digest, optimizers
-from distopt.arena import ALIGNMENT, aligned_zeros, layout, place
 from distopt.errors import InvalidArgumentError
-from distopt.slab import Gradients, Slab, describe, fit
+from distopt.memory.arena import ALIGNMENT, aligned_zeros, layout, place
+from distopt.slabs.slab import Gradients, Slab, describe, fit
 
 DTYPES = [np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)]
 

@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as hnp
 import distopt
 from distopt import IndexedSlices, Variable
 from distopt.constraints import NonNeg
-from distopt.distribute.replica import Replica, enter_replica
 from distopt.errors import ForeignVariableError, InvalidArgumentError
+from distopt.process.replica import Replica, enter_replica
 
 FLOATS = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 

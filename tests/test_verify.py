@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from support import DISTOPT, run, script_file, started
 
-from distopt.testing.comparison import compare, table
-from distopt.testing.first_step import Entry, Recording
-from distopt.testing.loss_advice import about_gradients, before_gradients
+from distopt.verify.comparison import compare, table
+from distopt.verify.first_step import Entry, Recording
+from distopt.verify.loss_advice import about_gradients, before_gradients
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
 SCRIPT = """

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from distopt import optimizers
+from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.collectives import broadcast
-from distopt.distribute.header import telling_the_others
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError, MissingExtraError
 from distopt.kernels.spans import COMPUTE_DTYPE
 from distopt.optimizers import legacy
-from distopt.variable import Variable
+from distopt.variables.variable import Variable
 
 try:
     import jax

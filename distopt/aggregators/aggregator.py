@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distopt.arrays import Array
-from distopt.distribute.communicator import Communicator
+from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.strategy import get_strategy
-from distopt.indexed_slices import IndexedSlices
-from distopt.slab import Gradients, Pair, Slab
-from distopt.variable import Variable
+from distopt.slabs.slab import Gradients, Pair, Slab
+from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.variable import Variable
 
 
 class Aggregator(abc.ABC):

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from distopt.aggregators.sum import Sum
-from distopt.arena import aligned_zeros
 from distopt.arrays import Array, to_dtype
-from distopt.distribute.communicator import Communicator
-from distopt.distribute.summation import Summation
+from distopt.distribute.agreement.communicator import Communicator
+from distopt.distribute.agreement.summation import Summation
+from distopt.memory.arena import aligned_zeros
 
 
 class _Compressed(Sum):

@@ -8,9 +8,9 @@ import numpy as np
 
 from distopt.aggregators.aggregator import FlatAggregator
 from distopt.arrays import Array, wide_dtype
-from distopt.distribute.communicator import Communicator
-from distopt.distribute.local import LocalCommunicator
-from distopt.distribute.mpi import MPICommunicator, load_mpi
+from distopt.distribute.agreement.communicator import Communicator
+from distopt.distribute.transports.local import LocalCommunicator
+from distopt.distribute.transports.mpi import MPICommunicator, load_mpi
 from distopt.errors import InvalidArgumentError
 
 PIECE_ELEMENTS = 1 << 28

@@ -9,7 +9,7 @@ import numpy as np
 
 from distopt.aggregators.aggregator import FlatAggregator
 from distopt.arrays import Array, wide_dtype
-from distopt.distribute.communicator import Communicator
+from distopt.distribute.agreement.communicator import Communicator
 from distopt.errors import InvalidArgumentError, MissingExtraError
 
 

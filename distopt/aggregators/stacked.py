@@ -11,8 +11,8 @@ from distopt.aggregators.aggregator import Aggregator
 from distopt.arrays import Array
 from distopt.distribute.collectives import all_gather
 from distopt.errors import InvalidArgumentError
-from distopt.indexed_slices import IndexedSlices
-from distopt.slab import Pair
+from distopt.slabs.slab import Pair
+from distopt.variables.indexed_slices import IndexedSlices
 
 
 @final

@@ -9,8 +9,8 @@ import numpy as np
 
 from distopt.aggregators.aggregator import FlatAggregator
 from distopt.arrays import Array
-from distopt.distribute.communicator import Communicator
-from distopt.distribute.summation import Summation, sum_in_place
+from distopt.distribute.agreement.communicator import Communicator
+from distopt.distribute.agreement.summation import Summation, sum_in_place
 
 
 class Sum(FlatAggregator):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from distopt.checkpoint.files import BadFileError
-from distopt.distribute.communicator import Communicator
-from distopt.distribute.header import exchange_bytes
+from distopt.distribute.agreement.communicator import Communicator
+from distopt.distribute.agreement.header import exchange_bytes
 from distopt.errors import CheckpointError
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from distopt.arena import digest
 from distopt.checkpoint import directory as names
 from distopt.checkpoint.agreement import do_together, tell
 from distopt.checkpoint.own_state import OWN_VARIABLES, Resumable, own_state, take
@@ -19,12 +18,13 @@ from distopt.checkpoint.reader import Found, load, open_checkpoint, owner_of, ta
 from distopt.checkpoint.snapshot import Snapshot, raise_difference, sample_of
 from distopt.checkpoint.state import Entry, Live, find, make_slots
 from distopt.checkpoint.writer import Whole, Write, Writer
-from distopt.distribute.communicator import Communicator
-from distopt.distribute.header import Call, agree, telling_the_others
+from distopt.distribute.agreement.communicator import Communicator
+from distopt.distribute.agreement.header import Call, agree, telling_the_others
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import CheckpointError, InvalidArgumentError
-from distopt.optimizers.base import BaseOptimizer
-from distopt.variable import Variable
+from distopt.memory.arena import digest
+from distopt.optimizers.common.base import BaseOptimizer
+from distopt.variables.variable import Variable
 
 
 class Checkpointer:

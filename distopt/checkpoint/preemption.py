@@ -7,8 +7,8 @@ import threading
 from types import FrameType
 from typing import Any
 
-from distopt.distribute.replica import current_replica
 from distopt.distribute.strategy import get_strategy
+from distopt.process.replica import current_replica
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 

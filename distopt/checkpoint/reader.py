@@ -10,9 +10,9 @@ from distopt.checkpoint import directory as names
 from distopt.checkpoint.files import BadFileError, Stored, check_file, locate, read_into
 from distopt.checkpoint.manifest import Manifest, read_manifest
 from distopt.checkpoint.state import Entry, Live, own_key
-from distopt.distribute.node import Node
+from distopt.distribute.node.node import Node
+from distopt.engine.sweep.sharing import SharedByNode
 from distopt.errors import CheckpointError
-from distopt.optimizers.sharing import SharedByNode
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from distopt.arena import digest
 from distopt.arrays import Array
 from distopt.checkpoint.agreement import tell
 from distopt.checkpoint.pieces import Piece
 from distopt.checkpoint.state import Entry, Live
-from distopt.distribute.communicator import Communicator
+from distopt.distribute.agreement.communicator import Communicator
 from distopt.errors import CheckpointError
+from distopt.memory.arena import digest
 
 _SAMPLE = 64
 """Elements of each variable that replicas compare before a checkpoint is cut from what all of them have."""

@@ -21,16 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from distopt.arena import Home, place
 from distopt.arrays import Array
 from distopt.checkpoint.files import DTYPES
 from distopt.checkpoint.pieces import Piece, cut
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.base import BaseOptimizer
+from distopt.memory.arena import Home, place
+from distopt.optimizers.common.base import BaseOptimizer
+from distopt.optimizers.keras3.state import State as Keras3State
 from distopt.optimizers.legacy import Optimizer as LegacyOptimizer
-from distopt.optimizers.state import State as Keras3State
-from distopt.variable import Variable
+from distopt.variables.variable import Variable
 
 _NUMBERED = re.compile(r"Variable(_\d+)?")
 

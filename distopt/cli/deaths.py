@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from distopt.distribute.memory import ControlGroup, in_gib
+from distopt.process.system import ControlGroup, in_gib
 
 _MPICH = re.compile(r"PID (\d+) RUNNING AT (\S+)(?:(?!RUNNING AT).)*?\(signal (\d+)\)", re.DOTALL)
 _OPEN_MPI = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited on\s+signal (\d+)")

@@ -11,8 +11,8 @@ import click
 from distopt.cli import machine
 from distopt.cli.findings import Findings
 from distopt.cli.mpirun import describe_launcher, find_mpirun, mpi_library
-from distopt.distribute.launcher import Launch, launched
 from distopt.errors import DistoptError, MissingExtraError
+from distopt.process.launcher import Launch, launched
 
 
 @click.command()

@@ -66,7 +66,7 @@ def threads(findings: Findings) -> None:
     import numba
     from threadpoolctl import threadpool_info
 
-    from distopt.distribute.thread_limits import configured_threads
+    from distopt.process.thread_limits import configured_threads
 
     pools = [f"{pool['internal_api']} {pool['num_threads']}" for pool in threadpool_info()]
     variable = f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}"

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from distopt.distribute.launcher import scrubbed_environment
 from distopt.errors import DistoptError, MissingExtraError
+from distopt.process.launcher import scrubbed_environment
 
 _FAMILIES = (("Open MPI", "openmpi"), ("HYDRA", "mpich"), ("MPICH", "mpich"), ("Intel", "mpich"))
 _NAMES = ("mpirun", "mpiexec", "mpirun.openmpi", "mpirun.mpich")

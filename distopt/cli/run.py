@@ -19,9 +19,9 @@ import click
 from distopt.cli.deaths import Watch, killed
 from distopt.cli.mpirun import find_mpirun, flags, mpi_library
 from distopt.cli.restarts import Outcome, repeat
-from distopt.distribute.launcher import RUN_DIRECTORY, scrubbed_environment
-from distopt.distribute.memory import control_group
 from distopt.errors import DistoptError
+from distopt.process.launcher import RUN_DIRECTORY, scrubbed_environment
+from distopt.process.system import control_group
 
 GRACE_SECONDS = 30.0
 """How long replicas that were told to stop may save their state."""
@@ -88,9 +88,9 @@ def run(
 
 
 def _sentences(faults: tuple[str, ...]) -> list[str]:
-    """The faults as ``distopt.testing.faulty`` takes them; one that says nothing is an error before anything starts."""
+    """The faults as sentences; one that says nothing is an error before anything starts."""
     if faults:
-        from distopt.testing.fault_sentences import parse
+        from distopt.testing.faults.sentences import parse
 
         for sentence in faults:
             parse(sentence)
@@ -101,7 +101,7 @@ def _run_under_mpi(program: list[str], replicas: int, max_restarts: int, faults:
     launcher = find_mpirun(mpi_library())
     mpirun = [str(launcher.path), *flags(launcher.family, replicas), "-n", str(replicas), sys.executable]
     environment = scrubbed_environment()
-    injection = ["-m", "distopt.testing.faulty", *faults] if faults else []
+    injection = ["-m", "distopt.testing.faults.script", *faults] if faults else []
 
     def attempt(number: int) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="distopt-run-") as folder:

@@ -13,11 +13,11 @@ from typing import NoReturn
 import click
 
 from distopt.cli.mpirun import find_mpirun, flags, mpi_library
-from distopt.distribute.launcher import scrubbed_environment
 from distopt.errors import DistoptError
-from distopt.testing.comparison import TOLERANCE, Row, compare, table
-from distopt.testing.first_step import Recording
-from distopt.testing.loss_advice import about_gradients, before_gradients
+from distopt.process.launcher import scrubbed_environment
+from distopt.verify.comparison import TOLERANCE, Row, compare, table
+from distopt.verify.first_step import Recording
+from distopt.verify.loss_advice import about_gradients, before_gradients
 
 _RECEIPT = "DISTOPT_RECEIPT"  # these runs are no continuation of the one that wrote a receipt there
 _LINES = 15
@@ -95,7 +95,7 @@ class _Runs:
         """Run the script and return its first step."""
         output, log = self._folder / "step.npz", self._folder / "log.txt"
         output.unlink(missing_ok=True)
-        command = [*launcher, sys.executable, "-m", "distopt.testing.first_step", str(output), *self._script]
+        command = [*launcher, sys.executable, "-m", "distopt.verify.first_step", str(output), *self._script]
         environment = {name: value for name, value in scrubbed_environment().items() if name != _RECEIPT}
         with log.open("wb") as said:
             process = subprocess.Popen(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakKeyDictionary
 
-from distopt.distribute.replica import Replica, current_replica
+from distopt.process.replica import Replica, current_replica
 
 _open: WeakKeyDictionary[Replica, list[OpenBatch]] = WeakKeyDictionary()
 

@@ -11,14 +11,14 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from distopt.arena import digest
 from distopt.data.agreement import same_everywhere
 from distopt.data.current import OpenBatch
 from distopt.data.structure import Array, leaves_of, rebuild
 from distopt.distribute.collectives import exchange
-from distopt.distribute.replica import Replica, current_replica
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
+from distopt.memory.arena import digest
+from distopt.process.replica import Replica, current_replica
 
 
 @dataclass(frozen=True, eq=False)

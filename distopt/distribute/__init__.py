@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from distopt.lazy import attach
 
 if TYPE_CHECKING:
-    from distopt.distribute.checks import Checks, Deadlines
+    from distopt.distribute.agreement.checks import Checks, Deadlines
+    from distopt.distribute.agreement.communicator import Communicator, Place
     from distopt.distribute.collectives import (
         all_gather,
         all_reduce,
@@ -17,13 +18,12 @@ if TYPE_CHECKING:
         print_once,
         replica_index,
     )
-    from distopt.distribute.communicator import Communicator, Place
-    from distopt.distribute.elastic import ElasticCommunicator
-    from distopt.distribute.local import LocalCommunicator
-    from distopt.distribute.mpi import MPICommunicator
     from distopt.distribute.simulation import simulate
     from distopt.distribute.strategy import Strategy, get_strategy
-    from distopt.distribute.threads import ThreadCommunicator
+    from distopt.distribute.transports.elastic import ElasticCommunicator
+    from distopt.distribute.transports.local import LocalCommunicator
+    from distopt.distribute.transports.mpi import MPICommunicator
+    from distopt.distribute.transports.threads import ThreadCommunicator
 
 __all__ = [
     "Checks",
@@ -50,15 +50,15 @@ __getattr__ = attach(
     __name__,
     dict.fromkeys(__all__, "distopt.distribute.collectives")
     | {
-        "Checks": "distopt.distribute.checks",
-        "Communicator": "distopt.distribute.communicator",
-        "Deadlines": "distopt.distribute.checks",
-        "ElasticCommunicator": "distopt.distribute.elastic",
-        "LocalCommunicator": "distopt.distribute.local",
-        "MPICommunicator": "distopt.distribute.mpi",
-        "Place": "distopt.distribute.communicator",
+        "Checks": "distopt.distribute.agreement.checks",
+        "Communicator": "distopt.distribute.agreement.communicator",
+        "Deadlines": "distopt.distribute.agreement.checks",
+        "ElasticCommunicator": "distopt.distribute.transports.elastic",
+        "LocalCommunicator": "distopt.distribute.transports.local",
+        "MPICommunicator": "distopt.distribute.transports.mpi",
+        "Place": "distopt.distribute.agreement.communicator",
         "Strategy": "distopt.distribute.strategy",
-        "ThreadCommunicator": "distopt.distribute.threads",
+        "ThreadCommunicator": "distopt.distribute.transports.threads",
         "get_strategy": "distopt.distribute.strategy",
         "simulate": "distopt.distribute.simulation",
     },

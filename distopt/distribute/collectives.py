@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from distopt.distribute.communicator import Array, Communicator
-from distopt.distribute.header import Call, agree, exchange_bytes, telling_the_others
+from distopt.distribute.agreement.communicator import Array, Communicator
+from distopt.distribute.agreement.header import Call, agree, exchange_bytes, telling_the_others
+from distopt.distribute.agreement.summation import sum_in_place
 from distopt.distribute.strategy import get_strategy
-from distopt.distribute.summation import sum_in_place
 from distopt.errors import InvalidArgumentError
-from distopt.variable import Variable
+from distopt.variables.variable import Variable
 
 T = TypeVar("T", bound="Sequence[Variable] | Variable")
 

@@ -31,10 +31,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from distopt.distribute import forked
-from distopt.distribute.launcher import RUN_DIRECTORY, launched
-from distopt.distribute.memory import describe_memory
-from distopt.distribute.orphans import note_launcher
+from distopt.process import forked
+from distopt.process.launcher import RUN_DIRECTORY, launched
+from distopt.process.orphans import note_launcher
+from distopt.process.system import describe_memory
 
 OFFER_SECONDS = 3.0
 """How long a failing replica offers its failure to the others before it ends the job."""
@@ -154,7 +154,7 @@ def _at_exit() -> None:
     for communicator in _communicators():
         if communicator.size > 1:
             _leave(communicator, None)
-    if sys.modules["distopt.distribute.mpi"].has_lost_replicas:
+    if sys.modules["distopt.distribute.transports.mpi"].has_lost_replicas:
         _end_without_mpi(0)  # Finalize would wait for the dead
 
 
@@ -176,7 +176,7 @@ def _fail(text: str, *, status: int = 1, is_consequence: bool = False) -> NoRetu
     """Offer the failure to the others, print it if it is the first, and end the job."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not break this off
-    mpi = None if _is_finalized() else sys.modules.get("distopt.distribute.mpi")
+    mpi = None if _is_finalized() else sys.modules.get("distopt.distribute.transports.mpi")
     is_short = _step_broken or text == INTERRUPTED
     deadline = time.monotonic() + (BROKEN_STEP_SECONDS if is_short else OFFER_SECONDS)
     is_agreed = False
@@ -210,7 +210,7 @@ def _leave(
     Returns:
         Whether this replica's failure is the first; None if the replicas can't agree on that any more.
     """
-    from distopt.distribute.header import Kind, end_round
+    from distopt.distribute.agreement.header import Kind, end_round
 
     kind = Kind.GOODBYE if failure is None else Kind.CONSEQUENCE if is_consequence else Kind.RAISED
     summary = "" if failure is None else failure.strip().splitlines()[-1]
@@ -235,8 +235,8 @@ def _leave(
 
 def _communicators() -> list[Any]:
     """Every communicator in use, and that of the job, so that nobody waits for it in vain; some of it may be dead."""
-    from distopt.distribute.mpi import has_lost_replicas, opened
     from distopt.distribute.strategy import default_strategy
+    from distopt.distribute.transports.mpi import has_lost_replicas, opened
 
     if has_lost_replicas:
         return opened

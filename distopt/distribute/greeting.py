@@ -8,11 +8,11 @@ import warnings
 
 import numpy as np
 
-from distopt.distribute.checks import Checks
-from distopt.distribute.communicator import Communicator
-from distopt.distribute.header import Call, agree, exchange_bytes
-from distopt.distribute.thread_limits import configured_threads, limit_threads
+from distopt.distribute.agreement.checks import Checks
+from distopt.distribute.agreement.communicator import Communicator
+from distopt.distribute.agreement.header import Call, agree, exchange_bytes
 from distopt.kernels import cpu_target, kernel_kind
+from distopt.process.thread_limits import configured_threads, limit_threads
 
 
 def greet(communicator: Communicator, update: str, checks: Checks) -> None:

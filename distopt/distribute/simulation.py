@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from distopt.distribute import forked
-from distopt.distribute.replica import Replica, enter_replica, simulation
 from distopt.distribute.strategy import Strategy
-from distopt.distribute.thread_limits import limit_threads
-from distopt.distribute.threads import Hub, ThreadCommunicator
+from distopt.distribute.transports.threads import Hub, ThreadCommunicator
 from distopt.errors import InvalidArgumentError, ReplicaError
+from distopt.process import forked
+from distopt.process.replica import Replica, enter_replica, simulation
+from distopt.process.thread_limits import limit_threads
 
 T = TypeVar("T")
 

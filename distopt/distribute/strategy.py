@@ -7,16 +7,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from distopt.distribute.checks import Checks, Deadlines
-from distopt.distribute.communicator import Communicator, Place
+from distopt.distribute.agreement.checks import Checks, Deadlines
+from distopt.distribute.agreement.communicator import Communicator, Place
+from distopt.distribute.agreement.header import Call, agree
 from distopt.distribute.greeting import greet
-from distopt.distribute.header import Call, agree
-from distopt.distribute.launcher import launched
-from distopt.distribute.local import LocalCommunicator
-from distopt.distribute.mpi import MPICommunicator
-from distopt.distribute.node import Node
-from distopt.distribute.replica import current_replica
+from distopt.distribute.node.node import Node
+from distopt.distribute.transports.local import LocalCommunicator
+from distopt.distribute.transports.mpi import MPICommunicator
 from distopt.errors import InvalidArgumentError, NoSharedMemoryError
+from distopt.process.launcher import launched
+from distopt.process.replica import current_replica
 
 UPDATES = ("replicated", "shared")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from distopt.array_like import Traced
 from distopt.arrays import is_floating, to_array, wide_dtype
 from distopt.errors import InvalidArgumentError
-from distopt.variable import Variable
+from distopt.variables.array_like import Traced
+from distopt.variables.variable import Variable
 
 
 def operand(value: Any, what: str) -> Any:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from distopt.array_like import Traced
 from distopt.data.current import current_items
-from distopt.distribute.replica import current_replica
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
 from distopt.losses.operands import cast, floating_operand, operand
+from distopt.process.replica import current_replica
+from distopt.variables.array_like import Traced
 
 
 class Reduction(StrEnum):

@@ -7,19 +7,19 @@ from distopt.optimizers.adagrad import Adagrad
 from distopt.optimizers.adam import Adam
 from distopt.optimizers.adamax import Adamax
 from distopt.optimizers.adamw import AdamW
-from distopt.optimizers.conversion import convert_weights
+from distopt.optimizers.common.registry import register
+from distopt.optimizers.common.serialization import deserialize, get, serialize
 from distopt.optimizers.ftrl import Ftrl
+from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.optimizers.lamb import Lamb
+from distopt.optimizers.legacy.conversion import convert_weights
 from distopt.optimizers.lion import Lion
 from distopt.optimizers.loss_scale_optimizer import LossScaleOptimizer
 from distopt.optimizers.multi_optimizer import MultiOptimizer, OptimizerMap
 from distopt.optimizers.muon import Muon
 from distopt.optimizers.nadam import Nadam
-from distopt.optimizers.optimizer import Optimizer
-from distopt.optimizers.registry import register
 from distopt.optimizers.rmsprop import RMSprop
 from distopt.optimizers.schedule_free_adamw import ScheduleFreeAdamW
-from distopt.optimizers.serialization import deserialize, get, serialize
 from distopt.optimizers.sgd import SGD
 
 __all__ = [

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arguments import finite, flag, positive, within
 from distopt.arrays import Array
 from distopt.kernels import Rule
-from distopt.optimizers.arguments import finite, flag, positive, within
-from distopt.optimizers.layerwise import Layerwise, change, square_sum
+from distopt.optimizers.keras3.layerwise import Layerwise, change, square_sum
 from distopt.optimizers.sgd import DESCENT
-from distopt.variable import Variable
+from distopt.variables.variable import Variable
 
 _CACHED = 1 << 17
 """Elements, about: rows that are read twice are taken in parts that the cache holds."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arguments import finite
 from distopt.kernels import Array, Rule, Scalar
-from distopt.optimizers.arguments import finite
-from distopt.optimizers.optimizer import Optimizer
+from distopt.optimizers.keras3.optimizer import Optimizer
 
 
 def _adagrad(p: Array, g: Array, accumulator: Array, learning_rate: Scalar, inside: Scalar, outside: Scalar) -> None:

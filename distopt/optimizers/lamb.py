@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arguments import BELOW_ONE, finite, within
 from distopt.arrays import Array
 from distopt.kernels import Rule, Scalar
-from distopt.optimizers.arguments import BELOW_ONE, finite, within
-from distopt.optimizers.layerwise import Layerwise, change, square_sum
+from distopt.optimizers.keras3.layerwise import Layerwise, change, square_sum
 from distopt.optimizers.sgd import DESCENT
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arguments import within
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Array, Rule, Scalar
-from distopt.optimizers.arguments import within
-from distopt.optimizers.optimizer import Optimizer
+from distopt.optimizers.keras3.optimizer import Optimizer
 
 
 def _lion(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from distopt.arguments import count, positive
+from distopt.engine.state.loss_scale import LossScale
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.arguments import count, positive
-from distopt.optimizers.composite import Composite
-from distopt.optimizers.loss_scale import LossScale
-from distopt.optimizers.optimizer import Optimizer
-from distopt.optimizers.serialization import deserialize, serialize
-from distopt.variable import Variable
+from distopt.optimizers.common.serialization import deserialize, serialize
+from distopt.optimizers.keras3.composite import Composite
+from distopt.optimizers.keras3.optimizer import Optimizer
+from distopt.variables.variable import Variable
 
 _SMALLEST = 2.0**-126
 """Below it float32 loses digits, and at last a gradient would be divided by zero."""

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.composite import Composite
-from distopt.optimizers.optimizer import Optimizer
-from distopt.optimizers.serialization import deserialize, serialize
-from distopt.slab import Gradients
-from distopt.variable import Variable
+from distopt.optimizers.common.serialization import deserialize, serialize
+from distopt.optimizers.keras3.composite import Composite
+from distopt.optimizers.keras3.optimizer import Optimizer
+from distopt.slabs.slab import Gradients
+from distopt.variables.variable import Variable
 
 
 class OptimizerMap:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arguments import BELOW_ONE, count, finite, flag, within
 from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Rule, Scalar
 from distopt.optimizers.adam import ADAM
-from distopt.optimizers.arguments import BELOW_ONE, count, finite, flag, within
-from distopt.optimizers.layerwise import Layerwise, change, square_sum
+from distopt.optimizers.keras3.layerwise import Layerwise, change, square_sum
 from distopt.optimizers.sgd import DESCENT
-from distopt.variable import Variable
+from distopt.variables.variable import Variable
 
 
 def _momentum(p: Array, g: Array, m: Array, momentum: Scalar) -> None:

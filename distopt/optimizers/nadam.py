@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arguments import BELOW_ONE, finite, within
 from distopt.kernels import Array, Rule, Scalar
 from distopt.kernels.spans import compute_dtype
-from distopt.optimizers.arguments import BELOW_ONE, finite, within
-from distopt.optimizers.optimizer import Optimizer
-from distopt.slab import Gradients
+from distopt.optimizers.keras3.optimizer import Optimizer
+from distopt.slabs.slab import Gradients
 
 
 def _nadam(

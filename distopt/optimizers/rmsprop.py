@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arguments import finite, flag, within
 from distopt.kernels import Array, Rule, Scalar
-from distopt.optimizers.arguments import finite, flag, within
-from distopt.optimizers.optimizer import Optimizer
+from distopt.optimizers.keras3.optimizer import Optimizer
 
 
 def _rmsprop(

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arguments import BELOW_ONE, finite, within
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Array, Rule, Scalar
-from distopt.optimizers.arguments import BELOW_ONE, finite, within
-from distopt.optimizers.optimizer import Optimizer
+from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.optimizers.schedules.schedule import number_at_least
 
 

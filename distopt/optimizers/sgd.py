@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from distopt.arguments import flag, within
 from distopt.kernels import Array, Rule, Scalar
-from distopt.optimizers.arguments import flag, within
-from distopt.optimizers.optimizer import Optimizer
+from distopt.optimizers.keras3.optimizer import Optimizer
 
 
 def _sgd(p: Array, g: Array, learning_rate: Scalar) -> None:

@@ -9,14 +9,14 @@ from typing import Self
 
 import ray
 
-from distopt.distribute import forked
-from distopt.distribute.header import Kind, end_round
-from distopt.distribute.names import count_anew
-from distopt.distribute.peers import Member, Peers, listen
-from distopt.distribute.ray import RayCommunicator
-from distopt.distribute.replica import current_replica
+from distopt.distribute.agreement.header import Kind, end_round
 from distopt.distribute.strategy import Strategy
+from distopt.distribute.transports.peers import Member, Peers, listen
+from distopt.distribute.transports.sockets import RayCommunicator
 from distopt.errors import InvalidArgumentError, ReplicaFailedError
+from distopt.process import forked
+from distopt.process.names import count_anew
+from distopt.process.replica import current_replica
 from distopt.ray.rendezvous import Rendezvous
 
 MEET_SECONDS = 60.0

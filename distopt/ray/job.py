@@ -20,7 +20,7 @@ from distopt.errors import DistoptError
 from distopt.ray.backend import address_in_use, cause_of, status_of
 from distopt.ray.console import console, printing_to
 from distopt.ray.trainer import DistoptTrainer
-from distopt.testing import faulty
+from distopt.testing.faults import script as faulty
 
 _SETTINGS = "DISTOPT_"
 _ANSWER_SECONDS = 5.0
@@ -43,7 +43,7 @@ class Script:
         path: of the script, absolute.
         arguments: its command line.
         directory: where it runs: the directory of the person who started it.
-        faults: to be injected in the first attempt, as ``distopt.testing.faulty`` takes them.
+        faults: to be injected in the first attempt, as ``distopt.testing.faults.script`` takes them.
     """
 
     path: str

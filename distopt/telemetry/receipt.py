@@ -19,9 +19,9 @@ import numpy as np
 import xxhash
 
 from distopt.arrays import Array
-from distopt.distribute.replica import Replica, current_replica
 from distopt.errors import InvalidArgumentError
-from distopt.indexed_slices import IndexedSlices
+from distopt.process.replica import Replica, current_replica
+from distopt.variables.indexed_slices import IndexedSlices
 
 Gradient = Array | IndexedSlices | None
 

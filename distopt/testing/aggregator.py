@@ -9,13 +9,13 @@ import numpy as np
 
 import distopt
 from distopt.aggregators import Aggregator
-from distopt.arena import digest
 from distopt.arrays import Array
-from distopt.indexed_slices import IndexedSlices
+from distopt.memory.arena import digest
 from distopt.optimizers import SGD, legacy
-from distopt.slab import Pair
+from distopt.slabs.slab import Pair
 from distopt.testing.replicas import Replicas
-from distopt.variable import Variable
+from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.variable import Variable
 
 
 class AggregatorConformance:

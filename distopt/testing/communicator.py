@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import distopt
-from distopt.distribute.communicator import Array, Communicator, Place
+from distopt.distribute.agreement.communicator import Array, Communicator, Place
 from distopt.errors import DeadCommunicatorError
 from distopt.testing.replicas import Replicas
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 import distopt
-from distopt.arena import digest
 from distopt.arrays import Array
-from distopt.indexed_slices import IndexedSlices
+from distopt.memory.arena import digest
 from distopt.testing.replicas import Replicas
-from distopt.variable import Variable
+from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.variable import Variable
 
 
 class OptimizerConformance:

@@ -16,14 +16,14 @@ from contextvars import copy_context
 from typing import Any
 
 from distopt.distribute import ending
-from distopt.distribute.communicator import Communicator
-from distopt.distribute.header import exchange_bytes
-from distopt.distribute.local import LocalCommunicator
-from distopt.distribute.mpi import MPICommunicator
-from distopt.distribute.replica import Replica, enter_replica
+from distopt.distribute.agreement.communicator import Communicator
+from distopt.distribute.agreement.header import exchange_bytes
 from distopt.distribute.simulation import run_on
 from distopt.distribute.strategy import Strategy
-from distopt.distribute.threads import Hub
+from distopt.distribute.transports.local import LocalCommunicator
+from distopt.distribute.transports.mpi import MPICommunicator
+from distopt.distribute.transports.threads import Hub
+from distopt.process.replica import Replica, enter_replica
 
 PATIENCE = 5.0
 """Seconds that a replica whose function raised waits for the others to finish theirs."""

@@ -8,8 +8,8 @@ from measure import FULL, medians
 from mpi4py import MPI
 
 import distopt
-from distopt.distribute.header import Call, agree
-from distopt.distribute.summation import Summation
+from distopt.distribute.agreement.header import Call, agree
+from distopt.distribute.agreement.summation import Summation
 
 communicator = distopt.get_strategy().ready()
 world = MPI.COMM_WORLD.Dup()

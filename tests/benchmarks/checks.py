@@ -8,7 +8,7 @@ import numpy as np
 from measure import FULL, medians
 
 import distopt
-from distopt.distribute.header import Call, agree
+from distopt.distribute.agreement.header import Call, agree
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import train as digits

@@ -16,11 +16,11 @@ from measure import FULL, available_memory, medians, start_gloo, torch_if_instal
 from mpi4py import MPI
 
 import distopt
-from distopt.arena import aligned_zeros, stagger
 from distopt.kernels import update
 from distopt.kernels.compiler import compile_kernel
+from distopt.memory.arena import aligned_zeros, stagger
+from distopt.memory.segment import Segment, map_segment
 from distopt.optimizers.adam import ADAM
-from distopt.shared_memory import Segment, map_segment
 
 FLOAT = np.dtype(np.float32)
 REPLICATED, SHARED = (distopt.Strategy(update=mode) for mode in ("replicated", "shared"))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from measure import FULL, medians, show, torch_if_installed
 
-from distopt.arena import aligned_zeros
 from distopt.kernels import reference, update
+from distopt.memory.arena import aligned_zeros
 from distopt.optimizers.adam import ADAM
 
 SIZE = 1 << 24 if FULL else 1 << 12

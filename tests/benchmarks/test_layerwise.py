@@ -7,7 +7,7 @@ import pytest
 from measure import FULL, keep, medians, show, torch_if_installed
 
 from distopt import Variable, optimizers
-from distopt.distribute.thread_limits import limit_threads
+from distopt.process.thread_limits import limit_threads
 
 SHAPES = [(1024, 1024), (4096, 1024), (1024, 4096)] if FULL else [(16, 8), (8, 16)]
 pytestmark = pytest.mark.benchmark

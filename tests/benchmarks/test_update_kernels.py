@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from measure import FULL, medians, show
 
-from distopt.arena import aligned_zeros
 from distopt.kernels import update
 from distopt.kernels.rule import Rule
+from distopt.memory.arena import aligned_zeros
 from distopt.optimizers.adadelta import ADADELTA
 from distopt.optimizers.adagrad import ADAGRAD
 from distopt.optimizers.adam import ADAM, AMSGRAD

@@ -22,7 +22,7 @@ def timed(step):
 
 if __name__ == "__main__":
     import distopt
-    from distopt.optimizers.optimizer import Optimizer
+    from distopt.optimizers.keras3.optimizer import Optimizer
 
     Optimizer.apply_gradients = timed(Optimizer.apply_gradients)
     folder, sys.argv = Path(sys.argv[1]), sys.argv[2:]

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import distopt
-from distopt.arena import digest
 from distopt.checkpoint import Checkpointer
+from distopt.memory.arena import digest
 
 # A process that is killed takes nothing of a file system with it: no disk has to sync thousands of files.
 FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -33,7 +33,7 @@ class _Actor:
     def run(self, index: int, count: int, name: str, command: Sequence[str]) -> str:
         """Return the traceback of what ended the script, or ""."""
         import distopt.ray
-        from distopt.testing import faulty
+        from distopt.testing.faults import script as faulty
 
         try:
             with distopt.ray.init_group(index, count, name):

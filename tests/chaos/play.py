@@ -16,7 +16,7 @@ from chaos.matrix import STEPS, Case
 from support import DISTOPT, SOON, Result, run
 
 HERE = Path(__file__).parent
-FAULTY = Path(__file__).parents[2] / "distopt/testing/faulty.py"
+FAULTY = Path(__file__).parents[2] / "distopt/testing/faults/script.py"
 ENVIRONMENT = {
     "DISTOPT_KERNELS": "reference",
     "OPENBLAS_NUM_THREADS": "1",

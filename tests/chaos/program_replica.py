@@ -12,7 +12,7 @@ from chaos.programs import DTYPES, RATES, SHAPES, Program
 import distopt
 from distopt import Strategy, Variable
 from distopt.data import batches, join
-from distopt.distribute.checks import Checks
+from distopt.distribute.agreement.checks import Checks
 from distopt.optimizers import SGD, Adam
 
 OPTIMIZERS = {"SGD": SGD, "momentum": lambda rate: SGD(rate, momentum=0.5), "Adam": Adam}

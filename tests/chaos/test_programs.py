@@ -21,7 +21,7 @@ from chaos.programs import Program, programs
 from hypothesis import given, settings
 
 from distopt.distribute.simulation import run_on
-from distopt.distribute.threads import Hub
+from distopt.distribute.transports.threads import Hub
 
 DEADLINE = 30
 """Seconds: a thousand times what a program takes."""

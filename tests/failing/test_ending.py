@@ -98,7 +98,7 @@ def fail():
     thread = threading.Thread(target=int, args=("in the child",))
     thread.start()
     thread.join()
-first = distopt.distribute.launcher.launched().rank == 0
+first = distopt.process.launcher.launched().rank == 0
 if first:  # one replica alone: a launcher may mix what several print
     child = os.fork()
     if child == 0:

@@ -9,7 +9,7 @@ ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
 HEAD = """
 import multiprocessing, os, select, sys
 import numpy as np, distopt
-from distopt.distribute.launcher import launched
+from distopt.process.launcher import launched
 
 def status_of(child):
     with open(os.pidfd_open(child)) as ended:

@@ -12,7 +12,7 @@ NO_MEMFD = "import os\ndel os.memfd_create\n"
 TRAINING = """
 import os, signal, sys
 import numpy as np, distopt
-from distopt.distribute.launcher import launched
+from distopt.process.launcher import launched
 rank, here = launched().rank, []
 v = distopt.Variable(np.zeros(50_000, "float32"), name="v")
 optimizer = distopt.optimizers.SGD(1.0, momentum=0.5)
@@ -78,7 +78,7 @@ NO_ROOM = {
     "full /dev/shm": f"import os\ndel os.memfd_create\ndef full(*_): raise {FULL}\nos.posix_fallocate = full\n",
     "no /dev/shm": f"{NO_MEMFD}from distopt import shared_memory\nshared_memory._FALLBACK = '/nowhere'\n",
     "one replica has none": (
-        "from distopt.distribute.launcher import launched\nfrom distopt import shared_memory\n"
+        "from distopt.process.launcher import launched\nfrom distopt import shared_memory\n"
         f"def full(*_): raise {FULL}\nif launched().rank == 1: shared_memory._memory_file = full\n"
     ),
 }

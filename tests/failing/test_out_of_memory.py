@@ -8,7 +8,7 @@ import pytest
 from support import DISTOPT, run, run_replicas, script_file
 
 from distopt.cli.deaths import Watch, killed
-from distopt.distribute.memory import ControlGroup, control_group, describe_memory
+from distopt.process.system import ControlGroup, control_group, describe_memory
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
 SAID = {
@@ -96,7 +96,7 @@ def test_the_kernel_is_asked_before_and_after_the_job(tmp_path):
     """The real command, with a control group of files in which the kernel's count rises while the job runs."""
     root, membership = mounted(tmp_path, 2, "/job", kills=4, limits=[3 << 30])
     command = (
-        "from pathlib import Path\nfrom distopt.cli import run\nfrom distopt.distribute.memory import control_group\n"
+        "from pathlib import Path\nfrom distopt.cli import run\nfrom distopt.process.system import control_group\n"
         f"run.control_group = lambda: control_group(Path({str(root)!r}), Path({str(membership)!r}))\nrun.run()\n"
     )
     script = f"""

@@ -31,7 +31,7 @@ distopt.print_once(f"sum {w.numpy().astype('float64').sum().hex()}", flush=True)
 """
 WAITING = """
 import os, signal, sys, time
-from distopt.distribute.launcher import launched
+from distopt.process.launcher import launched
 import distopt
 def say(text):  # not print: a signal may come in the middle of one, and its handler says something too
     os.write(1, f"{text}\\n".encode())

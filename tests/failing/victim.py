@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 import distopt
-from distopt.distribute.launcher import launched
+from distopt.process.launcher import launched
 
 KIND, PLACE, VICTIM = sys.argv[1], sys.argv[2], int(sys.argv[3])
 RANK = launched().rank

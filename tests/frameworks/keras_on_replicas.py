@@ -9,9 +9,9 @@ import pytest
 
 import distopt
 from distopt.adapters.keras import DistributedOptimizer, ReplicaCallback, Shares
-from distopt.distribute.launcher import launched
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers import SGD, Adam, legacy, schedules
+from distopt.process.launcher import launched
 
 # Keras' own
 pytestmark = [pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import distopt
-from distopt.distribute.summation import sum_in_place
+from distopt.distribute.agreement.summation import sum_in_place
 
 BYTES = (1 << 31) + (1 << 20) + 4
 

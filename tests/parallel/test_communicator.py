@@ -1,6 +1,7 @@
 import distopt
-from distopt.distribute import LocalCommunicator, MPICommunicator, ThreadCommunicator, mpi
-from distopt.distribute.threads import Hub
+from distopt.distribute import LocalCommunicator, MPICommunicator, ThreadCommunicator
+from distopt.distribute.transports import mpi
+from distopt.distribute.transports.threads import Hub
 from distopt.testing import CommunicatorConformance, DeadlineConformance
 
 

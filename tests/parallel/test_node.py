@@ -9,9 +9,9 @@ from random_steps import Run, Step, WithoutNode, train
 
 import distopt
 from distopt import Strategy
-from distopt.arena import new_segment
-from distopt.distribute.node import FlagBarrier, Node
+from distopt.distribute.node.node import FlagBarrier, Node
 from distopt.errors import DeadCommunicatorError, NoSharedMemoryError
+from distopt.memory.arena import new_segment
 from distopt.testing import SimulatedReplicas
 
 RUN = Run(
@@ -194,7 +194,7 @@ def test_an_abandoned_barrier_raises():
 
 @pytest.fixture
 def without_memory(monkeypatch):
-    for module in ("distopt.arena", "distopt.distribute.node"):
+    for module in ("distopt.memory.arena", "distopt.distribute.node.node"):
         monkeypatch.setattr(f"{module}.new_segment", lambda nbytes: None)
 
 
@@ -216,7 +216,7 @@ def test_memory_that_ends_later_is_said_once_too(monkeypatch):
     """The barrier finds room, the gradients of one replica do not."""
     replicas = SimulatedReplicas(3)
     monkeypatch.setattr(
-        "distopt.arena.new_segment",
+        "distopt.memory.arena.new_segment",
         lambda nbytes: None if distopt.replica_index() == 1 and nbytes > 30_000 else new_segment(nbytes),
     )
     for update in ("replicated", "shared"):

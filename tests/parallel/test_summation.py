@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 import distopt
 from distopt.arrays import to_dtype
-from distopt.distribute import summation
-from distopt.distribute.summation import SMALL_BYTES, Summation, span_limits, sum_in_place
+from distopt.distribute.agreement import summation
+from distopt.distribute.agreement.summation import SMALL_BYTES, Summation, span_limits, sum_in_place
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arguments import finite
 from distopt.kernels import Rule
 from distopt.optimizers.adagrad import ADAGRAD
-from distopt.optimizers.arguments import finite
-from distopt.optimizers.legacy.hyperparameters import checked_epsilon
-from distopt.optimizers.legacy.optimizer import Optimizer
-from distopt.variable import Variable
+from distopt.optimizers.legacy.base.hyperparameters import checked_epsilon
+from distopt.optimizers.legacy.base.optimizer import Optimizer
+from distopt.variables.variable import Variable
 
 
 class Adagrad(Optimizer):

@@ -9,8 +9,8 @@ import numpy as np
 
 from distopt.kernels import Rule
 from distopt.optimizers.adam import ADAM, AMSGRAD
-from distopt.optimizers.legacy.hyperparameters import ApplyState, below_one, checked_epsilon, coefficient_dtype
-from distopt.optimizers.legacy.optimizer import Optimizer
+from distopt.optimizers.legacy.base.hyperparameters import ApplyState, below_one, checked_epsilon, coefficient_dtype
+from distopt.optimizers.legacy.base.optimizer import Optimizer
 
 
 class Adam(Optimizer):

@@ -7,8 +7,8 @@ from typing import Any
 
 from distopt.kernels import Rule
 from distopt.optimizers.adamax import ADAMAX
-from distopt.optimizers.legacy.hyperparameters import ApplyState, below_one, checked_epsilon
-from distopt.optimizers.legacy.optimizer import Optimizer
+from distopt.optimizers.legacy.base.hyperparameters import ApplyState, below_one, checked_epsilon
+from distopt.optimizers.legacy.base.optimizer import Optimizer
 
 
 class Adamax(Optimizer):

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arguments import finite, within
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Rule
-from distopt.optimizers.arguments import finite, within
 from distopt.optimizers.ftrl import FTRL, FTRL_POWER
-from distopt.optimizers.legacy.hyperparameters import ApplyState
-from distopt.optimizers.legacy.optimizer import Optimizer
-from distopt.variable import Variable
+from distopt.optimizers.legacy.base.hyperparameters import ApplyState
+from distopt.optimizers.legacy.base.optimizer import Optimizer
+from distopt.variables.variable import Variable
 
 _ROOT = -0.5
 

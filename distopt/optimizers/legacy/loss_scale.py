@@ -9,17 +9,17 @@ from typing import Any, Self
 
 import numpy as np
 
+from distopt.arguments import count, positive
 from distopt.arrays import to_array
+from distopt.engine.state.loss_scale import LossScale
 from distopt.errors import InvalidArgumentError
-from distopt.gradients import compute_gradients
-from distopt.indexed_slices import IndexedSlices
-from distopt.optimizers.arguments import count, positive
-from distopt.optimizers.legacy.optimizer import Optimizer
+from distopt.optimizers.common.serialization import serialize
+from distopt.optimizers.legacy.base.optimizer import Optimizer
 from distopt.optimizers.legacy.serialization import deserialize
-from distopt.optimizers.loss_scale import LossScale
-from distopt.optimizers.serialization import serialize
-from distopt.slab import Pair
-from distopt.variable import Variable
+from distopt.slabs.slab import Pair
+from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.tape import compute_gradients
+from distopt.variables.variable import Variable
 
 _INITIAL_SCALE, _GROWTH_STEPS = 2.0**15, 2000
 

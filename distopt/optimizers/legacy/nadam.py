@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+from distopt.arguments import finite
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Rule
-from distopt.optimizers.arguments import finite
-from distopt.optimizers.legacy.hyperparameters import ApplyState, below_one, checked_epsilon
-from distopt.optimizers.legacy.optimizer import Optimizer
+from distopt.optimizers.legacy.base.hyperparameters import ApplyState, below_one, checked_epsilon
+from distopt.optimizers.legacy.base.optimizer import Optimizer
 from distopt.optimizers.nadam import NADAM
 from distopt.optimizers.schedules import LearningRateSchedule
-from distopt.slab import Gradients
-from distopt.variable import Variable
+from distopt.slabs.slab import Gradients
+from distopt.variables.variable import Variable
 
 
 class Nadam(Optimizer):

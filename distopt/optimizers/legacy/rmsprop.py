@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from distopt.kernels import Rule
-from distopt.optimizers.legacy.hyperparameters import checked_epsilon, is_on
-from distopt.optimizers.legacy.optimizer import Optimizer
+from distopt.optimizers.legacy.base.hyperparameters import checked_epsilon, is_on
+from distopt.optimizers.legacy.base.optimizer import Optimizer
 from distopt.optimizers.rmsprop import (
     RMSPROP,
     RMSPROP_CENTERED,

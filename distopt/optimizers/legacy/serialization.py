@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distopt.optimizers.legacy.optimizer import Optimizer
-from distopt.optimizers.serialization import LEGACY, make, resolve
+from distopt.optimizers.common.serialization import LEGACY, make, resolve
+from distopt.optimizers.legacy.base.optimizer import Optimizer
 
 
 def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type] | None = None) -> Optimizer:

@@ -1,6 +1,6 @@
 """Learning rates that are functions of the step."""
 
-from distopt.optimizers.registry import register
+from distopt.optimizers.common.registry import register
 from distopt.optimizers.schedules.cosine_decay import CosineDecay
 from distopt.optimizers.schedules.cosine_decay_restarts import CosineDecayRestarts
 from distopt.optimizers.schedules.exponential_decay import ExponentialDecay

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from distopt.arguments import as_float
 from distopt.arrays import to_dtype
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.arguments import as_float
 
 _OF_A_DTYPE = "__numpy__"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.registry import describe, find, passing
+from distopt.optimizers.common.registry import describe, find, passing
 from distopt.optimizers.schedules.schedule import LearningRateSchedule
 
 _PACKAGE = "distopt.optimizers.schedules"

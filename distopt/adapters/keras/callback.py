@@ -1,0 +1,53 @@
+"""The callback of ``fit``: steps behind what JAX compiles, and logs that are the same on every replica."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from distopt.adapters.keras.optimizer import DistributedOptimizer
+from distopt.distribute.collectives import all_reduce, num_replicas
+from distopt.errors import InvalidArgumentError
+
+
+class ReplicaCallback(keras.callbacks.Callback):
+    """What replicas do together around the batches of ``fit``; every replica passes one, before other callbacks.
+
+    On the JAX backend it makes the step of ``DistributedOptimizer`` after each batch. At the end of an epoch it
+    replaces the numbers in the logs, ``val_`` ones included, by their means over the replicas: callbacks behind it
+    (ReduceLROnPlateau, EarlyStopping, History) see the same on every replica and decide alike. ``evaluate`` alone
+    returns this replica's numbers.
+
+    Raises:
+        InvalidArgumentError: the model was compiled with another optimizer.
+
+    Example:
+        >>> logs = {"loss": 0.5}
+        >>> ReplicaCallback().on_epoch_end(0, logs)
+        >>> logs
+        {'loss': 0.5}
+    """
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Note that steps will be made."""
+        optimizer = self.model.optimizer
+        if not isinstance(optimizer, DistributedOptimizer):
+            raise InvalidArgumentError(
+                f"ReplicaCallback: the model was compiled with {optimizer!r}, which would train each replica apart. "
+                "compile(optimizer=distopt.adapters.keras.DistributedOptimizer(...))"
+            )
+        optimizer._attend(self.model.trainable_variables)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Make the step of a compiled batch."""
+        # Reading self.model brings the state of what JAX has computed into the model's variables.
+        self.model.optimizer._step_of_left_gradients()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Average the logs over the replicas (a collective)."""
+        if logs:
+            names = sorted(logs)
+            total = all_reduce(np.array([float(logs[name]) for name in names]))
+            logs.update(zip(names, (total / num_replicas()).tolist(), strict=True))

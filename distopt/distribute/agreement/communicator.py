@@ -1,0 +1,157 @@
+"""The contract that every transport keeps.
+
+A transport moves bytes and nothing else. It knows two operations, both called by all replicas in the same order:
+
+* ``all_gather``: a small record of fixed size from everybody to everybody: the headers;
+* ``transfer``: arrays between pairs of replicas (the spans of a sum, parameters): the payload.
+
+The two never pair with one another: a replica that offers its failure in a header can't be taken for a payload.
+
+Everything above (agreement, the order of summation, broadcast) is written once, on these two. Whether the replicas
+call the same thing is settled by the step header *before* a payload moves, so a transport may trust its callers.
+
+Rejected: a richer contract (allreduce, broadcast, ... per transport). It would put the order of summation into
+the hands of each transport, and the bits with it.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+
+from distopt.distribute.agreement.watchdog import Line, Watch
+
+if TYPE_CHECKING:
+    from distopt.distribute.node.staging import Staging
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a replica runs: which node, which place on it, and how many replicas share it."""
+
+    node: int
+    index_on_node: int
+    replicas_on_node: int
+
+
+class Barrier(Protocol):
+    """A barrier of the replicas of a node."""
+
+    def __call__(self) -> None:
+        """Return when every replica of the node has called it."""
+
+    def abandon(self) -> None:
+        """Make this replica's thread that waits in it, and every later call here, raise DeadCommunicatorError."""
+
+
+class Transfer(Protocol):
+    """A prepared transfer: call it to move the arrays' present contents."""
+
+    def __call__(self) -> None:
+        """Move the arrays; returns when all that this replica sends and receives is done."""
+
+
+class Communicator(abc.ABC):
+    """How the replicas of one job reach each other."""
+
+    name: str
+    """The transport's name, as messages show it."""
+    staging: Staging | None = None
+    """Memory that all replicas share, through which arrays of their own are summed; None: by transfers."""
+    optimizers: int = 0
+    """How many optimizers its replicas have begun to step together."""
+
+    @property
+    @abc.abstractmethod
+    def index(self) -> int:
+        """This replica's index, 0 ... size - 1."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """The number of replicas."""
+
+    @property
+    @abc.abstractmethod
+    def nodes(self) -> tuple[int, ...]:
+        """The node of every replica, numbered from 0. The first call may communicate: all replicas make it together."""
+
+    @property
+    def place(self) -> Place:
+        """This replica's node and place on it."""
+        nodes = self.nodes
+        node = nodes[self.index]
+        return Place(node, nodes[: self.index].count(node), nodes.count(node))
+
+    def node_barrier(self, node: Any) -> Barrier | None:
+        """Make a barrier of the replicas of a node; all replicas call it together.
+
+        Args:
+            node: a ``Node`` of this communicator's replicas.
+
+        Returns:
+            None where this transport's replicas share no memory.
+        """
+        return None
+
+    @abc.abstractmethod
+    def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
+        """Give every replica everybody's record.
+
+        Args:
+            mine: uint8 array of shape (n,), the same n on every replica; not kept after the return.
+            deadline: ``time.monotonic()`` time after which to give up; None waits.
+
+        Returns:
+            uint8 array of shape (size, n), row r from replica r. Valid until the next ``all_gather``.
+
+        Raises:
+            TimeoutError: the deadline passed; the communicator is dead from then on.
+        """
+
+    @abc.abstractmethod
+    def prepare(
+        self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
+    ) -> Transfer:
+        """Prepare to send ``sends[r]`` to replica r and to fill ``receives[r]`` from it, for all r at once.
+
+        Local: nothing moves before the transfer is called, by all replicas together, as often as they like.
+
+        Args:
+            sends: one contiguous array or None per replica; read at each call, not changed.
+            receives: one contiguous array or None per replica, as long as what its replica sends; overwritten.
+            once: the transfer will be called once only: what makes later calls cheaper is not worth its cost.
+        """
+
+    @abc.abstractmethod
+    def twin(self) -> Communicator:
+        """Return another communicator of the same replicas, for another thread; all replicas call it together.
+
+        What its thread sends never pairs with what goes through this one. Both have the same ``watch``.
+        """
+
+    @cached_property
+    def watch(self) -> Watch:
+        """What this replica does; a transport keeps it up to date where it waits, and looks at its clock there."""
+        return Watch(self.index)
+
+    def line(self) -> Line | None:
+        """Make how the watchdog asks the other replicas, together with them; None: in no other way than so far."""
+        return None
+
+    def release(self) -> None:  # noqa: B027 (most transports do not mind)
+        """Let another thread than so far use this communicator."""
+
+    def abandon(self) -> None:  # noqa: B027 (where nobody waits there is nothing to do)
+        """Make this replica's thread that waits in this communicator, and every later call, raise."""
+
+    def transfer(self, sends: Sequence[Array | None], receives: Sequence[Array | None]) -> None:
+        """Prepare a transfer and do it once."""
+        self.prepare(sends, receives, once=True)()

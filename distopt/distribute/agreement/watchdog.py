@@ -1,0 +1,205 @@
+"""Who is late, and what they were doing.
+
+A replica that waits looks at the clock while it waits. After ``Deadlines.warn`` it asks the others, who answer from a
+thread of their own (``Line``): those who have made fewer calls, or wait for nobody, or do not answer, are missing. One
+replica then names them and writes everybody's stacks into a file. After the long deadlines waiting ends in an error.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from distopt.distribute.agreement.checks import Deadlines
+from distopt.errors import StalledError
+from distopt.process.whereabouts import stacks, user_line_of
+
+ASK_SECONDS = 1.0
+"""How long an answer may take."""
+
+_LOOK_AGAIN_SECONDS = 1.0
+
+_FIRST_SECONDS = 2.0
+"""How much longer all but one of those who wait do so: one error says it all."""
+
+_WARNING = 2
+"""So many replicas warn of one that nobody has met: one of them may be the one."""
+
+_RESTART = "Start the job again from its last checkpoint"
+_LONGER = (
+    "Every replica must make the same calls. What one replica alone does (evaluation, a download) may need longer: "
+    "Strategy(deadlines=distopt.Deadlines(end=...)), or DISTOPT_DEADLINES in the environment, sets the limit"
+)
+
+
+@dataclass
+class Status:
+    """What a replica is doing."""
+
+    calls: int
+    """How many collective calls it has begun."""
+    call: str
+    """The last of them."""
+    waiting: bool
+    """Whether it waits for other replicas."""
+    line: str
+    """Where its main thread is in the user's code."""
+    stacks: str
+    """Of all its threads."""
+
+
+class Line(Protocol):
+    """How a replica asks the others what they are doing, however busy they are."""
+
+    def ask(self, seconds: float) -> list[Status | None]:
+        """Return every replica's status, None where there was no answer."""
+
+    def explain_silence(self, replica: int) -> str:
+        """Say what can be seen from here of a replica that does not answer."""
+
+
+class Watch:
+    """What one replica does, as the others may ask; and its patience with them.
+
+    Args:
+        index: the replica's.
+        line: how it asks the others; None where that is not known before all have met.
+    """
+
+    def __init__(self, index: int, line: Line | None = None) -> None:
+        self.index = index
+        self.calls = 0
+        self.call, self.step = "", -1
+        self.thread = threading.get_ident()
+        self.waiting_since = 0.0
+        self.waited, self.meetings = 0.0, 0
+        """Seconds waited in headers, and how many there were."""
+        self._entered = 0.0
+        self.line = line
+        self.lost: Exception | None = None
+        """What whoever waits here must know: another replica has failed or died."""
+        self._deadlines: Deadlines | None = None
+        self._next_look = math.inf
+        self._has_warned = False
+
+    def begin(self, deadlines: Deadlines, line: Line | None = None) -> None:
+        """Look at the clock from now on."""
+        self._deadlines, self.line, self.thread = deadlines, line or self.line, threading.get_ident()
+
+    def end(self) -> None:
+        """Wait without limit from now on: the script is over, and others may go on for long."""
+        self._deadlines = None
+
+    def enter(self, call: str, step: int) -> None:
+        """Note that a collective call begins.
+
+        Args:
+            call: its name.
+            step: the step that it belongs to, or -1.
+        """
+        self.call, self.step = call, step
+        self.calls += 1
+        self._entered = time.perf_counter()
+
+    def meet(self) -> None:
+        """Note that all replicas have come to it."""
+        self.waited += time.perf_counter() - self._entered
+        self.meetings += 1
+
+    def begin_wait(self, now: float) -> None:
+        """Note that this replica waits for others."""
+        self.waiting_since = now
+        self._next_look = math.inf if self._deadlines is None else now + self._deadlines.warn
+        self._has_warned = False
+
+    def end_wait(self) -> None:
+        """Note that it waits no more."""
+        self.waiting_since = 0.0
+
+    def look(self, now: float) -> float:
+        """See whether it is time to do something; while a replica waits it calls this often.
+
+        Returns:
+            When to look again.
+
+        Raises:
+            StalledError: a long deadline has passed.
+            ReplicaError: ``lost``.
+        """
+        if self.lost is not None:
+            raise self.lost
+        if now >= self._next_look and self._deadlines is not None:
+            if self.line is None:
+                self._wait_for_strangers(self._deadlines)
+            else:
+                self._ask(self.line, self._deadlines)
+            self._next_look = time.monotonic() + min(_LOOK_AGAIN_SECONDS, self._deadlines.warn)
+        return self._next_look
+
+    def status(self) -> Status:
+        """Return what this replica is doing."""
+        call = f"{self.call} (step {self.step})" if self.step >= 0 else self.call
+        return Status(self.calls, call, self.waiting_since > 0, user_line_of(self.thread), stacks())
+
+    def _wait_for_strangers(self, deadlines: Deadlines) -> None:
+        waited = time.monotonic() - self.waiting_since
+        text = (
+            f"replica {self.index} has waited {waited:.0f} s in its first collective call, at "
+            f"{user_line_of(self.thread)}, for a replica that has made none (which, is not known before all have met)"
+        )
+        if not self._has_warned and self.index < _WARNING:
+            print(f"\ndistopt: {text}", file=sys.stderr, flush=True)
+        self._has_warned = True
+        if waited >= deadlines.end:
+            raise StalledError(f"{text}. That is longer than {deadlines.end:g} s. {_LONGER}", [])
+
+    def _ask(self, line: Line, deadlines: Deadlines) -> None:
+        since = self.waiting_since
+        statuses = line.ask(ASK_SECONDS)
+        mine = self.status()
+        missing = [
+            r
+            for r, s in enumerate(statuses)
+            if r != self.index and (s is None or s.calls < mine.calls or (s.calls == mine.calls and not s.waiting))
+        ]
+        if self.waiting_since != since:
+            return
+        waited = time.monotonic() - since
+        who = "; ".join(_describe(r, statuses[r], line) for r in missing) or "nobody in particular: all replicas wait"
+        text = f"replica {self.index} has waited {waited:.0f} s in {mine.call} at {mine.line} for {who}"
+        is_first = self.index == min(set(range(len(statuses))) - set(missing))
+        if missing and is_first and not self._has_warned:
+            file = write_stacks(statuses, text)
+            print(f"\ndistopt: {text}. The stacks of all replicas are in {file}", file=sys.stderr, flush=True)
+        self._has_warned = True
+        is_silent = any(statuses[r] is None for r in missing)
+        limit = deadlines.silent if is_silent else deadlines.end
+        if waited >= limit + (0 if is_first else _FIRST_SECONDS):
+            cure = _RESTART if is_silent else _LONGER
+            raise StalledError(f"{text}. That is longer than {limit:g} s. {cure}", missing)
+
+
+def write_stacks(statuses: Sequence[Status | None], head: str) -> Path:
+    """Write all stacks into one file, and return its path."""
+    path = Path(tempfile.gettempdir(), f"distopt-stacks-{os.getpid()}-{time.time_ns() // 10**6}.txt")
+    parts = [head]
+    for replica, status in enumerate(statuses):
+        text = "no answer" if status is None else f"last call {status.call}, at {status.line}\n{status.stacks}"
+        parts.append(f"==== replica {replica}: {text}")
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
+
+
+def _describe(replica: int, status: Status | None, line: Line) -> str:
+    if status is None:
+        return f"replica {replica}, which {line.explain_silence(replica)}"
+    last = f"its last call was {status.call}" if status.call else "it has made no call yet"
+    return f"replica {replica} ({last}; it is at {status.line})"

@@ -1,0 +1,1 @@
+"""What the replicas of one node share: barriers, memory, sums in it."""

@@ -1,0 +1,171 @@
+"""The replicas of one node, and the memory that they share. Knows no transport: whoever can gather records can have it.
+
+Every replica makes its own segments; a segment's ticket travels in a record, and the others of the node map it.
+Either every replica of the job has what it asked for, or none has: then ``NoSharedMemoryError`` says why.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from distopt.distribute.agreement.communicator import Array, Barrier, Communicator
+from distopt.distribute.agreement.header import exchange_bytes
+from distopt.errors import DeadCommunicatorError, NoSharedMemoryError
+from distopt.memory.arena import new_segment
+from distopt.memory.segment import TICKET, Segment, map_segment
+
+SPIN_SECONDS = 0.002
+"""How long a replica that waits only yields its core; then it also sleeps, so that it burns none."""
+
+_NAPS = 50e-6, 1e-3
+"""The shortest and the longest sleep, seconds."""
+
+T = TypeVar("T")
+
+
+def nap(waited: float) -> None:
+    """Sleep for a little of the time that was waited already: what comes soon is seen soon, and waiting costs nothing.
+
+    Args:
+        waited: seconds.
+    """
+    time.sleep(min(max(_NAPS[0], waited / 16), _NAPS[1]))
+
+
+class Node:
+    """The replicas that run on this replica's node.
+
+    Args:
+        communicator: all replicas of the job, which make their nodes together.
+
+    Raises:
+        NoSharedMemoryError: the replicas of some node can't share memory, or the transport has no nodes.
+    """
+
+    def __init__(self, communicator: Communicator) -> None:
+        self.communicator = communicator
+        self.nodes = communicator.nodes
+        self.here = self.nodes[communicator.index]
+        self.members = tuple(r for r, node in enumerate(self.nodes) if node == self.here)
+        """The replica indices on this node, ascending."""
+        self.place = self.members.index(communicator.index)
+        """This replica's place among them."""
+        self.is_whole_job = len(self.members) == communicator.size
+        barrier = communicator.node_barrier(self)
+        if barrier is None:
+            raise NoSharedMemoryError(f"replicas of the transport {communicator.name!r} share no memory")
+        self.barrier: Barrier = barrier
+        """Returns when every replica of the node has called it."""
+
+    def holder(self, owner: int, node: int) -> int:
+        """Return the replica that works on a node for the owner of a span: the owner itself where it runs there."""
+        members = [r for r, its_node in enumerate(self.nodes) if its_node == node]
+        return owner if owner in members else members[owner % len(members)]
+
+    def held_for_others(self) -> list[int]:
+        """Return the owners on other nodes that this replica works for."""
+        me = self.communicator.index
+        return [s for s in range(len(self.nodes)) if s not in self.members and self.holder(s, self.here) == me]
+
+    def share(self, segment: Segment | None) -> list[Array]:
+        """Return the segments of all replicas of the node, as uint8 arrays (collective over the job).
+
+        Args:
+            segment: this replica's; None where it could not be made.
+
+        Raises:
+            NoSharedMemoryError: on every replica, where it fails on one.
+        """
+
+        def open_all(tickets: list[bytes]) -> list[Array]:
+            assert segment is not None
+            return [segment.bytes if k == self.place else map_segment(t) for k, t in enumerate(tickets)]
+
+        return self._together([segment], open_all)
+
+    def unite(self, segments: Sequence[Segment | None]) -> None:
+        """Make this replica's segments show the memory of the node's first replica (collective over the job).
+
+        Args:
+            segments: as many on every replica; None where one could not be made.
+
+        Raises:
+            NoSharedMemoryError: on every replica, where one is missing on any; nothing has changed then.
+        """
+
+        def join_first(tickets: list[bytes]) -> None:
+            for k, segment in enumerate(segments if self.place > 0 else ()):
+                assert segment is not None
+                segment.become(tickets[0][k * TICKET.size : (k + 1) * TICKET.size])
+
+        self._together(segments, join_first)
+
+    def _together(self, segments: Sequence[Segment | None], use: Callable[[list[bytes]], T]) -> T:
+        """Exchange tickets, use those of the node, and see that it went well everywhere."""
+        rows = exchange_bytes(self.communicator, b"".join(each.ticket for each in segments if each is not None))
+        result, trouble = None, ""
+        if all(len(row) == TICKET.size * len(segments) for row in rows):
+            try:
+                result = use([rows[r] for r in self.members])
+            except OSError as error:
+                trouble = f"replica {self.communicator.index}: {error}"
+        else:
+            trouble = "a replica could not make its part: no memfd, and no room in /dev/shm"
+        troubles = [text.decode() for text in exchange_bytes(self.communicator, trouble.encode())]
+        if any(troubles):
+            raise NoSharedMemoryError(next(text for text in troubles if text))
+        return result  # type: ignore[return-value]
+
+
+class FlagBarrier:
+    """A barrier in shared memory: every replica counts its arrivals, and waits until the others have counted as many.
+
+    Args:
+        node: whose replicas meet; they make the barrier together.
+    """
+
+    def __init__(self, node: Node) -> None:
+        lines = len(node.members)
+        self._segment = new_segment(64 * lines)
+        node.unite([self._segment])
+        assert self._segment is not None
+        self._counts = self._segment.bytes.view(np.int64).data
+        self._mine = 8 * node.place  # a cache line each
+        self._others = [8 * k for k in range(lines) if k != node.place]
+        self._arrivals = 0
+        self._is_abandoned = False
+        self._watch = node.communicator.watch
+
+    def abandon(self) -> None:
+        """Make this replica's thread that waits in it, and every later call here, raise."""
+        self._is_abandoned = True
+
+    def __call__(self) -> None:
+        """Wait for the other replicas of the node."""
+        counts, self._arrivals = self._counts, self._arrivals + 1
+        os.sched_yield()  # a call of the kernel: what was written before is visible before the count
+        counts[self._mine] = self._arrivals
+        patience = 0.0
+        for other in self._others:
+            while counts[other] < self._arrivals:
+                os.sched_yield()
+                now = time.monotonic()
+                if not patience:
+                    patience = now + SPIN_SECONDS
+                    self._watch.begin_wait(now)
+                if now > patience:
+                    self._look_and_nap(now, now - patience)
+        if patience:
+            self._watch.end_wait()
+        os.sched_yield()
+
+    def _look_and_nap(self, now: float, waited: float) -> None:
+        if self._is_abandoned:
+            raise DeadCommunicatorError("this barrier was abandoned after a failure")
+        self._watch.look(now)
+        nap(waited)

@@ -1,0 +1,53 @@
+"""One replica: nobody to talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from distopt.distribute.agreement.communicator import Array, Communicator, Transfer
+
+
+class LocalCommunicator(Communicator):
+    """The communicator of a process that is the only replica.
+
+    Example:
+        >>> LocalCommunicator().size
+        1
+    """
+
+    name = "local"
+    index = 0
+    size = 1
+    nodes = (0,)
+
+    def twin(self) -> LocalCommunicator:
+        """Return another one."""
+        return LocalCommunicator()
+
+    def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
+        """Return the one record."""
+        return mine[np.newaxis]
+
+    def prepare(
+        self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
+    ) -> Transfer:
+        """Prepare to copy the one array."""
+        return Copies([(sends[0], receives[0])])
+
+
+class Copies:
+    """A transfer inside a process.
+
+    Args:
+        pairs: source and target, either may be None.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Array | None, Array | None]]) -> None:
+        self._pairs = [(source, target) for source, target in pairs if source is not None and target is not None]
+
+    def __call__(self) -> None:
+        """Copy."""
+        for source, target in self._pairs:
+            np.copyto(target, source)

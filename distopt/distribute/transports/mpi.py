@@ -1,0 +1,291 @@
+"""The replicas of an MPI job. Here, and only here, a replica index is a rank.
+
+Waiting is a non-blocking operation, tested in a loop that yields the core: so every wait has an end, and replicas
+that outnumber the cores do not starve each other. mpi4py is imported (which initialises MPI) at the first use.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from distopt.distribute.agreement.communicator import Array, Communicator, Transfer
+from distopt.distribute.agreement.watchdog import Line, Watch
+from distopt.distribute.node.mailbox import RECORD_BYTES, Mailbox
+from distopt.distribute.node.node import FlagBarrier, Node
+from distopt.distribute.transports.local import Copies
+from distopt.distribute.transports.mpi_line import MPILine, watch_of
+from distopt.distribute.transports.one_thread import OneThread
+from distopt.errors import (
+    DeadCommunicatorError,
+    InvalidArgumentError,
+    LauncherMismatchError,
+    MissingExtraError,
+)
+from distopt.process import forked
+from distopt.process.launcher import launched
+from distopt.process.orphans import watch_launcher
+
+MESSAGE_BYTES = 1 << 30
+"""Longer arrays travel in several messages: counts above 2^31 are not safe in every MPI."""
+
+opened: list[MPICommunicator] = []
+"""Every communicator that this process has duplicated, in that order: the ending says goodbye on each."""
+
+has_lost_replicas = False
+"""Whether others have died and this one went on: some of the job can't come to its end any more."""
+
+_unfinished: list[Any] = []
+"""Requests that were given up, with their buffers: MPI may still write there."""
+
+_yield_core = os.sched_yield
+
+
+@functools.cache
+def load_mpi() -> Any:
+    """Import mpi4py, which initialises MPI, and check that the library is the launcher's.
+
+    Raises:
+        MissingExtraError: mpi4py is not installed.
+        LauncherMismatchError: the launcher started N replicas and the library sees another number.
+        ForkedProcessError: this process was forked from a replica.
+    """
+    if forked.in_child:
+        forked.refuse("a replica")
+    watch_launcher()
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise MissingExtraError("mpi4py (or an MPI library for it)", "mpi", "running under MPI") from error
+    launch = launched()
+    if launch is not None and launch.size != MPI.COMM_WORLD.size:
+        library = MPI.Get_library_version().rstrip("\0").splitlines()[0]
+        raise LauncherMismatchError(
+            f"the launcher ({launch.launcher}) started {launch.size} processes, but the MPI library in use "
+            f"({library}) sees {MPI.COMM_WORLD.size}: they do not belong together, and each process would train "
+            "alone. Use the mpirun of that library ('distopt run' finds it), or set MPI4PY_LIBMPI to the "
+            "launcher's libmpi; 'distopt doctor' shows both."
+        )
+    return MPI
+
+
+class MPICommunicator(Communicator):
+    """The replicas of an MPI communicator.
+
+    Args:
+        comm: an mpi4py intracommunicator; None means all processes of the job. It is duplicated at the first
+            collective (which all its replicas reach together), so that the user's own messages can't interfere.
+
+    One thread at a time uses it: another one may go on with it when the first has ended.
+
+    Raises:
+        InvalidArgumentError: ``comm`` is ``MPI.COMM_NULL``: this process does not belong to it.
+
+    Example:
+        >>> MPICommunicator().name
+        'mpi'
+    """
+
+    name = "mpi"
+
+    def __init__(self, comm: Any = None) -> None:
+        if comm is not None and not comm:
+            raise InvalidArgumentError(
+                "MPICommunicator(MPI.COMM_NULL): this process is no member of that communicator (Split gives "
+                "COMM_NULL for the colour MPI.UNDEFINED). Make the Strategy on the members only: if comm: ..."
+            )
+        self._given = comm
+        self._own: Any = None
+        self._nodes: tuple[int, ...] = ()
+        self._gathered = np.empty(0, np.uint8)
+        self._mailbox: Mailbox | None = None
+        self._dead: str | None = None
+        self._user = OneThread()
+
+    @cached_property
+    def comm(self) -> Any:
+        """The user's mpi4py communicator."""
+        return load_mpi().COMM_WORLD if self._given is None else self._given
+
+    @cached_property
+    def index(self) -> int:
+        """This replica's rank."""
+        return int(self.comm.rank)
+
+    @cached_property
+    def size(self) -> int:
+        """The number of ranks."""
+        return int(self.comm.size)
+
+    @cached_property
+    def watch(self) -> Watch:
+        """What this replica does; all communicators over the same one of the user's share it, and its line."""
+        return watch_of(load_mpi(), self.comm)
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """Every rank's node; the first call compares host names and is collective."""
+        if not self._nodes:
+            mine = np.zeros(256, np.uint8)
+            name = load_mpi().Get_processor_name().encode()[:256]
+            mine[: len(name)] = np.frombuffer(name, np.uint8)
+            hosts = [row.tobytes() for row in self.all_gather(mine)]
+            names = list(dict.fromkeys(hosts))
+            self._nodes = tuple(names.index(host) for host in hosts)
+        return self._nodes
+
+    def twin(self) -> MPICommunicator:
+        """Return a communicator over a duplicate, which the ending leaves alone: its thread may be anywhere."""
+        other = MPICommunicator(self.comm)
+        other._own, other._nodes, other.watch = self.duplicate(), self.nodes, self.watch
+        return other
+
+    def line(self) -> Line | None:
+        """Return a line on a duplicate of its own; None where the MPI library lets one thread in only."""
+        mpi = load_mpi()
+        if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
+            return None
+        watch = self.watch
+        if watch.line is None:
+            watch.line = line = MPILine(mpi, self.duplicate(), self.nodes, watch.status)
+            line.end_before_mpi(watch)
+        return watch.line
+
+    def release(self) -> None:
+        """Let whichever thread comes next use this communicator."""
+        self._user.release()
+
+    def abandon(self) -> None:
+        """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""
+        self._dead = self._dead or "it was abandoned after a failure"
+
+    def node_barrier(self, node: Node) -> FlagBarrier:
+        """Make a barrier in the node's shared memory; headers go there too where it holds the whole job."""
+        barrier = FlagBarrier(node)
+        if node.is_whole_job and self._mailbox is None:
+            self._mailbox = Mailbox(node)
+        return barrier
+
+    def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
+        """Give every rank everybody's record."""
+        own, count = self._open(), mine.size * self.size
+        if self._mailbox is not None and mine.size <= RECORD_BYTES:
+            try:
+                return self._mailbox.gather(mine, deadline)
+            except BaseException as error:
+                self._note_interruption(error)
+                raise
+        if self._gathered.size < count:
+            self._gathered = np.empty(count, np.uint8)
+        out = self._gathered[:count]
+        self._wait([own.Iallgather(mine, out)], deadline)
+        return out.reshape(self.size, mine.size)
+
+    def prepare(
+        self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
+    ) -> Transfer:
+        """Prepare to exchange arrays, pair by pair; what is called again and again has persistent requests."""
+        own, me, size = self._open(), self.index, self.size
+        receive, send = (own.Irecv, own.Isend) if once else (own.Recv_init, own.Send_init)
+        messages: list[tuple[Callable[..., Any], Array, int]] = []
+        # Each rank begins with another partner, so that they do not all queue at the same one.
+        for k in range(1, size):
+            source, target = (me - k) % size, (me + k) % size
+            incoming, outgoing = receives[source], sends[target]
+            if incoming is not None:
+                messages.extend((receive, part, source) for part in _messages(incoming))
+            if outgoing is not None:
+                messages.extend((send, part, target) for part in _messages(outgoing))
+        to_self = Copies([(sends[me], receives[me])])
+        return _Immediate(self, messages, to_self) if once else _Persistent(self, messages, to_self)
+
+    def duplicate(self) -> Any:
+        """Return a fresh duplicate of the user's communicator, for another library's collectives (collective)."""
+        self._open()
+        return self.comm.Dup()
+
+    def _open(self) -> Any:
+        if forked.in_child:
+            forked.refuse(f"replica {self.index}")
+        if self._dead is not None:
+            raise DeadCommunicatorError(f"this communicator can't be used any more: {self._dead}")
+        self._user.enter()
+        if self._own is None:
+            own, request = self.comm.Idup()
+            self._wait([request], None)
+            self._own = own
+            opened.append(self)
+        return self._own
+
+    def _wait(self, requests: list[Any], deadline: float | None) -> None:
+        watch, look = self.watch, 0.0
+        try:
+            # One by one: a test of any moves all of them on, and costs less than one of the whole list.
+            for request in requests:
+                test = request.Test
+                while not test():
+                    _yield_core()
+                    if self._dead is not None:
+                        raise DeadCommunicatorError(self._dead)
+                    now = time.monotonic()
+                    if deadline is not None and now > deadline:
+                        raise TimeoutError("not every replica arrived before the deadline")
+                    if not look:
+                        watch.begin_wait(now)
+                    look = look if look > now else watch.look(now)
+            if look:
+                watch.end_wait()
+        except BaseException as error:
+            self._note_interruption(error)
+            _unfinished.extend(requests)
+            raise
+
+    def _note_interruption(self, error: BaseException) -> None:
+        # Half-done operations can't be taken back: whatever came next would pair with the wrong message.
+        self._dead = self._dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
+
+
+class _Immediate:
+    """A transfer for one call: its requests are made when it is called."""
+
+    def __init__(
+        self, communicator: MPICommunicator, messages: list[tuple[Callable[..., Any], Array, int]], to_self: Copies
+    ) -> None:
+        self._communicator, self._messages, self._to_self = communicator, messages, to_self
+
+    def __call__(self) -> None:
+        self._communicator._open()
+        requests = [start(part, peer) for start, part, peer in self._messages]
+        self._to_self()
+        self._communicator._wait(requests, None)
+
+
+class _Persistent:
+    """A transfer for many calls: its requests are made once."""
+
+    def __init__(
+        self, communicator: MPICommunicator, messages: list[tuple[Callable[..., Any], Array, int]], to_self: Copies
+    ) -> None:
+        self._communicator, self._to_self = communicator, to_self
+        self._requests = [make(part, peer) for make, part, peer in messages]
+        self._start = load_mpi().Prequest.Startall
+
+    def __call__(self) -> None:
+        self._communicator._open()
+        if self._requests:
+            self._start(self._requests)
+        self._to_self()
+        self._communicator._wait(self._requests, None)
+
+
+def _messages(array: Array) -> list[Array]:
+    flat = array.view(np.uint8)
+    if flat.size <= MESSAGE_BYTES:
+        return [flat]
+    return [flat[start : start + MESSAGE_BYTES] for start in range(0, flat.size, MESSAGE_BYTES)]

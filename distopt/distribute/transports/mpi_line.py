@@ -1,0 +1,112 @@
+"""The watchdog's line under MPI: a thread per replica that answers for it, on a communicator of its own."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from distopt.distribute.agreement.watchdog import Status, Watch
+from distopt.process.silence import explain_process
+
+_ASKED, _ANSWERED = 1, 2
+_TICK_SECONDS = 0.1
+_ASKING_TICK_SECONDS = 0.005
+
+
+@functools.cache
+def _watch_key(mpi: Any) -> int:
+    return int(mpi.Comm.Create_keyval())
+
+
+def watch_of(mpi: Any, comm: Any) -> Watch:
+    """Return what this process does on a communicator of the user's; it is kept there."""
+    watch: Watch | None = comm.Get_attr(_watch_key(mpi))
+    if watch is None:
+        watch = Watch(int(comm.rank))
+        comm.Set_attr(_watch_key(mpi), watch)
+    return watch
+
+
+class MPILine:
+    """Questions go to the other replicas' threads; the answers come to whoever waits.
+
+    Args:
+        mpi: the module mpi4py.MPI.
+        comm: a communicator that nobody else uses; all replicas make the line together.
+        nodes: the node of every replica.
+        status: returns this replica's status.
+    """
+
+    def __init__(self, mpi: Any, comm: Any, nodes: tuple[int, ...], status: Callable[[], Status]) -> None:
+        self._mpi, self._comm, self._nodes, self._status = mpi, comm, nodes, status
+        self._pids = comm.allgather(os.getpid())
+        self._sent: list[Any] = []
+        self._question = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._answer, name="distopt watchdog", daemon=True)
+        self._thread.start()
+
+    def end_before_mpi(self, watch: Watch) -> None:
+        """End before MPI is finalised, at exit or by the script: no thread may be inside it then."""
+
+        def end(*_: Any) -> None:
+            watch.end()
+            self._ended.set()
+            self._thread.join()
+
+        atexit.register(end)
+        self._mpi.COMM_SELF.Set_attr(self._mpi.Comm.Create_keyval(delete_fn=end), None)
+
+    def ask(self, seconds: float) -> list[Status | None]:
+        """Return every replica's status, None where there was no answer in time."""
+        comm, me = self._comm, self._comm.rank
+        self._question += 1
+        question = self._question.to_bytes(8, "little")
+        statuses: list[Status | None] = [None] * comm.size
+        statuses[me] = self._status()
+        others = [r for r in range(comm.size) if r != me]
+        self._sent += [(comm.Isend(question, dest=r, tag=_ASKED), question) for r in others]
+        deadline = time.monotonic() + seconds
+        while None in statuses and time.monotonic() < deadline:
+            for source, answer in self._received(_ANSWERED):
+                if answer[:8] == question:  # not one to an earlier question
+                    statuses[source] = Status(**json.loads(answer[8:]))
+            time.sleep(_ASKING_TICK_SECONDS)
+        self._sent = [(request, data) for request, data in self._sent if not request.Test()]
+        return statuses
+
+    def explain_silence(self, replica: int) -> str:
+        """Say what /proc shows of a replica on this node."""
+        if self._nodes[replica] != self._nodes[self._comm.rank]:
+            return "gives no sign of life (is its node down, or cut off?)"
+        return explain_process(self._pids[replica])
+
+    def _answer(self) -> None:
+        with contextlib.suppress(self._mpi.Exception):  # a replica has died: whoever waits for it is told
+            self._answer_questions()
+
+    def _answer_questions(self) -> None:
+        sent: list[Any] = []
+        while not self._ended.wait(_TICK_SECONDS):
+            for source, question in self._received(_ASKED):
+                data = question + json.dumps(asdict(self._status())).encode()
+                sent.append((self._comm.Isend(data, dest=source, tag=_ANSWERED), data))
+            sent = [(request, data) for request, data in sent if not request.Test()]
+
+    def _received(self, tag: int) -> list[tuple[int, bytes]]:
+        """Take the messages that have come."""
+        messages: list[tuple[int, bytes]] = []
+        about = self._mpi.Status()
+        while (message := self._comm.Improbe(tag=tag, status=about)) is not None:
+            buffer = bytearray(about.Get_count())
+            message.Recv(buffer)
+            messages.append((about.source, bytes(buffer)))
+        return messages

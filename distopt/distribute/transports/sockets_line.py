@@ -1,0 +1,143 @@
+"""The watchdog's line between replicas that Ray has started: a thread per replica, on connections of its own.
+
+It answers for its replica, hears at once when another one dies, and passes on why one has failed.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import struct
+import threading
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from distopt.distribute.agreement.watchdog import Status, Watch
+from distopt.distribute.transports.peers import Peers
+from distopt.distribute.transports.wire import gone
+from distopt.errors import ReplicaFailedError, ReplicaLostError
+from distopt.process.silence import explain_process
+
+_LENGTH = struct.Struct("<I")
+_SEND_SECONDS = 5.0
+
+
+class RayLine:
+    """Questions go to the other replicas' threads; the answers come to whoever waits.
+
+    Args:
+        peers: the group; all replicas make the line together.
+        purpose: the number of its connections.
+        nodes: the node of every replica.
+        watch: what this replica does; learns there who is lost.
+    """
+
+    def __init__(self, peers: Peers, purpose: int, nodes: Sequence[int], watch: Watch) -> None:
+        self._index, self._members, self._nodes, self._watch = peers.index, peers.members, nodes, watch
+        self._sockets = peers.connect(purpose)
+        for each in self._sockets.values():
+            each.settimeout(_SEND_SECONDS)
+        self._sending, self._answered = threading.Lock(), threading.Condition()
+        self._question, self._answers = 0, dict[int, Status]()
+        self._ended: set[int] = set()
+        self._thread = threading.Thread(target=self._listen, name="distopt watchdog", daemon=True)
+        self._thread.start()
+
+    def ask(self, seconds: float) -> list[Status | None]:
+        """Return every replica's status, None where there was no answer in time."""
+        with self._answered:
+            self._question += 1
+            self._answers = {self._index: self._watch.status()}
+        self._tell_all({"question": self._question})
+        with self._answered:
+            self._answered.wait_for(lambda: len(self._answers) == len(self._members), seconds)
+            return [self._answers.get(r) for r in range(len(self._members))]
+
+    def explain_silence(self, replica: int) -> str:
+        """Say what can be seen from here of a replica that does not answer."""
+        if self._nodes[replica] != self._nodes[self._index]:
+            return "gives no sign of life (is its node down, or cut off?)"
+        return explain_process(self._members[replica].pid)
+
+    def end(self, error: BaseException | None) -> None:
+        """Tell the others that this replica has ended, and why, if it has failed: those who wait for it raise.
+
+        Args:
+            error: what happened; None where all replicas have agreed on the end. What this replica itself has only
+                heard of another is passed on as it is: whoever hears of it first here raises the same.
+        """
+        self._tell_all({"ended": None if error is None else self._account_of(error)})
+
+    def _account_of(self, error: BaseException) -> dict[str, Any]:
+        if isinstance(error, ReplicaLostError):
+            return {"lost": str(error)}
+        if isinstance(error, ReplicaFailedError):
+            return {"failed": str(error), "replica": error.replica_index}
+        text = "".join(traceback.format_exception_only(error)).strip()
+        return {"failed": f"replica {self._index} failed: {text}", "replica": self._index}
+
+    def _tell_all(self, message: dict[str, Any]) -> None:
+        for replica in self._sockets:
+            self._tell(replica, message)
+
+    def _tell(self, replica: int, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode()
+        with self._sending, suppress(OSError):  # of one that is gone its own connection tells
+            self._sockets[replica].sendall(_LENGTH.pack(len(data)) + data)
+
+    def _listen(self) -> None:
+        replicas = {each.fileno(): (r, each) for r, each in self._sockets.items()}
+        received = dict.fromkeys(self._sockets, b"")
+        poll = select.poll()
+        for number in replicas:
+            poll.register(number, select.POLLIN)
+        while replicas:
+            for number, _ in poll.poll():
+                replica, connection = replicas[number]
+                data = _received(connection)
+                received[replica] += data
+                while (message := _first(received[replica])) is not None:
+                    received[replica] = received[replica][_LENGTH.size + len(message) :]
+                    self._take(replica, json.loads(message))
+                if not data:
+                    poll.unregister(number)
+                    del replicas[number]
+                    self._note_end(replica, gone(replica, "its connection was closed"))
+
+    def _take(self, replica: int, message: dict[str, Any]) -> None:
+        if "question" in message:
+            self._tell(replica, {"answer": message["question"], "status": asdict(self._watch.status())})
+        elif "answer" in message:
+            with self._answered:
+                if message["answer"] == self._question:
+                    self._answers[replica] = Status(**message["status"])
+                    self._answered.notify_all()
+        elif message["ended"] is not None:
+            said = message["ended"]
+            is_lost = "lost" in said
+            error = ReplicaLostError(said["lost"]) if is_lost else ReplicaFailedError(said["failed"], said["replica"])
+            self._note_end(replica, error)
+        self._ended.update([replica] if "ended" in message else [])
+
+    def _note_end(self, replica: int, error: Exception) -> None:
+        if replica not in self._ended and self._watch.lost is None:
+            self._watch.lost = error
+
+
+def _received(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(1 << 16)
+    except OSError:
+        return b""
+
+
+def _first(data: bytes) -> bytes | None:
+    """Return the first message, if all of it is there."""
+    if len(data) < _LENGTH.size:
+        return None
+    end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+    return data[_LENGTH.size : end] if len(data) >= end else None

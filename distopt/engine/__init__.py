@@ -1,0 +1,1 @@
+"""The step: ``engine.step`` shows it from top to bottom."""

@@ -1,0 +1,1 @@
+"""What a step reads and writes between steps, each with one owner."""

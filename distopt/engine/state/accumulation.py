@@ -1,0 +1,116 @@
+"""Gradient accumulation: micro-steps add up locally, and the last of them becomes the step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from distopt.errors import InvalidArgumentError
+from distopt.kernels import add_tree
+from distopt.slabs.intake import DENSE
+from distopt.slabs.slab import Slab
+from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.variable import Variable
+
+
+class Accumulation:
+    """What this replica's micro-steps have brought so far; nothing of it is sent before the last one.
+
+    Args:
+        steps: how many micro-steps make a step, 2 or more.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.sums: dict[Variable, Variable] = {}
+        """The accumulator of each trained variable; every replica has its own."""
+        self.items = Variable(np.float64(0), name="accumulated_items", trainable=False)
+        """Of the micro-steps before this one; NaN where they gave none."""
+
+    def is_last(self, counter: Variable) -> bool:
+        """Whether the micro-step that ``counter`` counts from 0 makes a step."""
+        return int(counter._array) % self.steps == self.steps - 1
+
+    def take(
+        self,
+        counter: Variable,
+        slab: Slab,
+        kinds: bytearray,
+        sparse: dict[int, IndexedSlices],
+        items: float | None,
+    ) -> bool:
+        """Add up one micro-step; after the last one the slab holds the sum of all, and the step goes on.
+
+        Args:
+            counter: of the micro-steps that were done.
+            slab: the gradients; changed.
+            kinds: for each entry whether it is there; changed.
+            sparse: the sparse gradients, which become dense; emptied.
+            items: of this micro-step.
+
+        Returns:
+            Whether it was the last one.
+
+        Raises:
+            InvalidArgumentError: a variable that stands twice, items in some micro-steps only, variables that the last
+                micro-step leaves out.
+        """
+        self._check(counter, slab, items)
+        for k, slices in sparse.items():
+            slab.views[k][...] = slices.to_dense()
+            kinds[k] = DENSE
+        sparse.clear()
+        is_last = self.is_last(counter)
+        if is_last:
+            self._check_nothing_is_left_out(slab)
+        for k, variable in enumerate(slab.variables):
+            gradient, total = slab.views[k].reshape(-1), self.sums[variable]._array.reshape(-1)
+            if is_last:
+                self._join(kinds, k, gradient, total)
+            elif kinds[k]:
+                add_tree([total, gradient], total)
+        if not is_last:
+            self.items._array += math.nan if items is None else items
+        return is_last
+
+    def _join(self, kinds: bytearray, k: int, gradient: Any, total: Any) -> None:
+        if kinds[k]:
+            add_tree([total, gradient], gradient)
+        elif total.any():
+            gradient[...] = total
+            kinds[k] = DENSE
+
+    def _check(self, counter: Variable, slab: Slab, items: float | None) -> None:
+        if slab.has_duplicates:
+            raise InvalidArgumentError("gradient_accumulation_steps: a variable stands twice in the list; give it once")
+        is_first = int(counter._array) % self.steps == 0
+        if not is_first and math.isnan(float(self.items._array)) != (items is None):
+            raise InvalidArgumentError(
+                f"items={items!r} in micro-step {int(counter._array) % self.steps} of {self.steps}, and items were "
+                f"{'given' if items is None else 'not given'} in those before: give them in all or in none"
+            )
+
+    def _check_nothing_is_left_out(self, slab: Slab) -> None:
+        listed = set(slab.variables)
+        left = [v.name for v, total in self.sums.items() if v not in listed and total._array.any()]
+        if left:
+            raise InvalidArgumentError(
+                f"the last of {self.steps} micro-steps lists no {left}, for which gradients have been accumulated: "
+                "list all variables in each micro-step, with None for those that have no gradient"
+            )
+
+    def total_items(self, items: float | None) -> float | None:
+        """Return the items of all micro-steps, ``items`` being those of the last."""
+        return None if items is None else float(self.items._array) + items
+
+    def go_on(self, counter: Variable) -> None:
+        """Go on from sums that were made elsewhere, without items."""
+        self.items._array[...] = math.nan if int(counter._array) % self.steps else 0
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.items._array[...] = 0
+        for total in self.sums.values():
+            total._array[...] = 0

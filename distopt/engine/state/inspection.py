@@ -1,0 +1,146 @@
+"""A look at the sum of the gradients before anything is updated: is it finite? Its norm, for a receipt.
+
+The verdict is every replica's alike. Who brought what is not finite is found by a second look, only then.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distopt.arrays import Array
+from distopt.distribute.agreement.header import Call, agree, exchange_bytes
+from distopt.distribute.strategy import Strategy
+from distopt.errors import NonFiniteGradientError
+from distopt.kernels import tree_sum
+from distopt.slabs.slab import Gradients
+from distopt.transformers import dense_buffers, sparse_buffers, squares_of
+
+if TYPE_CHECKING:
+    from distopt.optimizers.common.base import BaseOptimizer
+
+_BROUGHT, _SUMMED = 1, 2
+
+
+def inspects(optimizer: BaseOptimizer, strategy: Strategy) -> bool:
+    """Whether the sums are looked at before anything is updated."""
+    return strategy.inspects or optimizer._skips_nonfinite
+
+
+def is_finite(gradients: Gradients) -> bool:
+    """Whether all gradients that take part are, on this replica."""
+    dense = all(np.isfinite(gradients.slab.views[k]).all() for k in gradients.dense)
+    return dense and all(np.isfinite(slices.values).all() for slices in gradients.sparse.values())
+
+
+class Inspection:
+    """One step's look at the gradients.
+
+    Args:
+        optimizer: whose step it is.
+        strategy: the replicas.
+        gradients: what takes part.
+        ranges: for each dtype, the parts of the slab that sums overwrite on this replica; None: all of it.
+        are_summed: whether they have done so already.
+    """
+
+    def __init__(
+        self,
+        optimizer: BaseOptimizer,
+        strategy: Strategy,
+        gradients: Gradients,
+        ranges: dict[np.dtype[Any], list[tuple[int, int]]] | None,
+        *,
+        are_summed: bool,
+    ) -> None:
+        self._optimizer, self._strategy, self._gradients, self._ranges = optimizer, strategy, gradients, ranges
+        self.norm = math.nan
+        """Of the sum of the gradients, after its division and before any clipping by norm."""
+        # What this replica's sums overwrite can be looked at only now: one part in R of a gradient, mostly.
+        early = list(gradients.sparse) if are_summed else gradients.entries
+        names = strategy.checks.on_nonfinite is not None
+        self._spoilt = {k for k in early if names and not self._is_finite(k, overwritten=True)}
+        self._are_summed = are_summed
+
+    def look(self) -> bool:
+        """Look at sums that lie in this replica's slab; return whether the step goes on."""
+        squares = squares_of(dense_buffers(self._gradients) + sparse_buffers(self._gradients), self._gradients)
+        if not self._optimizer._sums_flat:  # a hook's results may differ between replicas, the verdict must not
+            communicator = self._strategy.communicator
+            agree(communicator, Call("look at what gradient_aggregator returned"))
+            squares = np.max([np.frombuffer(row) for row in exchange_bytes(communicator, squares.tobytes())], axis=0)
+        return self(squares)
+
+    def __call__(self, squares: Array) -> bool:
+        """Judge by the sums of squares of every variable's gradient; return whether the step goes on.
+
+        Raises:
+            NonFiniteGradientError: a sum is not finite, on all replicas.
+        """
+        entries = list(self._gradients.entries)
+        self.norm = math.sqrt(total) if (total := tree_sum(squares[entries])) == total else math.nan
+        suspects = [k for k in entries if not math.isfinite(squares[k])]
+        leaves_out = self._optimizer._skips_nonfinite
+        if not suspects or (self._strategy.checks.on_nonfinite is None and not leaves_out):
+            return True
+        found = self._look_closer(suspects)
+        if not found or leaves_out:  # squares of large float64 numbers overflow where the numbers have not
+            return not found
+        step, replica = int(self._optimizer._iterations._array), self._strategy.replica_index
+        text = f"step {step}: the sum of the gradients is not finite: {found}. Nothing was updated"
+        if self._strategy.checks.on_nonfinite == "raise":
+            raise NonFiniteGradientError(
+                f"{text}. Look at that replica's batch and at the learning rate; clip gradients, or leave such steps "
+                "out with Checks(on_nonfinite='skip')"
+            )
+        if replica == 0:
+            warnings.warn(f"{text}; the step is left out", stacklevel=2)
+        return False
+
+    def _look_closer(self, suspects: Sequence[int]) -> str:
+        mine = bytes(
+            (k in self._spoilt or not self._is_finite(k, overwritten=False)) * _BROUGHT
+            | (not self._is_finite(k, overwritten=True)) * _SUMMED
+            for k in suspects
+        )
+        table = np.array([list(row) for row in exchange_bytes(self._strategy.communicator, mine)], np.uint8)
+        return "; ".join(
+            f"{self._gradients.slab.variables[k].name!r}: {self._who(column)}"
+            for k, column in zip(suspects, table.T.tolist(), strict=True)
+            if any(column)
+        )
+
+    def _is_finite(self, k: int, *, overwritten: bool) -> bool:
+        """Whether an entry is finite where this replica's sums overwrite it, or where they do not."""
+        if k in self._gradients.sparse:  # replaced by the rows of all replicas
+            return not overwritten or bool(np.isfinite(self._gradients.sparse[k].values).all())
+        return all(np.isfinite(piece).all() for piece, is_sum in self._pieces(k) if is_sum is overwritten)
+
+    def _pieces(self, k: int) -> list[tuple[Array, bool]]:
+        """Cut an entry of the slab into what this replica has brought and the sums that it made."""
+        slab = self._gradients.slab
+        flat, begin = slab.flats[slab.dtypes[k]], slab.starts[k]
+        end = begin + slab.variables[k].size
+        ranges = [(begin, end)] if self._ranges is None else self._ranges.get(slab.dtypes[k], [])
+        pieces, position = [], begin
+        for first, last in sorted(ranges):
+            first, last = max(first, position), min(last, end)
+            if first < last:
+                pieces += [(flat[position:first], False), (flat[first:last], True)]
+                position = last
+        return [*pieces, (flat[position:end], False)]
+
+    def _who(self, column: Sequence[int]) -> str:
+        brought = [r for r, bits in enumerate(column) if bits & _BROUGHT]
+        if brought:
+            return f"replica{'s' * (len(brought) > 1)} {', '.join(map(str, brought))}"
+        overflow = "an overflow of the sum of finite gradients"
+        if not self._are_summed:
+            return overflow
+        # A streamed sum came before any look: these replicas' own gradients are gone, the others' are finite.
+        summed = " or ".join(str(r) for r, bits in enumerate(column) if bits & _SUMMED)
+        return f"replica {summed}, or {overflow}"

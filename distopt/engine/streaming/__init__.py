@@ -1,0 +1,1 @@
+"""Steps whose gradients come one by one and are summed meanwhile."""

@@ -1,0 +1,137 @@
+"""What a sweep over some entries of a slab consists of, made once: sums, the blocks of every owner, messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from distopt.arrays import Array
+from distopt.distribute.node.node import Node
+from distopt.distribute.node.node_sum import NodeSum, Spread
+from distopt.engine.sweep.partition import Block, Part, blocks_of, parts_of, ranges_of, runs_of
+from distopt.memory.arena import SPAN_UNIT
+from distopt.slabs.slab import Slab
+
+
+class Held:
+    """What one owner owns of one flat buffer.
+
+    Args:
+        slab: the slab.
+        parts: the owner's.
+        flats: the flat buffers of the node's replicas, by place.
+        holder: the place of the one that gets their sum.
+    """
+
+    def __init__(self, slab: Slab, parts: Sequence[Part], flats: Sequence[Array], holder: int) -> None:
+        self._slab, self._parts, self._flats, self.holder = slab, parts, flats, holder
+        self.ranges = ranges_of(parts)
+
+    @property
+    def totals(self) -> list[Array]:
+        """Where the sums come to lie."""
+        return [self._flats[self.holder][begin:end] for begin, end in self.ranges]
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The parts, in blocks that stay in the cache."""
+        return [Block(self._slab, block, self._flats, self.holder) for block in blocks_of(self._parts)]
+
+    @cached_property
+    def runs(self) -> list[Block]:
+        """The parts, in as few blocks as they can be."""
+        return [Block(self._slab, run, self._flats, self.holder) for run in runs_of(self._parts)]
+
+
+class SpanPlan:
+    """The plan for a set of entries.
+
+    Args:
+        node: the replicas.
+        slab: the gradients.
+        flats: for each dtype the flat buffers of the node's replicas, by place.
+        entries: which.
+        wire: dtype of what travels between nodes; None is float32 or wider.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        slab: Slab,
+        flats: Mapping[np.dtype[Any], Sequence[Array]],
+        entries: Sequence[int],
+        wire: np.dtype[Any] | None,
+    ) -> None:
+        self._node, self._slab, self._wire = node, slab, wire
+        self._squares_spread: Spread | None = None
+        self._sums_spreads: dict[np.dtype[Any] | None, Spread] = {}
+        replicas, me = node.communicator.size, node.communicator.index
+        self.sums: list[NodeSum] = []
+        self.by_owner: list[list[Held]] = [[] for _ in range(replicas)]
+        for dtype, of_members in flats.items():
+            owned = parts_of(slab, dtype, entries, replicas)
+            for owner, parts in enumerate(owned):
+                holder = node.members.index(node.holder(owner, node.here))
+                self.by_owner[owner].append(Held(slab, parts, of_members, holder))
+            self.sums.append(NodeSum(node, of_members, [held[-1].ranges for held in self.by_owner], wire))
+        self.own = self.by_owner[me]
+        self.all = [held for of_owner in self.by_owner for held in of_owner]
+
+    def sum(self) -> None:
+        """Put the sums of what this replica owns into its slab."""
+        for total in self.sums:
+            total()
+
+    def publish(self, *, as_summed: bool) -> None:
+        """Bring the sums to the other nodes.
+
+        Args:
+            as_summed: they are as ``sum`` left them, rounded to the wire's dtype, and so can travel in it.
+        """
+        if self._node.is_whole_job:
+            return
+        wire = self._wire if as_summed else None
+        if wire not in self._sums_spreads:
+            totals = [[total for held in of_owner for total in held.totals] for of_owner in self.by_owner]
+            self._sums_spreads[wire] = Spread(self._node, totals, wire=wire)
+        self._sums_spreads[wire]()
+
+    def publish_squares(self, squares: Array) -> None:
+        """Bring the block sums of squares, always those of one table, to the other nodes."""
+
+        def of(part: Part) -> Array:
+            first = self._slab.first_norm_block[part.entry] + part.first // SPAN_UNIT
+            return squares[first : first - (-part.length // SPAN_UNIT)]
+
+        if self._node.is_whole_job:
+            return
+        if self._squares_spread is None:
+            self._squares_spread = Spread(self._node, self._views(of))
+        self._squares_spread()
+
+    def publish_parameters(self) -> None:
+        """Bring updated parameters to the other nodes."""
+        if not self._node.is_whole_job:
+            self._parameters_spread()
+
+    @cached_property
+    def _parameters_spread(self) -> Spread:
+        def of(part: Part) -> Array:
+            variable = self._slab.variables[part.entry]
+            begin = variable._start + part.first
+            flat: Array = variable._arena.flat
+            return flat[begin : begin + part.length]
+
+        return Spread(self._node, self._views(of))
+
+    def _views(self, of: Callable[[Part], Array]) -> list[list[Array]]:
+        """For every owner something of each of its parts of the whole slab: sparse entries change too."""
+        replicas = self._node.communicator.size
+        views: list[list[Array]] = [[] for _ in range(replicas)]
+        for dtype in self._slab.flats:
+            for owner, parts in enumerate(parts_of(self._slab, dtype, self._slab.all_entries, replicas)):
+                views[owner] += map(of, parts)
+        return views

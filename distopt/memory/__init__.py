@@ -1,0 +1,1 @@
+"""Flat and shared memory."""

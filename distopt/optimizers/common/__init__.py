@@ -1,0 +1,1 @@
+"""What both optimizer families are built on."""

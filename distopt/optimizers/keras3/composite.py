@@ -1,0 +1,116 @@
+"""Optimizers made of optimizers: one step among the replicas, whose update the inner ones do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from distopt.errors import InvalidArgumentError
+from distopt.optimizers.keras3.optimizer import Optimizer
+from distopt.slabs.slab import Gradients, Slab
+from distopt.variables.variable import Variable
+
+_OF_INNER = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
+
+
+class Composite(Optimizer):
+    """The common part of ``MultiOptimizer`` and ``LossScaleOptimizer``; not for users.
+
+    Gradients are summed once for all. Each inner optimizer clips and updates its own variables, with its own learning
+    rate, weight decay and averages.
+    """
+
+    _inner: list[Optimizer]
+
+    def _inner_of(self, variable: Variable) -> Optimizer:
+        """The optimizer of one variable."""
+        raise NotImplementedError
+
+    def _take(self, inner: Any) -> Optimizer:
+        """Return an inner optimizer, if it can be one.
+
+        Raises:
+            InvalidArgumentError: it can't.
+        """
+        owner = type(self).__name__
+        if not isinstance(inner, Optimizer) or isinstance(inner, Composite):
+            raise InvalidArgumentError(
+                f"{owner}: received {inner!r} as an inner optimizer: expected one of the Keras 3 family that has no "
+                "optimizer inside"
+            )
+        if inner._aggregator is not None or inner._transformers:
+            raise InvalidArgumentError(
+                f"{owner}: the inner optimizer {inner.name!r} has hooks. Gradients are summed once for all: give "
+                f"gradient_aggregator and gradient_transformers to {owner}"
+            )
+        inner.loss_scale_factor = None  # or gradients would be divided twice
+        return inner
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OF_INNER and "_inner" in self.__dict__:
+            raise InvalidArgumentError(f"{type(self).__name__}: set {name} on the inner optimizer")
+        super().__setattr__(name, value)
+
+    def _parts(self) -> Sequence[Optimizer]:
+        return self._inner
+
+    def _shares(self, variables: Iterable[Variable]) -> list[tuple[Optimizer, list[Variable]]]:
+        shares: dict[int, tuple[Optimizer, list[Variable]]] = {}
+        for variable in variables:
+            inner = self._inner_of(variable)
+            shares.setdefault(id(inner), (inner, []))[1].append(variable)
+        return list(shares.values())
+
+    def _identity(self) -> str:
+        return f"{super()._identity()} of {[inner._identity() for inner in self._inner]}"
+
+    def _make_slots(self) -> None:
+        for inner, variables in self._shares(self._trainable_variables):
+            inner._building_for_step = True  # this optimizer has made the replicas alike already
+            inner.build(variables)
+            inner._building_for_step = False
+
+    @property
+    def variables(self) -> list[Variable]:
+        """All state: this optimizer's own, then that of each inner one."""
+        return [*super().variables, *(variable for inner in self._inner for variable in inner.variables)]
+
+    def _state(self) -> list[Variable]:
+        return [*super()._state(), *(variable for inner in self._inner for variable in inner._state())]
+
+    def _variant_of(self, variable: Variable) -> int:
+        return self._inner_of(variable)._variant_of(variable)
+
+    @property
+    def _updates_flat(self) -> bool:
+        return False
+
+    def _check_gradients(self, slab: Slab, kinds: bytearray) -> None:
+        for inner in self._inner:
+            inner._check_gradients(slab, kinds)
+
+    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
+        return {
+            f"{label} of optimizer {number}": value
+            for number, inner in enumerate(self._inner)
+            for label, value in inner._evaluate_hyperparameters(slab).items()
+        }
+
+    def _create_state(self, gradients: Gradients) -> None:
+        for inner in self._inner:
+            inner._create_state(gradients)
+
+    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+        entries: dict[int, list[int]] = {}
+        for k in gradients.entries:
+            entries.setdefault(id(self._inner_of(gradients.slab.variables[k])), []).append(k)
+        for inner in self._inner:
+            own = entries.get(id(inner), [])
+            part = Gradients(gradients.slab, own, {k: gradients.sparse[k] for k in own if k in gradients.sparse})
+            inner._clipping.apply(part)
+            inner._update(part)
+
+    def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:
+        """Overwrite variables by their averages, where their optimizer keeps some."""
+        for inner, variables in self._shares(var_list):
+            inner.finalize_variable_values(variables)

@@ -1,0 +1,71 @@
+"""What Lamb, Adafactor and Muon are built on: a step that looks at a whole variable before it moves an element."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distopt.arrays import Array
+from distopt.kernels import Rule, square_sums, update
+from distopt.kernels.spans import compute_dtype
+from distopt.optimizers.keras3.optimizer import Optimizer
+from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.variable import Variable
+
+
+class Layerwise(Optimizer, abc.ABC):
+    """Base of the optimizers that update one variable after the other; not for users."""
+
+    def update_step(self, gradient: Any, variable: Variable, learning_rate: Any) -> None:
+        """Update one variable.
+
+        Args:
+            gradient: the aggregated gradient: an array in the variable's shape, which is worked on where it lies if
+                it can be written and needs no cast, or IndexedSlices (not mutated).
+            variable: the variable; 16-bit ones are computed in float32 and rounded once, like their slots.
+            learning_rate: the learning rate of this step, a number.
+        """
+        dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
+        dtype = compute_dtype(variable.dtype)
+        stored = [variable._array, *(slot._array for slot in self._slots_of(variable))]
+        x, *slots = computed = [array.astype(dtype, copy=False) for array in stored]
+        with np.errstate(all="ignore"):
+            self._move(x, np.require(dense, dtype, ["C", "W"]), slots, float(learning_rate))
+            for array, values in zip(stored, computed, strict=True):
+                if values is not array:
+                    array[...] = values
+
+    def _slots_of(self, variable: Variable) -> list[Variable]:
+        """The slots that this variable has, in the order of the labels."""
+        keys = [(variable, label) for label in self._slot_labels()]
+        return [self._slot_table[key] for key in keys if key in self._slot_table]
+
+    @abc.abstractmethod
+    def _move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
+        """Do the step on contiguous arrays of float32 or float64.
+
+        Args:
+            x: the variable's value; moved.
+            g: its gradient; scratch memory afterwards.
+            slots: what ``_slots_of`` gave; changed.
+            learning_rate: the learning rate.
+        """
+
+
+def change(rule: Rule, x: Array, g: Array, slots: Sequence[Array], scalars: Sequence[float]) -> None:
+    """Apply a rule to whole arrays: ``kernels.update`` on all of them."""
+    flats = [array.reshape(-1) for array in (x, g, *slots)]
+    update(rule, flats[0], flats[1], flats[2:], scalars, np.array([[0, 0, x.size]], np.int64))
+
+
+def square_sum(array: Array) -> float:
+    """Return the sum of squares of a contiguous array, in float64: the same bits on every replica.
+
+    Example:
+        >>> square_sum(np.array([[3.0], [4.0]]))
+        25.0
+    """
+    return float(square_sums(array.reshape(-1), np.array([[0, array.size]], np.int64))[0])

@@ -1,0 +1,316 @@
+"""The Keras 3 face: ``build``, ``update_step``, ``apply_gradients``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from distopt.arguments import count, evaluated, finite, flag, unknown_arguments
+from distopt.distribute.collectives import num_replicas
+from distopt.distribute.strategy import get_strategy
+from distopt.engine import step
+from distopt.engine.state.accumulation import Accumulation
+from distopt.engine.state.slots import constrain, rounds
+from distopt.errors import InvalidArgumentError
+from distopt.optimizers.common.base import Hook
+from distopt.optimizers.keras3.exchange import Exchange
+from distopt.optimizers.keras3.moving_average import MovingAverage
+from distopt.optimizers.keras3.state import State
+from distopt.optimizers.keras3.weight_decay import WeightDecay
+from distopt.optimizers.schedules.serialization import deserialize
+from distopt.process.names import unique_name
+from distopt.slabs.slab import Gradients, Pair, Slab
+from distopt.transformers import Clipping, checked_limit
+from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.tape import compute_gradients
+from distopt.variables.variable import Variable
+
+
+class Optimizer(WeightDecay, MovingAverage, Exchange, State):
+    """Base class of the Keras 3 family.
+
+    One step: sum the gradients over replicas, clip the sum, transform it, update every variable, apply constraints.
+    Gradients are summed, not averaged: divide the loss by the *global* batch size (``distopt.losses`` does).
+
+    To write your own, override ``build`` (make slots with ``add_variable_from_reference``), ``update_step`` and
+    ``get_config``.
+
+    Args:
+        learning_rate: a number, a schedule, or a function without arguments.
+        clipnorm: limit of the norm of each variable's aggregated gradient.
+        clipvalue: limit of each element of the aggregated gradients.
+        global_clipnorm: limit of the norm of all aggregated gradients together. At most one of the three.
+        weight_decay: λ: before its update each weight loses lr λ of itself.
+        use_ema: whether to keep an exponential moving average of the weights.
+        ema_momentum: its μ, 0 to 1.
+        ema_overwrite_frequency: overwrite the weights by their averages every so many steps; None: not before
+            ``finalize_variable_values``.
+        loss_scale_factor: what the loss was multiplied by (``scale_loss``): the aggregate is divided by it.
+        gradient_accumulation_steps: so many calls make one step, 2 or more: gradients and items of the others are
+            added up on their replica, and nothing is sent. The step is made with the average over the calls, or, where
+            items are given, over all items. 0 and None: every call is a step. A schedule counts calls, as in Keras.
+        master_weights: whether variables of 16 bits are updated through exact copies in float32 (not in Keras).
+        name: a name; by default the class's in snake case, numbered.
+        gradient_aggregator: function from a list of (gradient, variable) to such a list, called on every replica in
+            place of the sum; see ``distopt.aggregators``.
+        gradient_transformers: list of such functions, called in order on the clipped aggregate.
+
+    Raises:
+        InvalidArgumentError: a value that can't be right; an argument that nobody knows.
+
+    Example:
+        >>> import distopt
+        >>> w = distopt.Variable([1.0, 2.0])
+        >>> optimizer = distopt.optimizers.SGD(learning_rate=0.5)
+        >>> int(optimizer.apply_gradients([([1.0, 1.0], w)]))
+        1
+        >>> w.numpy()
+        array([0.5, 1.5], dtype=float32)
+
+    Source: Keras 3 ``keras.optimizers.Optimizer``; there gradients are clipped before replicas are summed, and repeated
+    rows of a sparse gradient are not added (here they are, before clipping).
+    """
+
+    _casts_gradients = True
+    _merges_rows = True
+    _hyperparameters: ClassVar[tuple[str, ...]] = ()
+    """The constructor's arguments beyond those of this class, attributes of the same names: replicas must agree on
+    those that are numbers, and the config holds all of them."""
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        *,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        weight_decay: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        master_weights: bool = False,
+        name: str | None = None,
+        gradient_aggregator: Hook | None = None,
+        gradient_transformers: Sequence[Hook] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        owner = type(self).__name__
+        self._refuse_unknown(kwargs)
+        limits = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
+        if sum(limit is not None for limit in limits.values()) > 1:
+            raise InvalidArgumentError(
+                f"{owner}: Only one of `clipnorm`, `clipvalue` and `global_clipnorm` can be set, received "
+                + ", ".join(f"{k}={v!r}" for k, v in limits.items())
+            )
+        checked = {k: checked_limit(k, v) for k, v in limits.items()}
+        self.name = name or unique_name(_snake_case(owner))
+        super().__init__(learning_rate, gradient_aggregator, gradient_transformers, Clipping(**checked))
+        self._step_learning_rate: Any = None
+        self._set_weight_decay(weight_decay)
+        self._set_moving_average(use_ema, ema_momentum, ema_overwrite_frequency)
+        self.loss_scale_factor, self.master_weights = loss_scale_factor, flag(owner, "master_weights", master_weights)
+        if gradient_accumulation_steps:
+            self._accumulation = Accumulation(
+                count(owner, "gradient_accumulation_steps", gradient_accumulation_steps, 2)
+            )
+
+    def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
+        if kwargs.pop("decay", None) is not None:
+            warnings.warn("decay is not known to this family and ignored: use a schedule", stacklevel=4)
+        if kwargs:
+            known = [*inspect.signature(Optimizer.__init__).parameters, *self._hyperparameters]
+            raise unknown_arguments(type(self).__name__, kwargs, known, InvalidArgumentError)
+
+    # The step
+
+    def apply_gradients(
+        self,
+        grads_and_vars: Iterable[Pair],
+        name: str | None = None,
+        experimental_aggregate_gradients: bool = True,
+        *,
+        items: float | None = None,
+    ) -> Variable:
+        """Do one step: ``step.py`` shows it from top to bottom.
+
+        Args:
+            grads_and_vars: (gradient, variable) pairs. A gradient is an array of the variable's shape (cast to its
+                dtype), IndexedSlices, or None; it is not changed.
+            name: ignored; there for code written for the legacy family.
+            experimental_aggregate_gradients: False communicates nothing: the gradients are taken as aggregated.
+            items: number of items of this replica's *summed* loss; the aggregate is divided by the sum over replicas.
+
+        Returns:
+            ``iterations``.
+
+        Raises:
+            InvalidArgumentError: a gradient that doesn't fit its variable; no gradient for any variable; no pairs;
+                gradients that are not zero with ``items=0`` on all replicas.
+            CollectiveMismatchError: replicas disagree on the call (on every replica).
+        """
+        step.apply_gradients(self, grads_and_vars, bool(experimental_aggregate_gradients), items)
+        return self._step_counter
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Variable] | None = None) -> Variable:
+        """Do one step with gradients and variables as two lists.
+
+        Args:
+            grads: gradients, in the order of the variables; an empty list does nothing.
+            trainable_variables: the variables; None means those that the optimizer was built for.
+        """
+        if len(grads) == 0:
+            return self._step_counter
+        if trainable_variables is None and not self.built:
+            raise InvalidArgumentError(
+                "apply(grads) without variables: the optimizer is not built. Pass trainable_variables, or call build"
+            )
+        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+        if len(grads) != len(variables):
+            raise InvalidArgumentError(f"apply received {len(grads)} gradients for {len(variables)} variables")
+        return self.apply_gradients(zip(grads, variables, strict=True))
+
+    def minimize(
+        self,
+        loss: Any,
+        var_list: Sequence[Variable] | Callable[[], Sequence[Variable]],
+        grad_loss: Any = None,
+        name: str | None = None,
+        tape: Any = None,
+    ) -> Variable:
+        """Differentiate a loss and do one step: as in the legacy family."""
+        return self.apply_gradients(compute_gradients(loss, var_list, grad_loss=grad_loss, tape=tape), name=name)
+
+    def update_step(self, gradient: Any, variable: Variable, learning_rate: Any) -> None:
+        """Update one variable. Override it to write an optimizer of your own.
+
+        Args:
+            gradient: the aggregated gradient: an array in the variable's shape and dtype, or IndexedSlices without
+                repeated rows.
+            variable: the variable; write it with ``assign``, ``assign_add``, ``assign_sub``.
+            learning_rate: the learning rate of this step, a number.
+        """
+        dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
+        self._update_one(variable, dense, self._scalars(learning_rate))
+
+    def _update_sparse(self, variable: Variable, slices: IndexedSlices) -> None:
+        scalars, variant = self._scalars(self._step_learning_rate), self._variant_of(variable)
+        if self._known_rule().slots or variant:
+            self._update_one(variable, slices.to_dense(), scalars, variant)
+        else:  # rows without a gradient would not move
+            self._update_rows(variable, slices, scalars)
+
+    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+        """The values of the rule's scalars in this step."""
+        raise NotImplementedError
+
+    @property
+    def _updates_flat(self) -> bool:
+        return type(self).update_step is Optimizer.update_step
+
+    def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
+        return self._scalars(self._step_learning_rate)
+
+    def _check_gradients(self, slab: Slab, kinds: bytearray) -> None:
+        if self._updates_flat and self._rule() is None:
+            raise NotImplementedError(f"{type(self).__name__} must override update_step")
+
+    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
+        rate = self._current_learning_rate()
+        if isinstance(self._learning_rate, Variable):
+            number = finite(self.name, "learning_rate", float(rate))
+        else:
+            number = evaluated(self.name, int(self._step_counter), "learning_rate", rate)
+        self._step_learning_rate = rate
+        self._step_decay = number * (self.weight_decay or 0.0)
+        if self._rule() is not None:
+            self._scalars(rate)  # what can't be computed fails before anything is agreed on
+        own = {name: getattr(self, name) for name in self._hyperparameters}
+        numbers = {name: float(value) for name, value in own.items() if isinstance(value, (int, float))}
+        return {"learning_rate": number} | numbers | self._changeable_options() | self._clip_values()
+
+    def _changeable_options(self) -> dict[str, float]:
+        """The options that may change from step to step, on all replicas alike."""
+        options = {"weight_decay": self.weight_decay}
+        if self.use_ema:
+            options |= {"ema_momentum": self.ema_momentum, "ema_overwrite_frequency": self.ema_overwrite_frequency}
+        return {name: float(value) for name, value in options.items() if value is not None}
+
+    def _create_state(self, gradients: Gradients) -> None:
+        """Slots are made by ``build``; exact copies follow what was assigned."""
+        self._renew_masters()
+
+    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+        rate, variables, sparse = self._step_learning_rate, gradients.slab.variables, gradients.sparse
+        if self._transformers:  # they may return repeated rows
+            sparse = {k: slices.deduplicate() for k, slices in sparse.items()}
+        for entries in rounds(gradients):
+            if self._updates_flat:
+                dense = [k for k in entries if k not in sparse] if sparse else entries
+                if not dense_done:
+                    self._update_flat(gradients, dense)
+                for k in entries:
+                    if k in sparse:
+                        self._update_sparse(variables[k], sparse[k])
+                continue
+            for k in entries:
+                self._decay(variables[k], rate)
+            for k in entries:
+                self.update_step(sparse.get(k, gradients.slab.views[k]), variables[k], rate)
+        self._update_averages(self._step_number)
+        for k in gradients.entries:
+            constrain(variables[k])
+        self._note_masters()
+
+    def _missing(self, names: list[str], everything: bool) -> None:
+        if everything:
+            where = " on every replica" if num_replicas() > 1 else ""
+            raise InvalidArgumentError(
+                f"No gradients provided for any variable. The gradients of {names} are None{where}: is the loss "
+                "computed from these variables, under the tape?"
+            )
+        if get_strategy().replica_index == 0:
+            warnings.warn(f"Gradients do not exist for variables {names} when minimizing the loss.", stacklevel=5)
+
+    # Serialisation
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
+        rate = self._learning_rate_config()
+        base = {"name": self.name, "learning_rate": rate} | {name: getattr(self, name) for name in _OPTIONS}
+        base |= vars(self._clipping) | ({"master_weights": True} if self.master_weights else {})
+        return base | {name: getattr(self, name) for name in self._hyperparameters}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """Make an optimizer from what ``get_config`` returned (not changed).
+
+        Args:
+            config: the arguments.
+            custom_objects: classes of schedules of your own, by name.
+        """
+        arguments = dict(config)
+        if isinstance(arguments.get("learning_rate"), dict):
+            arguments["learning_rate"] = deserialize(arguments["learning_rate"], custom_objects)
+        return cls(**arguments)
+
+
+_OPTIONS = (
+    "weight_decay",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
+def _snake_case(name: str) -> str:
+    """``AdamW`` is ``adam_w``, ``RMSprop`` is ``rm_sprop``, as in Keras."""
+    return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", name).lower()

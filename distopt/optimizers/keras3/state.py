@@ -1,0 +1,286 @@
+"""What an optimizer of the Keras 3 family keeps: its counter, its variables, and which parameters it was built for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from distopt.arguments import positive
+from distopt.arrays import Array, to_dtype
+from distopt.distribute.strategy import get_strategy
+from distopt.engine import beginning
+from distopt.engine.state.loss_scale import LossScale
+from distopt.errors import InvalidArgumentError
+from distopt.memory.arena import place
+from distopt.optimizers.common.base import BaseOptimizer, Hook, check_variable
+from distopt.optimizers.common.limits import Limits
+from distopt.optimizers.keras3.learning_rate import LearningRate
+from distopt.optimizers.keras3.master_weights import MasterWeights
+from distopt.slabs.slab import Slab
+from distopt.transformers import Clipping
+from distopt.variables.variable import Variable
+
+
+class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
+    """The part of the Keras 3 optimizer that makes and keeps variables."""
+
+    use_ema: Any
+    _is_spared: Any
+
+    def __init__(
+        self, learning_rate: Any, aggregator: Hook | None, transformers: Sequence[Hook] | None, clipping: Clipping
+    ) -> None:
+        super().__init__(aggregator, transformers, clipping)
+        self.built = False
+        self._building_for_step = False
+        self._step_counter = Variable(np.int64(0), name="iteration", dtype="int64", trainable=False)
+        self._own_variables: list[Variable] = []
+        self._trainable_variables: list[Variable] = []
+        self._indices: dict[int, int] = {}
+        self._set_learning_rate(learning_rate)
+
+    def _refuse_limit(self, name: str, value: float) -> None:
+        others = {other: limit for other, limit in vars(self._clipping).items() if other != name}
+        if any(limit is not None for limit in others.values()):
+            raise InvalidArgumentError(f"{name}={value!r}: one limit at a time; {self.name!r} has {others}")
+
+    @property
+    def iterations(self) -> Any:
+        """The number of steps done: an int64 Variable; with accumulation a number (the Variable counts the calls)."""
+        return self._step_counter if self._accumulation is None else int(self._step_counter) // self._micro_steps
+
+    @property
+    def _iterations(self) -> Variable:
+        return self._step_counter
+
+    @property
+    def _step_number(self) -> int:
+        """The number of the step that is being done, from 1."""
+        return int(self.iterations) + 1
+
+    @property
+    def variables(self) -> list[Variable]:
+        """All state: iteration, learning_rate (where it is a number), then slots; parameters are not in it."""
+        rate = [self._learning_rate] if isinstance(self._learning_rate, Variable) else []
+        return [self._step_counter, *rate, *self._own_variables]
+
+    def _state(self) -> list[Variable]:
+        # Not the learning rate: replicas that were given different ones are told so in the next header.
+        # Nor what this replica has accumulated.
+        return [self._step_counter, *(v for v in self._own_variables if v not in self._accumulators)]
+
+    @property
+    def _accumulators(self) -> set[Variable]:
+        return set() if self._accumulation is None else set(self._accumulation.sums.values())
+
+    def _identity(self) -> str:
+        fixed = ("use_ema", "gradient_accumulation_steps", "master_weights")
+        options = [f"{name}={getattr(self, name)}" for name in fixed if getattr(self, name)]
+        spared = [variable.name for variable in self._trainable_variables if self._is_spared(variable)]
+        return ", ".join([super()._identity(), *options, *([f"no decay of {spared}"] if spared else [])])
+
+    def _trained(self) -> Iterable[Variable]:
+        return self._trainable_variables
+
+    @property
+    def loss_scale_factor(self) -> float | None:
+        """What the loss was multiplied by, or None."""
+        return None if self._loss_scale is None or self._skips_nonfinite else self._loss_scale.factor
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, value: float | None) -> None:
+        owner = type(self).__name__
+        self._loss_scale = None if value is None else LossScale(positive(owner, "loss_scale_factor", value))
+
+    @property
+    def gradient_accumulation_steps(self) -> int | None:
+        """How many calls make a step, or None."""
+        return None if self._accumulation is None else self._accumulation.steps
+
+    def scale_loss(self, loss: Any) -> Any:
+        """Return a loss multiplied by the loss scale."""
+        return loss if self._loss_scale is None else loss * self._loss_scale.factor
+
+    def get_weights(self) -> list[Array]:
+        """Return copies of the values of ``variables``; with ``update="shared"`` a collective.
+
+        With another number of replicas, in either mode, ``set_weights`` takes them.
+        """
+        return self._read_state(self.variables)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set the values of ``variables``; with ``update="shared"`` a collective.
+
+        Args:
+            weights: one array per variable, in the order of ``variables``; not changed.
+
+        Raises:
+            InvalidArgumentError: another number of arrays, or other shapes (Keras 3 stops at the shorter list);
+                nothing has been changed.
+        """
+        if len(weights) != len(self.variables):
+            raise InvalidArgumentError(
+                f"set_weights received {len(weights)} arrays, and {self.name!r} has {len(self.variables)} variables"
+                + ("" if self.built else ": call build(trainable_variables) first")
+            )
+        for variable, weight in zip(self.variables, weights, strict=True):
+            if np.shape(weight) != variable.shape:
+                raise InvalidArgumentError(
+                    f"set_weights received an array of shape {np.shape(weight)} for {variable.name!r}, which has shape "
+                    f"{variable.shape}: pass the arrays in the order of optimizer.variables"
+                )
+        self._write_state(self.variables, weights)
+        if self._accumulation is not None:
+            self._accumulation.go_on(self._iterations)
+
+    def build(self, variables: Sequence[Variable]) -> None:
+        """Make the optimizer's variables; a call of one's own also makes every replica start from replica 0's values.
+
+        A built-in optimizer gets its slots here, variable by variable; override it to make others.
+
+        Args:
+            variables: the variables that will be trained, the same on every replica.
+        """
+        if self.built:
+            return
+        self.built = True
+        self._trainable_variables = list(variables)
+        self._index_variables()
+        place(
+            self._trainable_variables, shareable=get_strategy().shares_parameters
+        )  # together: one buffer, one kernel call
+        strategy = get_strategy()
+        if not self._building_for_step and strategy.broadcast and strategy.num_replicas_in_sync > 1:
+            try:
+                beginning.synchronise(self, strategy.ready(), self._trainable_variables)
+            except BaseException:
+                self.built = False
+                raise
+        self._make_averages_and_accumulators()
+        self._make_slots()
+        self._make_masters()
+
+    def _make_averages_and_accumulators(self) -> None:
+        if self.use_ema:
+            for variable in self._trainable_variables:
+                self.add_variable_from_reference(variable, "average")
+        if self._accumulation is not None:
+            for variable in self._trainable_variables:
+                name = f"{self.name}/{variable.path.replace('/', '_')}_gradient_accumulator"
+                sums = Variable(np.zeros_like(variable._array), name=name, dtype=variable.dtype, trainable=False)
+                self._accumulation.sums[variable] = sums
+                self._own_variables.append(sums)
+
+    def _make_masters(self) -> None:
+        for variable in filter(self._has_master, self._trainable_variables):
+            self._check_master(variable)
+            self.add_variable_from_reference(variable, "master", lambda shape, dtype, v=variable: v._array)
+            self._master_versions[variable] = variable._version, 0
+
+    def _make_slots(self) -> None:
+        """Make the slots of a built-in optimizer, in the order of Keras."""
+        for variable in self._trainable_variables:
+            for label in self._slot_labels():
+                self.add_variable_from_reference(variable, label)
+
+    def _index_variables(self) -> None:
+        self._indices = {id(variable): k for k, variable in enumerate(self._trainable_variables)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._renew_masters()
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._index_variables()
+        self._note_masters()
+
+    def add_variable(
+        self, shape: Sequence[int], initializer: Any = "zeros", dtype: Any = None, name: str | None = None
+    ) -> Variable:
+        """Make a variable of the optimizer.
+
+        Args:
+            shape: its shape.
+            initializer: ``"zeros"``, ``"ones"``, or a function of (shape, dtype).
+            dtype: float32 by default.
+            name: its name.
+        """
+        value = _initial(initializer, tuple(shape), to_dtype(dtype or "float32"))
+        variable = Variable(value, name=name, trainable=False)
+        self._own_variables.append(variable)
+        return variable
+
+    def add_variable_from_reference(
+        self, reference_variable: Variable, name: str | None = None, initializer: Any = "zeros"
+    ) -> Variable:
+        """Make a slot: a variable of the shape and dtype of a trained one.
+
+        Args:
+            reference_variable: the trained variable.
+            name: the slot's name; the variable is called ``{optimizer}/{reference}_{name}``.
+            initializer: ``"zeros"``, ``"ones"``, or a function of (shape, dtype).
+        """
+        label = name or "slot"
+        path = f"{self.name}/{reference_variable.path.replace('/', '_')}_{label}"
+        value = _initial(initializer, reference_variable.shape, self._slot_dtype(reference_variable))
+        if (reference_variable, label) in self._slot_table:
+            label = f"{label}_{len(self._slot_table)}"
+        slot = self._new_slot(reference_variable, label, path, value)
+        self._own_variables.append(slot)
+        return slot
+
+    def assign(self, variable: Variable, value: Any) -> None:
+        """Set a variable."""
+        variable.assign(value)
+
+    def assign_add(self, variable: Variable, value: Any) -> None:
+        """Add to a variable."""
+        variable.assign_add(value)
+
+    def assign_sub(self, variable: Variable, value: Any) -> None:
+        """Subtract from a variable."""
+        variable.assign_sub(value)
+
+    def _get_variable_index(self, variable: Variable) -> int:
+        index = self._indices.get(id(variable))
+        if index is None:
+            names = [v.name for v in self._trainable_variables]
+            twin = (
+                " is another variable than the one of the same name that was built for. Was it made anew, or copied "
+                "after the optimizer? Copy both together, variables first, or pickle them"
+            )
+            raise InvalidArgumentError(
+                f"Unknown variable: {variable!r}{twin if variable.name in names else ''}. This optimizer was built for "
+                f"{names} and can only be called for those: make another "
+                "optimizer for other variables, or build this one with all of them"
+            )
+        return index
+
+    def _slab_for(self, variables: Sequence[Variable]) -> Slab:
+        if not variables:
+            raise InvalidArgumentError("received an empty list: pass (gradient, variable) pairs")
+        if not self.built:
+            for variable in variables:
+                check_variable(variable)
+            self._building_for_step = True
+            try:
+                self.build(list(dict.fromkeys(variables)))
+            finally:
+                self._building_for_step = False
+        if tuple(map(id, variables)) not in self._slabs:
+            for variable in variables:
+                self._get_variable_index(variable)
+        return super()._slab_for(variables)
+
+
+def _initial(initializer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    if callable(initializer):
+        return np.asarray(initializer(shape, dtype), dtype)
+    if initializer not in ("zeros", "ones"):
+        raise InvalidArgumentError(
+            f"initializer={initializer!r}: expected 'zeros', 'ones' or a function of (shape, dtype)"
+        )
+    return np.zeros(shape, dtype) if initializer == "zeros" else np.ones(shape, dtype)

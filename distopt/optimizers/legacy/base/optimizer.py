@@ -1,0 +1,222 @@
+"""The legacy face: OptimizerV2 with its slots, hyperparameters and ``_resource_apply_*``."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+from distopt.arguments import real, unknown_arguments
+from distopt.distribute.collectives import num_replicas
+from distopt.distribute.strategy import get_strategy
+from distopt.engine import step
+from distopt.errors import InvalidArgumentError, UnknownArgumentError
+from distopt.optimizers.common.base import BaseOptimizer, Hook
+from distopt.optimizers.legacy.base.hyperparameters import ApplyState, Hyperparameters, as_number
+from distopt.optimizers.legacy.base.options import Options
+from distopt.optimizers.legacy.base.slots import Slots
+from distopt.optimizers.legacy.base.updates import Updates
+from distopt.optimizers.schedules.serialization import deserialize
+from distopt.slabs.slab import Gradients, Pair, Slab
+from distopt.transformers import Clipping
+from distopt.variables.tape import compute_gradients
+from distopt.variables.variable import Variable
+
+_logger = logging.getLogger("distopt")
+_LABELS = {"lr_t": "learning_rate"}
+
+
+class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
+    """Base class of the legacy family (``tf.keras.optimizers.legacy``).
+
+    One step: evaluate hyperparameters, sum the gradients over replicas, clip the sum (clipvalue, clipnorm,
+    global_clipnorm, in this order), transform it, update every variable, apply constraints, count. Gradients are
+    summed, not averaged: divide the loss by the *global* batch size (``distopt.losses`` does).
+
+    To write your own, override ``_create_slots``, ``_resource_apply_dense``, ``_resource_apply_sparse`` (or
+    ``_resource_apply_sparse_duplicate_indices``) and ``get_config``; ``_set_hyper`` in the constructor makes
+    hyperparameters, ``_prepare_local`` evaluates what all variables share.
+
+    Args:
+        name: a name; state is called after it.
+        gradient_aggregator: function from a list of (gradient, variable) to such a list, called on every replica in
+            place of the sum; see ``distopt.aggregators``.
+        gradient_transformers: list of such functions, called in order on the aggregate; not together with clipping.
+        **kwargs: ``clipvalue``, ``clipnorm``, ``global_clipnorm``; ``lr`` (for ``learning_rate``); ``decay`` d, which
+            makes the learning rate ``lr / (1 + d t)`` after t steps (setting the attribute later changes nothing).
+
+    Raises:
+        InvalidArgumentError: a value that can't be right.
+        UnknownArgumentError: an argument that nobody knows.
+
+    Example:
+        >>> import distopt
+        >>> v = distopt.Variable(2.0)
+        >>> optimizer = distopt.optimizers.legacy.SGD(learning_rate=0.1)
+        >>> int(optimizer.minimize(lambda: 3 * v * v, var_list=[v]))
+        1
+        >>> round(float(v), 4)
+        0.8
+
+    Source: ``tf_keras.optimizers.legacy.Optimizer``.
+    """
+
+    _casts_gradients = False
+    _merges_rows = False
+
+    def __init__(
+        self,
+        name: str,
+        gradient_aggregator: Hook | None = None,
+        gradient_transformers: Sequence[Hook] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        owner = type(self).__name__
+        if not isinstance(name, str):
+            raise InvalidArgumentError(f"{owner}(name={name!r}): expected a str")
+        known = ("clipnorm", "clipvalue", "global_clipnorm", "lr", "decay")
+        if unknown := [k for k in kwargs if k not in known]:
+            raise unknown_arguments(owner, unknown, (*known, "learning_rate", "name"), UnknownArgumentError)
+        Hyperparameters.__init__(self)
+        self._name = name
+        for argument, value in kwargs.items():
+            if value is not None and not callable(value) and real(owner, argument, value) < 0:
+                raise InvalidArgumentError(f"Expected {argument} >= 0, received: {value}")
+        if "lr" in kwargs:
+            warnings.warn(f"{owner}: lr is an old name of learning_rate; use learning_rate", stacklevel=3)
+        self._given_aggregator = gradient_aggregator
+        if type(self)._aggregate_gradients is not Options._aggregate_gradients:
+            gradient_aggregator = self._aggregate_gradients
+        BaseOptimizer.__init__(self, gradient_aggregator, gradient_transformers, Clipping())
+        Slots.__init__(self)
+        self._set_clipping(**{k: kwargs.get(k) for k in known[:3]})
+        self._initial_decay = float(kwargs.get("decay") or 0.0)
+        self._apply_state: ApplyState = {}
+        self._use_locking = True
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The optimizer's name."""
+        return self._name
+
+    # The step
+
+    def apply_gradients(
+        self,
+        grads_and_vars: Iterable[Pair],
+        name: str | None = None,
+        experimental_aggregate_gradients: bool = True,
+        *,
+        items: float | None = None,
+    ) -> Variable:
+        """Do one step: ``distopt/engine/step.py`` shows it from top to bottom.
+
+        Args:
+            grads_and_vars: (gradient, variable) pairs. A gradient is an array of the variable's shape and dtype,
+                IndexedSlices, or None; it is not changed. An empty list does nothing.
+            name: ignored, as in eager TensorFlow.
+            experimental_aggregate_gradients: False communicates nothing: the gradients are taken as aggregated.
+            items: number of items of this replica's *summed* loss; the aggregate is divided by the sum over replicas.
+
+        Returns:
+            ``iterations``.
+
+        Raises:
+            InvalidArgumentError: a gradient that doesn't fit its variable; no gradient for any variable;
+                gradients that are not zero with ``items=0`` on all replicas.
+            CollectiveMismatchError: replicas disagree on the call (on every replica).
+        """
+        step.apply_gradients(self, grads_and_vars, bool(experimental_aggregate_gradients), items)
+        return self.iterations
+
+    def minimize(
+        self,
+        loss: Any,
+        var_list: Sequence[Variable] | Callable[[], Sequence[Variable]],
+        grad_loss: Any = None,
+        name: str | None = None,
+        tape: Any = None,
+    ) -> Variable:
+        """Differentiate a loss and do one step.
+
+        Args:
+            loss: a function without arguments that returns the loss; or a value computed under ``tape``.
+            var_list: the variables, or a function that returns them (called after the loss).
+            grad_loss: gradient of something with respect to the loss, by which its gradients are multiplied.
+            name: ignored.
+            tape: the ``GradientTape`` that a loss value was computed under.
+
+        Returns:
+            ``iterations``.
+        """
+        return self.apply_gradients(compute_gradients(loss, var_list, grad_loss=grad_loss, tape=tape), name=name)
+
+    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
+        self._refuse_twins(slab)
+        self._create_hypers()
+        self._apply_state = self._prepare(slab.variables)
+        values = {}
+        for (_, dtype), local in self._apply_state.items():
+            for label, value in local.items():
+                number = as_number(value)
+                if number is not None:
+                    values[f"{_LABELS.get(label, label)} ({dtype.name})"] = number
+        for label, value in values.items():
+            if math.isnan(value) or (math.isinf(value) and label.startswith("learning_rate")):
+                raise InvalidArgumentError(
+                    f"hyperparameter {label} of {self._name!r} is {value} in step {int(self.iterations)}: check the "
+                    "number, schedule or function that it comes from"
+                )
+        return values | self._clip_values()
+
+    def _refuse_twins(self, slab: Slab) -> None:
+        """Refuse the copies of variables whose slots a copied optimizer keeps for the originals."""
+        known = {variable.name for variable in self._slots} if self._is_copy else set()
+        for variable in slab.variables:
+            if variable.name in known and variable not in self._slots:
+                raise InvalidArgumentError(
+                    f"{variable!r} is not the variable of the same name that {self._name!r} has slots for: was it "
+                    "copied after the optimizer? copy.deepcopy((variables, optimizer)) copies both, in this order"
+                )
+
+    def _create_state(self, gradients: Gradients) -> None:
+        slab = gradients.slab
+        everything = gradients.entries is slab.all_entries
+        if everything and slab.has_slots:
+            return
+        self._create_slots(list(dict.fromkeys(slab.variables[k] for k in gradients.entries)))
+        slab.has_slots = everything
+
+    def _missing(self, names: list[str], everything: bool) -> None:
+        if everything:
+            where = " on every replica" if num_replicas() > 1 else ""
+            raise InvalidArgumentError(
+                f"No gradients provided for any variable: {names}. All are None{where}: is the loss computed from "
+                "these variables, under the tape?"
+            )
+        if get_strategy().replica_index == 0:
+            _logger.warning("Gradients do not exist for variables %s when minimizing the loss.", names)
+
+    # Serialisation
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
+        limits = {k: v for k, v in vars(self._clipping).items() if v is not None}
+        return {"name": self._name} | limits | {name: self._argument(name) for name in self._arguments}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """Make an optimizer from what ``get_config`` returned (not changed).
+
+        Args:
+            config: the arguments; ``lr`` is read as ``learning_rate``.
+            custom_objects: classes of schedules of your own, by name.
+        """
+        arguments = dict(config)
+        if "lr" in arguments:
+            arguments["learning_rate"] = arguments.pop("lr")
+        if isinstance(arguments.get("learning_rate"), dict):
+            arguments["learning_rate"] = deserialize(arguments["learning_rate"], custom_objects)
+        return cls(**arguments)

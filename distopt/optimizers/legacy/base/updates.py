@@ -1,0 +1,146 @@
+"""The updates of the legacy family: ``_resource_apply_dense`` and ``_resource_apply_sparse``, overridden or by rule."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from distopt.arrays import Array
+from distopt.engine.state.slots import RuleUpdates, constrain, rounds
+from distopt.optimizers.legacy.base.hyperparameters import ApplyState
+from distopt.slabs.intake import DENSE, SPARSE
+from distopt.slabs.slab import Gradients, Slab
+from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.variable import Variable
+
+
+class Updates(RuleUpdates):
+    """The part of the legacy optimizer that updates variables; a subclass overrides the ``_resource_`` methods.
+
+    An override is called per variable; dense gradients of a built-in optimizer are updated in one kernel call.
+    """
+
+    _apply_state: ApplyState
+    _fallback_apply_state: Callable[[str, Any], dict[str, Any]]
+
+    def _resource_apply_dense(self, grad: Array, var: Variable, apply_state: ApplyState | None = None) -> Any:
+        """Update a variable by a dense gradient.
+
+        Args:
+            grad: the aggregated gradient, in the variable's shape and dtype.
+            var: the variable.
+            apply_state: what ``_prepare_local`` evaluated, by (device, dtype).
+        """
+        self._update_one(var, grad, self._scalars(self._local_state(var, apply_state)))
+
+    def _resource_apply_sparse(
+        self, grad: Array, var: Variable, indices: Array, apply_state: ApplyState | None = None
+    ) -> Any:
+        """Update a variable by a sparse gradient without repeated rows.
+
+        Args:
+            grad: the rows, of shape (n, ...).
+            var: the variable.
+            indices: int64 of shape (n,), each row's place.
+            apply_state: what ``_prepare_local`` evaluated, by (device, dtype).
+        """
+        if self._rule() is None:
+            raise NotImplementedError(_NO_SPARSE)
+        slices, scalars = IndexedSlices(grad, indices, var.shape), self._scalars(self._local_state(var, apply_state))
+        match self._known_rule().sparse:
+            case "all":
+                self._update_one(var, slices.to_dense(), scalars)
+            case "slots":
+                self._update_slots_and_rows(var, slices, scalars)
+            case "rows":
+                self._update_rows(var, slices, scalars)
+
+    def _resource_apply_sparse_duplicate_indices(
+        self, grad: Array, var: Variable, indices: Array, **kwargs: Any
+    ) -> Any:
+        """Update by a sparse gradient that may repeat rows: adds them, then calls ``_resource_apply_sparse``."""
+        unique = IndexedSlices(grad, indices, var.shape).deduplicate()
+        return self._resource_apply_sparse(unique.values, var, unique.indices, **kwargs)
+
+    def _resource_scatter_add(self, x: Variable, i: Array, v: Array) -> Variable:
+        """Add rows v to x at places i; repeated places add up."""
+        return x.assign_add(IndexedSlices(v, i, x.shape))
+
+    def _local_state(self, var: Variable, apply_state: ApplyState | None) -> dict[str, Any]:
+        local = (apply_state or {}).get((var.device, var.dtype))
+        return local or self._fallback_apply_state(var.device, var.dtype)
+
+    def _slot_labels(self) -> tuple[str, ...]:
+        """The names of the slots in the order in which the rule takes them, and by default its own names."""
+        rule = self._rule()
+        return () if rule is None else rule.slots
+
+    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+        """The values of the rule's scalars, from what ``_prepare_local`` evaluated for a dtype."""
+        raise NotImplementedError
+
+    def _overrides(self, method: str) -> bool:
+        return getattr(type(self), method) is not getattr(Updates, method)
+
+    def _check_gradients(self, slab: Slab, kinds: bytearray) -> None:
+        has_rule = self._rule() is not None
+        if DENSE in kinds and not (has_rule or self._overrides("_resource_apply_dense")):
+            raise NotImplementedError(f"{type(self).__name__} must override `_resource_apply_dense`")
+        if SPARSE in kinds and not (has_rule or any(map(self._overrides, _SPARSE_METHODS))):
+            raise NotImplementedError(_NO_SPARSE)
+        for variable, kind in zip(slab.variables, kinds, strict=True):
+            if kind == SPARSE:
+                _refuse_constraint(variable)
+
+    @property
+    def _updates_flat(self) -> bool:
+        return self._rule() is not None and not self._overrides("_resource_apply_dense")
+
+    def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
+        return self._scalars(self._apply_state["CPU:0", dtype])
+
+    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+        variables, sparse = gradients.slab.variables, gradients.sparse
+        for entries in rounds(gradients):
+            if self._updates_flat and not dense_done:
+                self._update_flat(gradients, [k for k in entries if k not in sparse] if sparse else entries)
+            for k in entries:
+                if k in sparse:
+                    self._apply_rows(variables[k], sparse[k])
+                    continue
+                if not self._updates_flat:
+                    state = {"apply_state": self._apply_state} if _takes_state(type(self)._resource_apply_dense) else {}
+                    self._resource_apply_dense(gradients.slab.views[k], variables[k], **state)
+                constrain(variables[k])
+
+    def _apply_rows(self, variable: Variable, slices: IndexedSlices) -> None:
+        _refuse_constraint(variable)
+        # As upstream, the signature of _resource_apply_sparse decides for both methods.
+        state = {"apply_state": self._apply_state} if _takes_state(type(self)._resource_apply_sparse) else {}
+        if self._overrides("_resource_apply_sparse_duplicate_indices"):
+            self._resource_apply_sparse_duplicate_indices(slices.values, variable, slices.indices, **state)
+        else:  # not by that method: these slices know which rows came from which replica
+            unique = slices.deduplicate()
+            self._resource_apply_sparse(unique.values, variable, unique.indices, **state)
+
+
+@functools.cache
+def _takes_state(method: Callable[..., Any]) -> bool:
+    """Whether an override takes ``apply_state``; others evaluate for themselves."""
+    return "apply_state" in inspect.signature(method).parameters
+
+
+def _refuse_constraint(variable: Variable) -> None:
+    if variable.constraint is not None:
+        raise RuntimeError(
+            f"Cannot use a constraint function on a sparse variable: the gradient of {variable.name!r} is "
+            "IndexedSlices, and the variable has a constraint. Pass gradient.to_dense(), or drop the constraint"
+        )
+
+
+_SPARSE_METHODS = ("_resource_apply_sparse", "_resource_apply_sparse_duplicate_indices")
+_NO_SPARSE = "`_resource_apply_sparse` Must be implemented in subclasses."

@@ -1,0 +1,27 @@
+"""Names that nobody gave: numbered per replica, so that all replicas count alike."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
+
+from distopt.process.replica import Replica, current_replica
+
+_counters: WeakKeyDictionary[Replica, dict[str, Iterator[int]]] = WeakKeyDictionary()
+
+
+def unique_name(prefix: str) -> str:
+    """Return ``prefix``, then ``prefix_1``, ``prefix_2``, ... in this replica.
+
+    Example:
+        >>> unique_name("example"), unique_name("example")
+        ('example', 'example_1')
+    """
+    number = next(_counters.setdefault(current_replica(), {}).setdefault(prefix, itertools.count()))
+    return f"{prefix}_{number}" if number else prefix
+
+
+def count_anew() -> None:
+    """Begin to number from 0 again in this replica: it trains among others from now on, who may have made fewer."""
+    _counters.pop(current_replica(), None)

@@ -1,0 +1,1 @@
+"""The gradients of one step, from the user's arrays to the update kernels."""

@@ -1,0 +1,51 @@
+"""``python -m distopt.testing.faults.script 'kill replica 2 at step 5' script.py args...``: run a script, with faults.
+
+Several faults: ``-i SENTENCE -i SENTENCE script.py args...``. See ``distopt.testing.faults`` for the sentences.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+
+from distopt.errors import InvalidArgumentError
+from distopt.testing.faults.injection import inject
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Inject, and run the script as Python would."""
+    sentences, command = split(arguments)
+    inject(*sentences)
+    sys.argv = command
+    sys.path[0] = os.path.dirname(os.path.abspath(command[0]))
+    runpy.run_path(command[0], run_name="__main__")
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the sentences, and the script with its arguments.
+
+    Raises:
+        InvalidArgumentError: one of the two is missing.
+
+    Example:
+        >>> split(["-i", "kill replica 1 at step 0", "-i", "hang replica 0 at exit", "train.py", "-i", "5"])
+        (['kill replica 1 at step 0', 'hang replica 0 at exit'], ['train.py', '-i', '5'])
+    """
+    sentences, rest = [], list(arguments)
+    while rest[:1] == ["-i"] and len(rest) > 1:
+        sentences.append(rest[1])
+        rest = rest[2:]
+    if not sentences and rest:
+        sentences, rest = rest[:1], rest[1:]
+    if not rest:
+        raise InvalidArgumentError(
+            f"distopt.testing.faults.script received {list(arguments)}: expected a sentence (or several, each after "
+            "-i), then the script and its arguments"
+        )
+    return sentences, rest
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

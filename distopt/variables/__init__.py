@@ -1,0 +1,1 @@
+"""Variables, sparse gradients and the tape."""

@@ -1,0 +1,191 @@
+"""How a variable reads as an array: the attributes, methods and protocols of ndarray that do not write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distopt.arrays import Array
+from distopt.errors import InvalidArgumentError
+
+
+class Traced:
+    """What marks a value that an open tape follows (the class itself needs autograd: distopt/variables/tracing.py)."""
+
+    __slots__ = ()
+
+    def numpy(self) -> Array:
+        """The plain value."""
+        raise NotImplementedError
+
+
+def _reads(name: str) -> Callable[..., Any]:
+    """An ndarray method that reads, on the value of the variable."""
+
+    def method(self: ArrayLike, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._read(), name)(*args, **kwargs)
+
+    method.__name__ = name
+    method.__doc__ = f"``numpy.ndarray.{name}`` of the value."
+    return method
+
+
+class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
+    """A named array that reads as its value in every expression of NumPy, and refuses to be written there."""
+
+    __hash__ = object.__hash__
+
+    name: str
+    _array: Array
+
+    def numpy(self) -> Array:
+        """A copy of the plain value."""
+        return self._own().copy()
+
+    def _own(self) -> Array:
+        """The plain value, read-only."""
+        raise NotImplementedError
+
+    def _read(self) -> Any:
+        """The value in an expression: plain, or traced where an open tape watches."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the value."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the value."""
+        return self._array.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return self._array.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._array.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the value."""
+        return self._array.nbytes
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self._array.itemsize
+
+    @property
+    def T(self) -> Any:  # noqa: N802 (ndarray's name)
+        """The transposed value."""
+        return self._read().T
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        for out in kwargs.get("out", ()):
+            _refuse_out(out)
+        return getattr(ufunc, method)(*read(inputs), **read(kwargs))
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        _refuse_out(kwargs.get("out"))
+        return func(*read(args), **read(kwargs))
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        # A copy unless a view is asked for: what was read before a step must not change with it.
+        return np.array(self._read(), dtype, copy=True if copy is None else copy)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise _in_place(self)
+
+    def __getitem__(self, index: Any) -> Any:
+        return snapshot(self._read()[read(index)])
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __float__(self) -> float:
+        return float(self._own())
+
+    def __int__(self) -> int:
+        return int(self._own())
+
+    def __index__(self) -> int:
+        return self._own().__index__()
+
+    def __bool__(self) -> bool:
+        return bool(self._own())
+
+    def __format__(self, spec: str) -> str:
+        return format(self._own()[()], spec) if spec else str(self)
+
+    def __repr__(self) -> str:
+        text = f"<Variable {self.name!r} shape={self.shape} dtype={self.dtype.name}"
+        return f"{text} value={self._array}>" if self.size <= 8 and self.ndim <= 1 else f"{text}>"
+
+    all, any, argmax, argmin, argsort = map(_reads, ("all", "any", "argmax", "argmin", "argsort"))
+    astype, clip, conj, copy, cumprod = map(_reads, ("astype", "clip", "conj", "copy", "cumprod"))
+    cumsum, diagonal, dot, flatten, item = map(_reads, ("cumsum", "diagonal", "dot", "flatten", "item"))
+    max, mean, min, nonzero, prod, ravel = map(_reads, ("max", "mean", "min", "nonzero", "prod", "ravel"))
+    repeat, reshape, round, squeeze, std = map(_reads, ("repeat", "reshape", "round", "squeeze", "std"))
+    sum, swapaxes, take, tobytes, tolist = map(_reads, ("sum", "swapaxes", "take", "tobytes", "tolist"))
+    trace, transpose, var = map(_reads, ("trace", "transpose", "var"))
+
+
+def snapshot(value: Any) -> Any:
+    """``value`` itself, or a copy of it where it is a view of a variable's memory, which the next step will change."""
+    return value.copy() if type(value) is np.ndarray and value.base is not None else value
+
+
+def read(value: Any) -> Any:
+    """``value`` with every Variable in it, also in lists, tuples and dicts, replaced by what it reads as."""
+    if isinstance(value, ArrayLike):
+        return value._read()
+    if type(value) in (list, tuple):
+        return type(value)(map(read, value))
+    if type(value) is dict:
+        return {key: read(item) for key, item in value.items()}
+    return value
+
+
+def stop_gradient(x: Any) -> Any:
+    """The plain value of ``x``: a constant for every tape.
+
+    Args:
+        x: Variable, traced value, or anything else, which is returned as it is.
+
+    Returns:
+        A new array for a variable or a traced value.
+
+    Example:
+        >>> from distopt import GradientTape, Variable
+        >>> w = Variable(3.0)
+        >>> with GradientTape() as tape:
+        ...     loss = w * stop_gradient(w)
+        >>> float(tape.gradient(loss, w))
+        3.0
+
+    Source: tf.stop_gradient.
+    """
+    return x.numpy() if isinstance(x, (ArrayLike, Traced)) else x
+
+
+def _refuse_out(out: Any) -> None:
+    if isinstance(out, ArrayLike):
+        raise _in_place(out)
+
+
+def _in_place(variable: ArrayLike) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"Variable {variable.name!r} was to be written in place (+=, out= or [...] =), which no tape and no "
+        "optimizer would notice. Say variable.assign(x), variable.assign_add(x) or variable.assign_sub(x)."
+    )

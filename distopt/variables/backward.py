@@ -1,0 +1,79 @@
+"""The reverse pass: from the gradient of a target to those of its sources, operation by operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from autograd.core import VJPNode, add_outgrads
+from autograd.tracer import isbox
+from autograd.util import toposort
+
+from distopt.errors import InvalidArgumentError
+from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.tracing import Node, Rows, convert
+from distopt.variables.variable import Variable
+
+Found = dict[Node | None, tuple[Any, list[Rows]]]
+
+
+def backward(ends: list[Node], seeds: list[Any], wanted: set[Node], release: bool) -> Found:
+    """Propagate gradients from the ends to the roots.
+
+    Args:
+        ends: nodes of the targets.
+        seeds: the gradient that enters at each end; not mutated.
+        wanted: the nodes whose gradients are asked for.
+        release: whether to drop the record on the way, so that a loss that is kept does not keep it alive.
+
+    Returns:
+        Dense gradient (or None) and gathered rows of each wanted node that was reached.
+    """
+    dense: dict[Node, Any] = {}
+    rows: dict[Node, list[Rows]] = {}
+    found: Found = {}
+    for end, seed in zip(ends, seeds, strict=True):
+        dense[end] = add_outgrads(dense.get(end), seed)
+    start = VJPNode.new_root()
+    start.parents = ends
+    for node in list(toposort(start))[1:]:
+        total, _ = dense.pop(node, (None, False))
+        if node in wanted:
+            found[node] = total, rows.get(node, [])
+        if node.watched is not None:
+            _check_unwritten(*node.watched)
+            continue
+        for parent, part in zip(node.parents, node.pull_back(total), strict=True):
+            if isinstance(part, Rows):
+                rows.setdefault(parent, []).append(part)
+            else:
+                dense[parent] = add_outgrads(dense.get(parent), part)
+        if release:
+            node.parents, node.vjp = [], None
+    return found
+
+
+def _check_unwritten(variable: Variable | None, version: int) -> None:
+    if variable is not None and variable._version != version:
+        raise InvalidArgumentError(
+            f"Variable {variable.name!r} was written after the tape had read it; the gradient would mix both "
+            "values. Call tape.gradient before assign and apply_gradients, and once for all sources."
+        )
+
+
+def finish(source: Any, total: Any, rows: list[Rows], taken: set[int]) -> Any:
+    """The gradient in the source's dtype, in memory that is the caller's alone (not any of ``taken``)."""
+    if rows:
+        ordered = sorted(rows)
+        values = np.concatenate([part.values for part in ordered]).astype(source.dtype, copy=False)
+        slices = IndexedSlices(values, np.concatenate([part.indices for part in ordered]), source.shape)
+        if total is None:
+            return slices
+        total = total + slices.to_dense()
+    if total is None or isbox(total):
+        return None if total is None else convert(total, source.dtype)
+    array = np.asarray(total, source.dtype, order="C")
+    if not array.flags.owndata or id(array) in taken:
+        array = array.copy()
+    taken.add(id(array))
+    return array

@@ -1,0 +1,266 @@
+"""Traced values: what NumPy computes from them is recorded by autograd, or refused, but never lost.
+
+autograd brings the record and the derivative of each NumPy function. Ours are the dispatch from plain ``np.``
+functions, the rows of gathered variables, and the trace numbers: autograd's own stack of traces is one per
+process, and simulated replicas differentiate in several threads at once.
+"""
+
+from __future__ import annotations
+
+import dis
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import autograd.numpy as anp
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from autograd.core import VJPNode
+from autograd.extend import defvjp, primitive, vspace
+from autograd.numpy.numpy_boxes import ArrayBox
+from autograd.numpy.numpy_vjps import untake
+from autograd.numpy.numpy_vspaces import ArrayVSpace
+from autograd.tracer import Box, getval, isbox, notrace_primitives
+
+from distopt.arrays import Array, is_floating, to_dtype
+from distopt.errors import UntraceableError
+from distopt.process.replica import current_replica
+from distopt.variables.array_like import Traced, read
+from distopt.variables.indexed_slices import Indices
+from distopt.variables.traceable import call_traced, clip, take, untraceable
+from distopt.variables.variable import Variable
+
+trace_numbers = itertools.count()
+_forward_order = itertools.count()
+_REFUSALS = (NotImplementedError, TypeError, ValueError, AssertionError)
+
+_JOIN = "Join values with np.stack or np.concatenate; say x.numpy() where the plain value is meant."
+_STORE_SUBSCR = dis.opmap["STORE_SUBSCR"]
+
+# autograd's derivatives take these and do not look at them.
+_OVERLOOKED = frozenset({"where", "initial", "correction", "mean"})
+
+_JOIN = "Join values with np.stack or np.concatenate; say x.numpy() where the plain value is meant."
+_STORE_SUBSCR = dis.opmap["STORE_SUBSCR"]
+
+# autograd's derivatives take these and do not look at them.
+_OVERLOOKED = frozenset({"where", "initial", "correction", "mean"})
+_REFUSALS = (NotImplementedError, TypeError, ValueError, AssertionError)
+
+
+class Node(VJPNode):  # type: ignore[misc]
+    """One recorded operation, or a root: what a tape watches. Gradients are kept in the dtype of the value.
+
+    ``watched`` of a root is (variable or None, its version at that time), of an operation None.
+    """
+
+    __slots__ = ("dtype", "name", "shape", "watched")
+
+    def __init__(self, value: Any, fun: Any, args: Any, kwargs: Any, parent_argnums: Any, parents: Any) -> None:
+        self.name = fun.__name__
+        self.dtype, self.shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+        self.watched: tuple[Variable | None, int] | None = None
+        if overlooked := _OVERLOOKED & kwargs.keys():
+            raise untraceable(self.name, f"has no derivative with {sorted(overlooked)}")
+        try:
+            super().__init__(value, fun, args, kwargs, parent_argnums, parents)
+        except _REFUSALS as error:
+            raise untraceable(self.name, f"has no derivative here ({error})") from error
+
+    def initialize_root(self, value: Any, variable: Variable | None) -> None:
+        """What ``__init__`` is for operations."""
+        super().initialize_root()
+        self.name, self.dtype, self.shape = "watch", value.dtype, value.shape
+        self.watched = (variable, 0 if variable is None else variable._version)
+
+    def pull_back(self, gradient: Any) -> list[Any]:
+        """The gradients of the parents from the gradient of the value."""
+        try:
+            parts = list(self.vjp(convert(gradient, self.dtype)))
+        except _REFUSALS as error:
+            raise untraceable(self.name, f"has no derivative here ({error})") from error
+        for parent, part in zip(self.parents, parts, strict=True):
+            shape = getattr(part, "shape", None)
+            if None not in (shape, parent.shape) and shape != parent.shape:  # autograd has such bugs
+                raise untraceable(self.name, f"has a derivative of shape {shape} for one of {parent.shape}")
+        return parts
+
+
+class Rows(NamedTuple):
+    """The gradient of one gather: rows of values, their indices, and when the gather ran."""
+
+    order: int
+    values: Array
+    indices: Indices
+
+
+class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # type: ignore[misc]
+    """A value that a tape follows: an array for NumPy, a number for ``float``, ``format`` and comparisons."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __init__(self, value: Any, trace: int, node: Node) -> None:
+        if isbox(value) and value._trace >= trace:
+            raise UntraceableError(
+                "A traced value was used by autograd.numpy or autograd.grad, where tapes cannot follow. "
+                "Write plain NumPy (np.) on variables and differentiate with distopt.GradientTape."
+            )
+        super().__init__(value, trace, node)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method != "__call__":
+            raise untraceable(f"{ufunc.__name__}.{method}", "has no derivative")
+        return self.__array_function__(ufunc, (), inputs, kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if kwargs.get("out") is not None:
+            raise untraceable(func.__name__, "was to be written into an array", "Say x = x + y, not out= or +=.")
+        return call_traced(func, args, kwargs)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        raise untraceable(
+            "asarray",
+            "(also in a list of numbers, or assigned to an element) would make it a constant",
+            _JOIN,
+        )
+
+    def __getitem__(self, index: Any) -> Any:
+        index = read(index)
+        of_variable = self._node.watched is not None and self._node.watched[0] is not None
+        rows = _as_row_indices(index) if of_variable else None
+        return ArrayBox.__getitem__(self, index) if rows is None else gather(self, rows)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise untraceable("ndarray.__setitem__", "was to be changed in place", "Use np.where or np.concatenate.")
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(np.ndarray, name):
+            raise untraceable(f"ndarray.{name}", "has no derivative")
+        raise AttributeError(f"a traced value has no attribute {name!r}")
+
+    def numpy(self) -> Array:
+        """A copy of the plain value."""
+        return np.array(getval(self))
+
+    def item(self) -> Any:
+        """The plain value of one element as a number of Python."""
+        return self.numpy().item()
+
+    def tolist(self) -> Any:
+        """The plain values as lists of Python."""
+        return self.numpy().tolist()
+
+    def astype(self, dtype: npt.DTypeLike, **kwargs: Any) -> Any:
+        """The value in another dtype; a plain array where that is no floating type (it has no derivative)."""
+        known = to_dtype(dtype)
+        return convert(self, known) if is_floating(known) else self.numpy().astype(known)
+
+    def copy(self) -> Any:
+        """A traced copy."""
+        return convert(self, self.dtype, copy=True)
+
+    def dot(self, other: Any) -> Any:
+        """``np.dot(self, other)``."""
+        return np.dot(self, other)
+
+    def take(self, indices: Any, axis: int | None = None) -> Any:
+        """``np.take(self, indices, axis)``."""
+        return take(self, indices, axis)
+
+    def clip(self, *args: Any, **kwargs: Any) -> Any:
+        """``np.clip(self, ...)``."""
+        return clip(self, *args, **kwargs)
+
+    def transpose(self, *axes: Any) -> Any:
+        """The array with its axes in another order, given as a tuple or one by one."""
+        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None
+        return anp.transpose(self, order)
+
+    def __float__(self) -> float:
+        # ``array[i] = x`` asks for a float, as float(x) does; the caller's instruction tells them apart.
+        caller = sys._getframe(1)
+        if current_replica().tapes and caller.f_code.co_code[caller.f_lasti] == _STORE_SUBSCR:
+            raise untraceable("ndarray.__setitem__", "was to be stored in an array", _JOIN)
+        return float(getval(self))
+
+    def __int__(self) -> int:
+        return int(getval(self))
+
+    def __format__(self, spec: str) -> str:
+        return format(np.asarray(getval(self))[()], spec)
+
+    def __str__(self) -> str:
+        return str(getval(self))
+
+    def __repr__(self) -> str:
+        return f"<traced value shape={self.shape} dtype={self.dtype.name} value={getval(self)}>"
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _convert(value: Any, dtype: np.dtype[Any]) -> Any:
+    return np.asarray(value).astype(dtype)[()]
+
+
+defvjp(_convert, lambda ans, value, dtype: lambda g: convert(g, value.dtype), argnums=(0,))
+
+
+def convert(value: Any, dtype: np.dtype[Any] | None, copy: bool = False) -> Any:
+    """``value``, plain or traced, in ``dtype``."""
+    if not copy and (dtype is None or getattr(value, "dtype", None) == dtype):
+        return value
+    return _convert(value, dtype)
+
+
+@primitive  # type: ignore[untyped-decorator]
+def gather(table: Any, indices: Indices) -> Any:
+    """Rows of a variable; its gradient is sparse."""
+    return table[indices]
+
+
+def _gather_vjp(ans: Any, table: Any, indices: Indices) -> Any:
+    order = next(_forward_order)
+
+    def vjp(g: Any) -> Any:
+        if isbox(g):  # an outer tape follows this gradient: stay with what autograd can differentiate again
+            return untake(g, indices, vspace(table))
+        return Rows(order, np.reshape(g, (-1, *table.shape[1:])), indices.ravel() % len(table))
+
+    return vjp
+
+
+defvjp(gather, _gather_vjp, argnums=(0,))
+
+
+def read_under(tapes: Sequence[Any], variable: Variable) -> Any:
+    """What a variable reads as under open tapes, the outermost first."""
+    value: Any = variable._view
+    for tape in tapes:
+        value = tape._follow(variable, value)
+    # A constant of the trace must not change with later assignments.
+    return value if isbox(value) else value.copy()
+
+
+def _as_row_indices(index: Any) -> Indices | None:
+    """``index`` as an array if it is one array or list of integers, which names rows."""
+    if not isinstance(index, (list, np.ndarray)):
+        return None
+    array = np.asarray(index)
+    if array.ndim == 0 or not (array.dtype.kind in "iu" or (array.size == 0 and isinstance(index, list))):
+        return None
+    return array.astype(np.int64, copy=False)
+
+
+notrace_primitives[Node] = notrace_primitives[VJPNode]
+for _type in [known for known, box in Box.type_mappings.items() if box is ArrayBox]:
+    TracedArray.register(_type)
+TracedArray.register(ml_dtypes.bfloat16)
+ArrayVSpace.register(ml_dtypes.bfloat16)
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    # ``loss += penalty`` binds a new value, as for every immutable number.
+    setattr(TracedArray, f"__i{_name}__", getattr(TracedArray, f"__{_name}__"))

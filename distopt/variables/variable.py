@@ -1,0 +1,230 @@
+"""Variable: a named array that is trained; in NumPy expressions it reads as its value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distopt.arrays import Array, cast, to_array, to_dtype
+from distopt.errors import ForeignVariableError, InvalidArgumentError
+from distopt.process.names import unique_name
+from distopt.process.replica import current_replica
+from distopt.variables.array_like import ArrayLike, Traced, snapshot
+from distopt.variables.indexed_slices import IndexedSlices
+
+Constraint = Callable[[Array], Any]
+
+
+class Variable(ArrayLike):
+    """A named array with an optional constraint; it belongs to the replica that made it.
+
+    In NumPy expressions it stands for its value; under an open ``GradientTape`` for a value that the tape
+    follows.
+
+    Args:
+        initial_value: array-like of any shape, or a callable that returns one; copied. NumPy arrays keep
+            their dtype, numbers of Python (and lists of them) become float32.
+        name: need not be unique; "Variable", "Variable_1", ... where it is not given.
+        dtype: float16, bfloat16, float32, float64, an integer type or bool; by default the value's own.
+        trainable: whether tapes watch it when it is read.
+        constraint: function of the value that returns the value to keep; optimizers call it after an update.
+
+    Raises:
+        InvalidArgumentError: the value does not consist of numbers, or the constraint cannot be called.
+        ForeignVariableError: at any use by another replica.
+
+    Example:
+        >>> w = Variable([1.0, 2.0], name="w")
+        >>> w * 3 + 1
+        array([4., 7.], dtype=float32)
+        >>> w.assign_sub([0.5, 0.5])
+        <Variable 'w' shape=(2,) dtype=float32 value=[0.5 1.5]>
+    """
+
+    def __init__(
+        self,
+        initial_value: Any,
+        *,
+        name: str | None = None,
+        dtype: npt.DTypeLike | None = None,
+        trainable: bool = True,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self._replica = current_replica()
+        self.name = unique_name("Variable") if name is None else str(name)
+        self.trainable = bool(trainable)
+        if not (constraint is None or callable(constraint)):
+            raise InvalidArgumentError(
+                f"constraint of variable {self.name!r} is {constraint!r}, which cannot be called. "
+                "Give a function of the value, such as distopt.constraints.NonNeg()."
+            )
+        self.constraint = constraint
+        value = initial_value() if callable(initial_value) else initial_value
+        array = _plain(value, f"the initial value of variable {self.name!r}")
+        self._arena: Any = None
+        self._start = 0
+        self._placed = False
+        self._version = 0
+        self._may_differ = False  # since a step that did not aggregate, until it is broadcast
+        if dtype is not None:
+            array = cast(array, to_dtype(dtype), f"variable {self.name!r}")
+        self._adopt(np.array(array, order="C"))
+
+    def _adopt(self, array: Array) -> None:
+        self._array = array
+        self._view = array.view()
+        self._view.flags.writeable = False
+
+    def _place(self, view: Array) -> None:
+        """Copy the value into ``view``, a part of an arena, and live there from now on."""
+        if self._placed:
+            raise RuntimeError(f"variable {self.name!r} lies in an arena already; its memory is placed once")
+        view[...] = self._array
+        self._adopt(view)
+        self._placed = True
+
+    def _own(self) -> Array:
+        replica = current_replica()
+        if replica is not self._replica:
+            raise ForeignVariableError(
+                f"Variable {self.name!r} was made by {self._replica.name} and is used by {replica.name}; "
+                "replicas share no variables. Create it inside the function given to simulate."
+            )
+        return self._view
+
+    def _read(self) -> Any:
+        value = self._own()
+        tapes = self._replica.tapes
+        if not tapes:
+            return value
+        from distopt.variables.tracing import read_under
+
+        return read_under(tapes, self)
+
+    @property
+    def path(self) -> str:
+        """The name."""
+        return self.name
+
+    @property
+    def device(self) -> str:
+        """Where the value lies; always "CPU:0"."""
+        return "CPU:0"
+
+    @property
+    def value(self) -> Array:
+        """A read-only live view of the memory; take it anew after the first optimizer was built over it."""
+        return self._own()
+
+    def read_value(self) -> Any:
+        """The value as an expression sees it; a copy."""
+        return snapshot(self._read())
+
+    def ref(self) -> Reference:
+        """A key for dicts and sets that compares by identity; ``key.deref()`` gives the variable."""
+        return Reference(self)
+
+    def assign(self, value: Any, *, use_locking: bool = False) -> Variable:
+        """Set the value: ``variable ← value``.
+
+        Args:
+            value: array-like of the variable's shape; cast to its dtype; not mutated.
+            use_locking: ignored; there for code that was written for TensorFlow.
+
+        Returns:
+            This variable.
+
+        Raises:
+            CollectiveMismatchError: with ``update="shared"`` every replica must assign the same value.
+            InvalidArgumentError: another shape, or a dtype that would lose the number (2.5 into int64).
+        """
+        self._own()
+        self._write(self._fitting(value, "assign"))
+        return self
+
+    def assign_add(self, delta: Any, *, use_locking: bool = False) -> Variable:
+        """Add in place: ``variable ← variable + delta``; rows of IndexedSlices are summed, then added.
+
+        Args:
+            delta: array-like of the variable's shape, or IndexedSlices; not mutated.
+            use_locking: ignored.
+
+        Returns:
+            This variable.
+
+        Raises:
+            InvalidArgumentError: as for ``assign``.
+
+        Example:
+            >>> w = Variable([0.0, 0.0, 0.0], name="w")
+            >>> w.assign_add(IndexedSlices([1.0, 2.0], [2, 2], (3,))).numpy()
+            array([0., 0., 3.], dtype=float32)
+        """
+        return self._update(np.add, delta, "assign_add")
+
+    def assign_sub(self, delta: Any, *, use_locking: bool = False) -> Variable:
+        """Subtract in place: ``variable ← variable - delta``; else as ``assign_add``."""
+        return self._update(np.subtract, delta, "assign_sub")
+
+    def _update(self, operation: np.ufunc, delta: Any, what: str) -> Variable:
+        self._own()
+        if isinstance(delta, IndexedSlices):
+            values = cast(delta.values, self.dtype, f"{what} to variable {self.name!r}")
+            rows = IndexedSlices(values, delta.indices, self.shape).deduplicate()
+            result = self._array.copy()
+            result[rows.indices] = operation(self._array[rows.indices], rows.values)
+        else:
+            result = operation(self._array, self._fitting(delta, what), dtype=self.dtype)
+        self._write(result)
+        return self
+
+    def _write(self, value: Array) -> None:
+        """Replace the value; where the memory is that of all replicas of a node, they do it together."""
+        if self._arena is None or self._arena.shared_by is None:
+            self._array[...] = value
+        else:
+            self._arena.shared_by.write(self.name, self._array, value)
+        self._version += 1
+
+    def _fitting(self, value: Any, what: str) -> Array:
+        array = _plain(value, f"{what} to variable {self.name!r}: the value", numbers=None)
+        if array.shape != self.shape:
+            raise InvalidArgumentError(
+                f"{what} to variable {self.name!r} of shape {self.shape} received shape {array.shape}, and "
+                "values are not broadcast here. Give the full shape: np.broadcast_to(value, variable.shape)."
+            )
+        return cast(array, self.dtype, f"{what} to variable {self.name!r}")
+
+    def __reduce__(self) -> Any:
+        return _restore, (self.numpy(), self.name, self.trainable, self.constraint)
+
+
+class Reference:
+    """What ``Variable.ref`` gives: equal to another reference where both mean the same variable."""
+
+    def __init__(self, variable: Variable) -> None:
+        self._variable = variable
+
+    def deref(self) -> Variable:
+        """The variable."""
+        return self._variable
+
+    def __hash__(self) -> int:
+        return id(self._variable)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and other._variable is self._variable
+
+
+def _plain(value: Any, what: str, numbers: Any = np.float32) -> Array:
+    """``value`` as an array outside of any tape: what is assigned is a constant."""
+    if isinstance(value, Variable):
+        return value._own()
+    return to_array(value.numpy() if isinstance(value, Traced) else value, what, numbers)
+
+
+def _restore(array: Array, name: str, trainable: bool, constraint: Constraint | None) -> Variable:
+    return Variable(array, name=name, trainable=trainable, constraint=constraint)
