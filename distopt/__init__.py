@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         replica_index,
         simulate,
     )
-    from distopt.memory.arena import digest
+    from distopt.memory.digests import digest
     from distopt.variables.indexed_slices import IndexedSlices
     from distopt.variables.tape import GradientTape, stop_gradient
     from distopt.variables.variable import Variable
@@ -61,7 +61,7 @@ _homes = dict.fromkeys(__all__, "distopt.distribute") | {
     "GradientTape": "distopt.gradients",
     "IndexedSlices": "distopt.variables.indexed_slices",
     "Variable": "distopt.variables.variable",
-    "digest": "distopt.memory.arena",
+    "digest": "distopt.memory.digests",
     "stop_gradient": "distopt.gradients",
 }
 __getattr__ = attach(__name__, _homes | {room: f"distopt.{room}" for room in _ROOMS})

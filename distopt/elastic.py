@@ -50,14 +50,14 @@ scope of Strategy(ElasticCommunicator()), with update='replicated'
             "distopt.elastic.run: the replicas must be able to lose one: run it in the scope of "
             "Strategy(ElasticCommunicator()), with update='replicated'"
         )
-    first_step, beginning = int(optimizer._iterations._array), data.state()
+    first_step, beginning = int(optimizer._iterations.storage.array), data.state()
     is_lost = False
     while True:
         try:
             if is_lost:
                 _regroup(strategy, optimizer)
                 is_lost = False
-                data.resume(_after(data, beginning, int(optimizer._iterations._array) - first_step))
+                data.resume(_after(data, beginning, int(optimizer._iterations.storage.array) - first_step))
             result = loop()
             barrier()  # nobody leaves before all have done the last step
             return result
@@ -72,18 +72,18 @@ def _regroup(strategy: Strategy, optimizer: BaseOptimizer) -> None:
     communicator = old.shrink()
     strategy.regroup(communicator)
     optimizer._forget(old)
-    steps = communicator.all_gather(np.array([int(optimizer._iterations._array)], np.int64).view(np.uint8))
+    steps = communicator.all_gather(np.array([int(optimizer._iterations.storage.array)], np.int64).view(np.uint8))
     source = int(np.argmax(steps.copy().view(np.int64)))
     trained = [variable for slab in optimizer._slabs.values() for variable in slab.variables]
     state = dict.fromkeys([*trained, *optimizer._state(), optimizer._iterations])
-    copy_from(communicator, [variable._array for variable in state], source)
+    copy_from(communicator, [variable.storage.array for variable in state], source)
     for variable in state:
-        variable._version += 1
+        variable.storage.note_assignment()
     optimizer._begin_anew()
     if communicator.index == 0:
         print(
             f"distopt: {old.size - communicator.size} of {old.size} replicas died; {communicator.size} go on from step "
-            f"{int(optimizer._iterations._array)}",
+            f"{int(optimizer._iterations.storage.array)}",
             flush=True,
         )
 

@@ -35,7 +35,7 @@ def convert_to_tensor(x: Any, dtype: npt.DTypeLike | None = None) -> Any:
     if isinstance(x, IndexedSlices):
         x = x.to_dense()
     elif isinstance(x, ArrayLike):
-        value = x._read()
+        value = x.as_operand()
         x = value if isinstance(value, Traced) else x.numpy()
     elif not hasattr(x, "dtype"):
         x = to_array(read(x), "an operand of distopt.ops")

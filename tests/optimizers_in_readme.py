@@ -35,7 +35,7 @@ def slots(optimizer):
         found = {name: optimizer.get_slot(variable, name) for name in optimizer.get_slot_names()}
     else:
         found = {v.name.split("/w_")[1]: v for v in optimizer.variables if "/w_" in v.name}
-    return list(found), sum(v._array.nbytes for v in found.values()) / np.prod(SHAPE)
+    return list(found), sum(v.storage.array.nbytes for v in found.values()) / np.prod(SHAPE)
 
 
 def further_slots(optimizer):

@@ -30,7 +30,6 @@ STILL_UP = {
     ("engine.sweep.sweep", "optimizers.common.base"),
     ("optimizers.common.serialization", "optimizers.keras3.optimizer"),
     ("optimizers.common.serialization", "optimizers.legacy.base.optimizer"),
-    ("variables.variable", "variables.tracing"),
 }
 
 

@@ -11,8 +11,10 @@ from distopt import Variable
 from distopt.distribute.node.node_sum import maximal_subtrees
 from distopt.engine.sweep import partition
 from distopt.engine.sweep.partition import BLOCK, Block, blocks_of, parts_of, ranges_of, runs_of
-from distopt.memory import arena
-from distopt.memory.arena import SPAN_UNIT, Home, place
+from distopt.memory import flat_buffer
+from distopt.memory.arena import place
+from distopt.memory.flat_buffer import FlatBuffer
+from distopt.memory.layout import SPAN_UNIT
 from distopt.slabs.slab import Slab
 
 SIZES = st.lists(st.one_of(st.integers(0, 50), st.integers(4000, 30_000), st.just(BLOCK + 100)), min_size=1, max_size=8)
@@ -24,7 +26,7 @@ F4 = np.dtype("float32")
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arena, "CHUNK", 3 * SPAN_UNIT)
+        patch.setattr(flat_buffer, "CHUNK", 3 * SPAN_UNIT)
         yield
 
 
@@ -39,7 +41,7 @@ def placed(sizes, cut):
 @FEW
 @given(sizes=SIZES, replicas=REPLICAS)
 def test_owners_cover_a_home_once_and_cut_it_where_norms_allow(sizes, replicas):
-    home = Home(sizes, F4, shareable=False)
+    home = FlatBuffer(sizes, F4, shareable=False)
     owned = home.owned(replicas)
     spans = sorted(span for ranges in owned for span in ranges)
     assert len(owned) == replicas
@@ -55,8 +57,10 @@ def test_owners_cover_a_home_once_and_cut_it_where_norms_allow(sizes, replicas):
 @given(size=st.integers(100_000, 1_000_000), replicas=st.integers(1, 8))
 @FEW
 def test_owners_of_a_large_home_have_about_equal_parts(size, replicas):
-    shares = [sum(end - begin for begin, end in ranges) for ranges in Home([size], F4, shareable=False).owned(replicas)]
-    chunks = max(1, round(size / arena.CHUNK))
+    shares = [
+        sum(end - begin for begin, end in ranges) for ranges in FlatBuffer([size], F4, shareable=False).owned(replicas)
+    ]
+    chunks = max(1, round(size / flat_buffer.CHUNK))
     assert max(shares) - min(shares) <= 2 * SPAN_UNIT * chunks
 
 
@@ -76,8 +80,8 @@ def test_parts_cover_the_chosen_entries_and_keep_their_owners(sizes, replicas, d
             assert part.begin == slab.starts[part.entry] + part.first
             is_last = part.first + part.length == variable.size
             assert part.end == (slab.ends[part.entry] if is_last else part.begin + part.length)
-            place_in_home = variable._start + part.first
-            owns = variable._arena.owned(replicas)[owner]
+            place_in_home = variable.storage.start + part.first
+            owns = variable.storage.home.owned(replicas)[owner]
             assert any(begin <= place_in_home and place_in_home + part.length <= end for begin, end in owns)
         ranges = ranges_of(parts)
         assert all(end < begin for (_, end), (begin, _) in pairwise(ranges))
@@ -123,12 +127,13 @@ def check_updates(slab, block):
     assert len(tables) == len(block.spans)
     for home, (target, source, length) in tables:
         inside = [
-            v._arena is home and v._start <= target and target + length <= v._start + v.size for v in slab.variables
+            v.storage.home is home and v.storage.start <= target and target + length <= v.storage.start + v.size
+            for v in slab.variables
         ]
         assert sum(inside) == 1
         entry = inside.index(True)
         first = block.begin + source - slab.starts[entry]
-        assert target == slab.variables[entry]._start + first
+        assert target == slab.variables[entry].storage.start + first
 
 
 def test_an_element_has_one_owner_in_all_lists():

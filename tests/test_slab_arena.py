@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from distopt import IndexedSlices, Variable, digest, optimizers
 from distopt.errors import InvalidArgumentError
-from distopt.memory.arena import ALIGNMENT, aligned_zeros, layout, place
+from distopt.memory.arena import place
+from distopt.memory.layout import ALIGNMENT, aligned_zeros, layout
 from distopt.slabs.slab import Gradients, Slab, describe, fit
 
 DTYPES = [np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)]
@@ -37,25 +38,25 @@ def test_placing_keeps_values_and_happens_once():
     xs = [Variable(np.full(shape, 3, np.float32)) for shape in ((), (5,), (2, 0), (2, 3))]
     place(xs)
     views = [x.value for x in xs]
-    assert len({id(x._arena) for x in xs}) == 1
+    assert len({id(x.storage.home) for x in xs}) == 1
     for x in xs:
         assert (x.numpy() == 3).all()
         assert x.value.base is not None
     place([*xs, Variable([1.0])])
     assert all(x.value is view for x, view in zip(xs, views, strict=True))
     with pytest.raises(RuntimeError, match="placed once"):
-        xs[0]._place(np.zeros(()))
+        xs[0].storage.move_to(np.zeros(()))
 
 
 def test_one_buffer_per_dtype_and_per_placing():
     first = [Variable([1.0], dtype=dtype) for dtype in DTYPES for _ in range(2)]
     place(first)
-    homes = [x._arena for x in first]
+    homes = [x.storage.home for x in first]
     assert len({id(home) for home in homes}) == len(DTYPES)
     assert all(home.flat.dtype == x.dtype for home, x in zip(homes, first, strict=True))
     late = Variable([1.0])
     place([first[0], late])
-    assert late._arena not in homes
+    assert late.storage.home not in homes
 
 
 @pytest.mark.parametrize("cls", [optimizers.SGD, optimizers.Adam])
@@ -64,10 +65,10 @@ def test_padding_stays_zero(cls):
     optimizer = cls(0.5, **({"momentum": 0.9} if cls is optimizers.SGD else {}))
     for _ in range(3):
         optimizer.apply_gradients([(np.ones(x.shape, np.float32), x) for x in xs])
-    used = np.zeros(xs[0]._arena.flat.size, bool)
+    used = np.zeros(xs[0].storage.home.flat.size, bool)
     for x in xs:
-        used[x._start : x._start + x.size] = True
-    for flat in (xs[0]._arena.flat, *optimizer._slot_flats.values()):
+        used[x.storage.start : x.storage.start + x.size] = True
+    for flat in (xs[0].storage.home.flat, *optimizer._slot_flats.values()):
         assert flat[used].all()
         assert not flat[~used].any()
 
@@ -76,10 +77,10 @@ def test_slots_lie_parallel_to_their_variables():
     xs = [Variable(np.ones((2, 3), np.float32)), Variable(1.0)]
     adam = optimizers.Adam()
     adam.build(xs)
-    m, flat = adam.variables[2], adam._slot_flats[xs[0]._arena, "momentum"]
+    m, flat = adam.variables[2], adam._slot_flats[xs[0].storage.home, "momentum"]
     assert np.shares_memory(m.value, flat)
     m.assign(np.arange(6.0).reshape(2, 3))
-    np.testing.assert_array_equal(flat[xs[0]._start : xs[0]._start + 6], np.arange(6))
+    np.testing.assert_array_equal(flat[xs[0].storage.start : xs[0].storage.start + 6], np.arange(6))
 
 
 def test_the_digest_is_of_shapes_dtypes_and_bits():

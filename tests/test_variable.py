@@ -243,24 +243,24 @@ class TestMemory:
     def test_place_adopts_the_memory_of_an_arena(self):
         arena = np.zeros(8, "f4")
         v = Variable(np.arange(6.0, dtype="f4").reshape(2, 3))
-        v._place(arena[1:7].reshape(2, 3))
+        v.storage.move_to(arena[1:7].reshape(2, 3))
         np.testing.assert_array_equal(arena, [0, 0, 1, 2, 3, 4, 5, 0])
         arena[1] = 9
         assert v.value[0, 0] == 9
         v.assign_add(np.ones((2, 3)))
         assert arena[1] == 10
-        assert v._placed
         with pytest.raises(RuntimeError, match="once"):
-            v._place(arena[1:7].reshape(2, 3))
+            v.storage.move_to(arena[1:7].reshape(2, 3))
 
     @pytest.mark.parametrize("clone", [copy.deepcopy, copy.copy, lambda v: pickle.loads(pickle.dumps(v))])
     def test_copies_are_independent_and_lie_nowhere(self, clone):
         v = Variable([1.0, 2.0], name="w", trainable=False, constraint=NonNeg(), dtype="bfloat16")
-        v._place(np.zeros(2, v.dtype))
+        v.storage.move_to(np.zeros(2, v.dtype))
         other = clone(v)
         other.assign([5.0, 5.0])
         np.testing.assert_array_equal(v.numpy().astype("f4"), [1, 2])
-        assert (other.name, other.trainable, other.dtype, other._placed) == ("w", False, v.dtype, False)
+        assert (other.name, other.trainable, other.dtype) == ("w", False, v.dtype)
+        assert other.storage.array.base is None
         assert isinstance(other.constraint, NonNeg)
 
 

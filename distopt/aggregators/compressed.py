@@ -11,7 +11,7 @@ from distopt.aggregators.sum import Sum
 from distopt.arrays import Array, to_dtype
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.summation import Summation
-from distopt.memory.arena import aligned_zeros
+from distopt.memory.layout import aligned_zeros
 
 
 class _Compressed(Sum):

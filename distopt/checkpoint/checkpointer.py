@@ -22,7 +22,7 @@ from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.header import Call, agree, telling_the_others
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import CheckpointError, InvalidArgumentError
-from distopt.memory.arena import digest
+from distopt.memory.digests import digest
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.variables.variable import Variable
 
@@ -203,7 +203,7 @@ class Checkpointer:
 
     @property
     def _step(self) -> int:
-        return self._calls if self._optimizer is None else int(self._optimizer._iterations._array)
+        return self._calls if self._optimizer is None else int(self._optimizer._iterations.storage.array)
 
     # Saving
 

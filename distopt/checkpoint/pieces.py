@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from distopt.memory.arena import SPAN_UNIT
+from distopt.memory.layout import SPAN_UNIT
 
 
 @dataclass(frozen=True, order=True)

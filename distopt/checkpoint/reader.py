@@ -114,8 +114,8 @@ def load(found: Found, targets: Mapping[str, Entry]) -> None:
         ]
         read_into(found.directory / part.name, wanted)
     for entry in targets.values():
-        entry.variable._version += 1  # open tapes must not mix old and new values
-        entry.variable._may_differ = False
+        entry.variable.storage.note_assignment()
+        entry.variable.storage.may_differ = False
 
 
 def _node(entry: Entry) -> Node | None:

@@ -12,7 +12,7 @@ from distopt.checkpoint.pieces import Piece
 from distopt.checkpoint.state import Entry, Live
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.errors import CheckpointError
-from distopt.memory.arena import digest
+from distopt.memory.digests import digest
 
 _SAMPLE = 64
 """Elements of each variable that replicas compare before a checkpoint is cut from what all of them have."""
@@ -49,7 +49,10 @@ def sample_of(live: Live) -> dict[str, Array]:
     Of what a step without aggregation has written: all.
     """
     private = {key: entry for key, entry in live.common.items() if entry.home is None}
-    return {k: e.bytes[:: 1 if e.variable._may_differ else e.variable.size // _SAMPLE or 1] for k, e in private.items()}
+    return {
+        k: e.bytes[:: 1 if e.variable.storage.may_differ else e.variable.size // _SAMPLE or 1]
+        for k, e in private.items()
+    }
 
 
 def raise_difference(communicator: Communicator, sample: Mapping[str, Array]) -> None:

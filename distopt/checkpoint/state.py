@@ -26,7 +26,8 @@ from distopt.checkpoint.files import DTYPES
 from distopt.checkpoint.pieces import Piece, cut
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
-from distopt.memory.arena import Home, place
+from distopt.memory.arena import place
+from distopt.memory.flat_buffer import FlatBuffer
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.keras3.state import State as Keras3State
 from distopt.optimizers.legacy import Optimizer as LegacyOptimizer
@@ -46,13 +47,13 @@ class Entry:
     """
 
     variable: Variable
-    home: Home | None = None
+    home: FlatBuffer | None = None
     start: int = 0
 
     @property
     def bytes(self) -> Array:
         """The memory, as uint8 array of shape (elements, bytes of one)."""
-        return self.variable._array.reshape(-1, 1).view(np.uint8)
+        return self.variable.storage.array.reshape(-1, 1).view(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ class Live:
 
     def pieces(self, replicas: int, index: int) -> list[tuple[Piece, Entry]]:
         """Return what one replica writes: what it owns where memory is shared, and its part of the rest."""
-        private = {k: (e.variable.size, e.variable._array.itemsize) for k, e in self.common.items() if e.home is None}
+        private = {
+            k: (e.variable.size, e.variable.storage.array.itemsize) for k, e in self.common.items() if e.home is None
+        }
         pieces = [(piece, self.common[piece.key]) for piece in cut(private, replicas, index)]
         for key, entry in self.common.items():
             if entry.home is not None:
@@ -80,7 +83,7 @@ class Live:
         own = {own_key(key, index): entry for key, entry in self.own.items()}
         pieces += [(Piece(key, 0, entry.variable.size), entry) for key, entry in own.items() if entry.variable.size]
         # The widest first: each begins at a multiple of its size in the file.
-        return sorted(pieces, key=lambda item: -item[1].variable._array.itemsize)
+        return sorted(pieces, key=lambda item: -item[1].variable.storage.array.itemsize)
 
     def described(self, replicas: int) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return shape and dtype of all that the checkpoint holds."""
@@ -102,7 +105,7 @@ def find(optimizer: BaseOptimizer | None, variables: Sequence[Variable]) -> Live
     """
     live = Live(_entries(_by_name(variables)), {}, []) if optimizer is None else _find(optimizer, variables)
     for key, entry in {**live.common, **live.own}.items():
-        entry.variable._own()
+        entry.variable.check_owner()
         if entry.variable.dtype.name not in DTYPES:
             raise InvalidArgumentError(f"{key!r} has dtype {entry.variable.dtype}, which checkpoints can't hold")
     return live
@@ -119,8 +122,8 @@ def _find(optimizer: BaseOptimizer, variables: Sequence[Variable]) -> Live:
     names = {variable: key.removeprefix("variables/") for key, variable in named.items()}
     found = _entries(named) | {"iterations": Entry(optimizer._iterations)}
     for (variable, label), slot in _slots(optimizer).items():
-        is_shared = (variable._arena, label) in optimizer._shared_slots
-        entry = Entry(slot, variable._arena, variable._start) if is_shared else Entry(slot)
+        is_shared = (variable.storage.home, label) in optimizer._shared_slots
+        entry = Entry(slot, variable.storage.home, variable.storage.start) if is_shared else Entry(slot)
         found[f"slots/{names[variable]}/{label}"] = entry
     found |= {f"hyperparameters/{name}": Entry(each) for name, each in _hyperparameters(optimizer).items()}
     seen = {entry.variable for entry in found.values()}
@@ -171,9 +174,9 @@ def _schedule(optimizer: BaseOptimizer) -> Any:
 def _entries(named: Mapping[str, Variable]) -> dict[str, Entry]:
     entries = {}
     for key, variable in named.items():
-        home = variable._arena
+        home = variable.storage.home
         is_shared = home is not None and home.shared_by is not None
-        entries[key] = Entry(variable, home, variable._start) if is_shared else Entry(variable)
+        entries[key] = Entry(variable, home, variable.storage.start) if is_shared else Entry(variable)
     return entries
 
 

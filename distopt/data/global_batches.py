@@ -17,7 +17,7 @@ from distopt.data.structure import Array, leaves_of, rebuild
 from distopt.distribute.collectives import exchange
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
-from distopt.memory.arena import digest
+from distopt.memory.digests import digest
 from distopt.process.replica import Replica, current_replica
 
 

@@ -135,15 +135,15 @@ def broadcast(x: Any, source: int = 0) -> Any:
             )
         variables = [x] if isinstance(x, Variable) else x
         held = isinstance(variables, (list, tuple)) and all(isinstance(v, Variable) for v in variables)
-        arrays = [v._array for v in variables] if held else [_as_array(x, "broadcast").copy()]
+        arrays = [v.storage.array for v in variables] if held else [_as_array(x, "broadcast").copy()]
     what = "; ".join(f"{a.dtype.name}{list(a.shape)}" for a in arrays)
     agree(communicator, Call(f"broadcast(source={source})", lambda: {"arrays": what}))
     copy_from(communicator, arrays, source)
     if not held:
         return arrays[0]
     for variable in variables:
-        variable._version += 1
-        variable._may_differ = False
+        variable.storage.note_assignment()
+        variable.storage.may_differ = False
     return x
 
 
@@ -190,7 +190,7 @@ def copy_from(communicator: Communicator, arrays: Sequence[Array], source: int) 
 
 
 def _as_array(x: Any, caller: str) -> Array:
-    array = np.ascontiguousarray(x._array if isinstance(x, Variable) else x).reshape(np.shape(x))
+    array = np.ascontiguousarray(x.storage.array if isinstance(x, Variable) else x).reshape(np.shape(x))
     if array.dtype.hasobject or array.dtype.kind in "USMm":
         raise InvalidArgumentError(
             f"{caller}: expected an array of numbers, got dtype {array.dtype} from {type(x).__name__}"

@@ -38,7 +38,7 @@ def agree_on_step(
     Raises:
         InvalidArgumentError: gradients of no items that are not zero, on all replicas.
     """
-    communicator, replica, step = strategy.communicator, current_replica(), int(optimizer._iterations._array)
+    communicator, replica, step = strategy.communicator, current_replica(), int(optimizer._iterations.storage.array)
     named = " ".join([name, *hyperparameters]).encode()
     header = functools.partial(
         agree,

@@ -15,7 +15,7 @@ from distopt.distribute.strategy import Strategy
 from distopt.engine.sweep.sharing import share_state, shared_slots
 from distopt.engine.sweep.sweep import Sweep
 from distopt.errors import NoSharedMemoryError
-from distopt.memory.arena import digest as digest_of_arrays
+from distopt.memory.digests import digest as digest_of_arrays
 from distopt.slabs.slab import Slab, describe
 from distopt.variables.variable import Variable
 
@@ -82,7 +82,7 @@ def synchronise(optimizer: BaseOptimizer, communicator: Communicator, variables:
         ),
     )
     before = [digest_of_arrays([variable]) for variable in new]
-    copy_from(communicator, [variable._array for variable in [*new, *state]], 0)
+    copy_from(communicator, [variable.storage.array for variable in [*new, *state]], 0)
     optimizer._synchronised.setdefault(communicator, set()).update(new)
     changed = [k for k, variable in enumerate(new) if digest_of_arrays([variable]) != before[k]]
     reports = exchange_bytes(communicator, struct.pack("<q", min(changed, default=-1)))

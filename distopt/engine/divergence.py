@@ -37,13 +37,13 @@ class Sealed:
 
     variable: Variable
     content: Array
-    version: int
+    writes: int
     digest: int
 
     @property
     def is_broken(self) -> bool:
         """Whether it has changed, and not by ``assign``."""
-        return self.version == self.variable._version and self.digest != _digest(self.content)
+        return self.writes == self.variable.storage.writes and self.digest != _digest(self.content)
 
 
 def is_due(optimizer: BaseOptimizer, strategy: Strategy, ahead: int = 0) -> bool:
@@ -69,13 +69,13 @@ def seal(optimizer: BaseOptimizer, slab: Slab) -> None:
     """Note what this replica leaves in the memory that it owns, as it is after a step."""
     optimizer._sealed = []
     for variable in slab.variables:
-        home, begin = variable._arena, variable._start
+        home, begin = variable.storage.buffer, variable.storage.start
         parts = home.parts(begin, variable.size)
         slots = [(slot, label) for (owner, label), slot in optimizer._slot_table.items() if owner is variable]
         flats = [(variable, home.flat), *((slot, optimizer._slot_flats[home, label]) for slot, label in slots)]
         for each, flat in flats:
             pieces = [flat[start:end] for start, end in parts]
-            optimizer._sealed += [Sealed(each, piece, each._version, _digest(piece)) for piece in pieces]
+            optimizer._sealed += [Sealed(each, piece, each.storage.writes, _digest(piece)) for piece in pieces]
 
 
 def settle(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, agreement: Agreement) -> None:
@@ -105,7 +105,7 @@ def settle(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, agreement: 
 def _look_closer(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> None:
     communicator = strategy.communicator
     compared = _compared(optimizer, strategy, slab)
-    mine = [0 if variable._may_differ else _digest(variable._array) | 1 for variable in compared]
+    mine = [0 if variable.storage.may_differ else _digest(variable.storage.array) | 1 for variable in compared]
     rows = exchange_bytes(communicator, np.array(mine, np.uint64).tobytes())
     table = np.array([np.frombuffer(row, np.uint64) for row in rows])
     differs = (table != table[0]).any(0) & (table != 0).all(0)
@@ -130,9 +130,9 @@ def _look_closer(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> No
     if communicator.index == 0:
         warnings.warn(f"{text}. All go on from replica 0's values", stacklevel=2)
     changed = [variable for variable, different in zip(compared, differs, strict=True) if different]
-    copy_from(communicator, [variable._array for variable in changed], source=0)
+    copy_from(communicator, [variable.storage.array for variable in changed], source=0)
     for variable in changed:
-        variable._version += 1
+        variable.storage.note_assignment()
     leave_state(optimizer)
 
 
@@ -140,7 +140,7 @@ _RESTORE = "Restore the last checkpoint"
 
 
 def _step(optimizer: BaseOptimizer) -> int:
-    return int(optimizer._iterations._array) // optimizer._micro_steps
+    return int(optimizer._iterations.storage.array) // optimizer._micro_steps
 
 
 def _compared(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab) -> list[Variable]:
@@ -153,9 +153,9 @@ def _sum_of_digests(variables: Iterable[Variable], share: int = 0, shares: int =
     """Add the digests of blocks; several replicas may do a share of them each."""
     total, number = 0, 0
     for variable in variables:
-        content = _bytes(variable._array)
+        content = _bytes(variable.storage.array)
         for begin in range(0, content.size, _BLOCK_BYTES):
-            if number % shares == share and not variable._may_differ:
+            if number % shares == share and not variable.storage.may_differ:
                 total += xxhash.xxh3_64_intdigest(content[begin : begin + _BLOCK_BYTES].data, seed=number)
             number += 1
     return total % 2**64
@@ -172,4 +172,4 @@ def _bytes(array: Array) -> Array:
 def mark_as_different(variables: Sequence[Variable]) -> None:
     """Note that a step of this replica alone wrote to these variables."""
     for variable in variables:
-        variable._may_differ = True
+        variable.storage.may_differ = True

@@ -106,7 +106,7 @@ def finish(
         accumulation, counter = optimizer._accumulation, optimizer._iterations
         if accumulation is not None:
             if not accumulation.take(counter, slab, kinds, sparse, items):
-                counter._array += 1
+                counter.storage.array += 1
                 return
             items = accumulation.total_items(items)
         hyperparameters = optimizer._evaluate_hyperparameters(slab)
@@ -125,7 +125,7 @@ def finish(
         if wait_for_sums is not None:
             wait_for_sums()
         for entry in gradients.entries:
-            slab.variables[entry]._version += 1  # open tapes must not mix old and new values
+            slab.variables[entry].storage.writes += 1  # open tapes must not mix old and new values
         if strategy is None:
             is_done = _update_alone(optimizer, gradients)  # 5, 6
         else:
@@ -144,7 +144,7 @@ def finish(
 def _count(optimizer: BaseOptimizer, *, is_done: bool) -> None:
     """Count the step; one that was left out is as if its micro-steps had not been."""
     accumulation, loss_scale = optimizer._accumulation, optimizer._loss_scale
-    optimizer._iterations._array += 1 if is_done else 1 - optimizer._micro_steps
+    optimizer._iterations.storage.array += 1 if is_done else 1 - optimizer._micro_steps
     if accumulation is not None:
         accumulation.clear()
     if loss_scale is not None:
@@ -184,7 +184,7 @@ def _sum_and_update(
     """Do stages 4 to 6 among the replicas; return whether the step was done: a look at the sums may leave it out."""
     communicator, divisor = strategy.communicator, _divisor(optimizer, total_items)
     receipt = _receipt(strategy)
-    step = int(optimizer._iterations._array)
+    step = int(optimizer._iterations.storage.array)
     names = [variable.name for variable in gradients.slab.variables]
     if receipt is not None:
         receipt.note_gradients(step, items, names, gradients.by_variable())
@@ -206,7 +206,9 @@ def _sum_and_update(
         _transform(optimizer, gradients)  # 5
         optimizer._update(gradients)  # 6
     if receipt is not None and inspection is not None:
-        receipt.note_update(step, total_items, inspection.norm, names, [v._array for v in gradients.slab.variables])
+        receipt.note_update(
+            step, total_items, inspection.norm, names, [v.storage.array for v in gradients.slab.variables]
+        )
     return True
 
 

@@ -174,8 +174,8 @@ class Ftrl(Optimizer):
         rate = float(learning_rate)
         if not rate:
             raise InvalidArgumentError(
-                f"optimizer {self.name!r}, step {int(self._iterations._array)}: the learning rate is 0, and Ftrl "
-                "divides by it: take a small one"
+                f"optimizer {self.name!r}, step {int(self._iterations.storage.array)}: the learning rate is 0, and "
+                "Ftrl divides by it: take a small one"
             )
         two_l2 = 2 * self.l2_regularization_strength + self.beta / rate
         scalars = (rate, self.l1_regularization_strength, two_l2, 2 * self.l2_shrinkage_regularization_strength)

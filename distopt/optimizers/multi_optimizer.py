@@ -171,7 +171,7 @@ class MultiOptimizer(Composite):
     def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
         super()._update(gradients)
         for inner in self._inner:
-            inner._step_counter._array += inner.built  # as in Keras, one without variables stays as it is
+            inner._step_counter.storage.array += inner.built  # as in Keras, one without variables stays as it is
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that ``from_config`` needs.

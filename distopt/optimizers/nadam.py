@@ -111,7 +111,7 @@ class Nadam(Optimizer):
 
     def _product(self, t: int) -> float:
         """Return the product of the momenta up to this step, as it is kept after it."""
-        before = self._u_product._array
+        before = self._u_product.storage.array
         return float(before.dtype.type(float(before) * self._momentum(t)))
 
     def _scalars(self, learning_rate: Any) -> Sequence[float]:

@@ -26,7 +26,7 @@ def own_pairs(grads_and_vars: Iterable[Pair]) -> list[Pair]:
     expected = "(gradient, Variable) pairs, such as zip(gradients, variables)"
     pairs = as_pairs(grads_and_vars, "apply_gradients received", expected)
     for _, variable in pairs:
-        variable._own()
+        variable.check_owner()
     return pairs
 
 

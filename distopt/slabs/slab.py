@@ -16,7 +16,7 @@ import numpy as np
 from distopt.arrays import Array
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.errors import InvalidArgumentError
-from distopt.memory.arena import ALIGNMENT, SPAN_UNIT, flat_memory, layout
+from distopt.memory.layout import ALIGNMENT, SPAN_UNIT, flat_memory, layout
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
@@ -123,7 +123,7 @@ class Slab:
     @cached_property
     def homes(self) -> list[Any]:
         """Where the variables lie."""
-        return list(dict.fromkeys(variable._arena for variable in self.variables))
+        return list(dict.fromkeys(variable.storage.buffer for variable in self.variables))
 
     @cached_property
     def description(self) -> str:

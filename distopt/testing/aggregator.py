@@ -10,7 +10,7 @@ import numpy as np
 import distopt
 from distopt.aggregators import Aggregator
 from distopt.arrays import Array
-from distopt.memory.arena import digest
+from distopt.memory.digests import digest
 from distopt.optimizers import SGD, legacy
 from distopt.slabs.slab import Pair
 from distopt.testing.replicas import Replicas

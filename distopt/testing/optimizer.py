@@ -8,7 +8,7 @@ import numpy as np
 
 import distopt
 from distopt.arrays import Array
-from distopt.memory.arena import digest
+from distopt.memory.digests import digest
 from distopt.testing.replicas import Replicas
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
+from distopt.memory.storage import Storage
 
 
 class Traced:
@@ -26,7 +27,7 @@ def _reads(name: str) -> Callable[..., Any]:
     """An ndarray method that reads, on the value of the variable."""
 
     def method(self: ArrayLike, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._read(), name)(*args, **kwargs)
+        return getattr(self.as_operand(), name)(*args, **kwargs)
 
     method.__name__ = name
     method.__doc__ = f"``numpy.ndarray.{name}`` of the value."
@@ -39,7 +40,7 @@ class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
     __hash__ = object.__hash__
 
     name: str
-    _array: Array
+    storage: Storage
 
     def numpy(self) -> Array:
         """A copy of the plain value."""
@@ -49,44 +50,44 @@ class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
         """The plain value, read-only."""
         raise NotImplementedError
 
-    def _read(self) -> Any:
-        """The value in an expression: plain, or traced where an open tape watches."""
+    def as_operand(self) -> Any:
+        """Return the value as an expression sees it: live memory, or a traced value where an open tape follows it."""
         raise NotImplementedError
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the value."""
-        return self._array.shape
+        return self.storage.array.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of the value."""
-        return self._array.dtype
+        return self.storage.array.dtype
 
     @property
     def ndim(self) -> int:
         """Number of dimensions."""
-        return self._array.ndim
+        return self.storage.array.ndim
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return self._array.size
+        return self.storage.array.size
 
     @property
     def nbytes(self) -> int:
         """Bytes of the value."""
-        return self._array.nbytes
+        return self.storage.array.nbytes
 
     @property
     def itemsize(self) -> int:
         """Bytes of one element."""
-        return self._array.itemsize
+        return self.storage.array.itemsize
 
     @property
     def T(self) -> Any:  # noqa: N802 (ndarray's name)
         """The transposed value."""
-        return self._read().T
+        return self.as_operand().T
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         for out in kwargs.get("out", ()):
@@ -99,19 +100,19 @@ class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         # A copy unless a view is asked for: what was read before a step must not change with it.
-        return np.array(self._read(), dtype, copy=True if copy is None else copy)
+        return np.array(self.as_operand(), dtype, copy=True if copy is None else copy)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise _in_place(self)
 
     def __getitem__(self, index: Any) -> Any:
-        return snapshot(self._read()[read(index)])
+        return snapshot(self.as_operand()[read(index)])
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._read())
+        return iter(self.as_operand())
 
     def __len__(self) -> int:
-        return len(self._array)
+        return len(self.storage.array)
 
     def __float__(self) -> float:
         return float(self._own())
@@ -130,7 +131,7 @@ class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __repr__(self) -> str:
         text = f"<Variable {self.name!r} shape={self.shape} dtype={self.dtype.name}"
-        return f"{text} value={self._array}>" if self.size <= 8 and self.ndim <= 1 else f"{text}>"
+        return f"{text} value={self.storage.array}>" if self.size <= 8 and self.ndim <= 1 else f"{text}>"
 
     all, any, argmax, argmin, argsort = map(_reads, ("all", "any", "argmax", "argmin", "argsort"))
     astype, clip, conj, copy, cumprod = map(_reads, ("astype", "clip", "conj", "copy", "cumprod"))
@@ -149,7 +150,7 @@ def snapshot(value: Any) -> Any:
 def read(value: Any) -> Any:
     """``value`` with every Variable in it, also in lists, tuples and dicts, replaced by what it reads as."""
     if isinstance(value, ArrayLike):
-        return value._read()
+        return value.as_operand()
     if type(value) in (list, tuple):
         return type(value)(map(read, value))
     if type(value) is dict:

@@ -54,7 +54,7 @@ def backward(ends: list[Node], seeds: list[Any], wanted: set[Node], release: boo
 
 
 def _check_unwritten(variable: Variable | None, version: int) -> None:
-    if variable is not None and variable._version != version:
+    if variable is not None and variable.storage.writes != version:
         raise InvalidArgumentError(
             f"Variable {variable.name!r} was written after the tape had read it; the gradient would mix both "
             "values. Call tape.gradient before assign and apply_gradients, and once for all sources."

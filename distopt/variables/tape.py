@@ -109,8 +109,8 @@ class GradientTape:
         """The variables that this tape follows, in the order in which it met them."""
         return tuple(self._roots)
 
-    def _follow(self, variable: Variable, value: Any) -> Any:
-        """``value``, which is what ``variable`` reads as under outer tapes, traced if this tape watches."""
+    def follow(self, variable: Variable, value: Any) -> Any:
+        """Return ``value``, which is what ``variable`` reads as under outer tapes, traced if this tape watches."""
         if self._watch_accessed and variable.trainable:
             self.watch(variable)
         return self._box(variable, value)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dis
 import itertools
 import sys
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import autograd.numpy as anp
@@ -73,7 +72,7 @@ class Node(VJPNode):  # type: ignore[misc]
         """What ``__init__`` is for operations."""
         super().initialize_root()
         self.name, self.dtype, self.shape = "watch", value.dtype, value.shape
-        self.watched = (variable, 0 if variable is None else variable._version)
+        self.watched = (variable, 0 if variable is None else variable.storage.writes)
 
     def pull_back(self, gradient: Any) -> list[Any]:
         """The gradients of the parents from the gradient of the value."""
@@ -235,15 +234,6 @@ def _gather_vjp(ans: Any, table: Any, indices: Indices) -> Any:
 
 
 defvjp(gather, _gather_vjp, argnums=(0,))
-
-
-def read_under(tapes: Sequence[Any], variable: Variable) -> Any:
-    """What a variable reads as under open tapes, the outermost first."""
-    value: Any = variable._view
-    for tape in tapes:
-        value = tape._follow(variable, value)
-    # A constant of the trace must not change with later assignments.
-    return value if isbox(value) else value.copy()
 
 
 def _as_row_indices(index: Any) -> Indices | None:

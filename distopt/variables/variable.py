@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from distopt.arrays import Array, cast, to_array, to_dtype
 from distopt.errors import ForeignVariableError, InvalidArgumentError
+from distopt.memory.storage import Storage
 from distopt.process.names import unique_name
 from distopt.process.replica import current_replica
 from distopt.variables.array_like import ArrayLike, Traced, snapshot
@@ -64,45 +65,36 @@ class Variable(ArrayLike):
         self.constraint = constraint
         value = initial_value() if callable(initial_value) else initial_value
         array = _plain(value, f"the initial value of variable {self.name!r}")
-        self._arena: Any = None
-        self._start = 0
-        self._placed = False
-        self._version = 0
-        self._may_differ = False  # since a step that did not aggregate, until it is broadcast
         if dtype is not None:
             array = cast(array, to_dtype(dtype), f"variable {self.name!r}")
-        self._adopt(np.array(array, order="C"))
+        self.storage = Storage(np.array(array, order="C"))
 
-    def _adopt(self, array: Array) -> None:
-        self._array = array
-        self._view = array.view()
-        self._view.flags.writeable = False
+    def check_owner(self) -> None:
+        """Refuse the use by another replica than the one that made this variable.
 
-    def _place(self, view: Array) -> None:
-        """Copy the value into ``view``, a part of an arena, and live there from now on."""
-        if self._placed:
-            raise RuntimeError(f"variable {self.name!r} lies in an arena already; its memory is placed once")
-        view[...] = self._array
-        self._adopt(view)
-        self._placed = True
-
-    def _own(self) -> Array:
+        Raises:
+            ForeignVariableError: it is another's.
+        """
         replica = current_replica()
         if replica is not self._replica:
             raise ForeignVariableError(
                 f"Variable {self.name!r} was made by {self._replica.name} and is used by {replica.name}; "
                 "replicas share no variables. Create it inside the function given to simulate."
             )
-        return self._view
 
-    def _read(self) -> Any:
-        value = self._own()
-        tapes = self._replica.tapes
-        if not tapes:
+    def _own(self) -> Array:
+        self.check_owner()
+        return self.storage.view
+
+    def as_operand(self) -> Any:
+        """Return the value as an expression sees it: live memory, or a traced value where an open tape follows it."""
+        value: Any = self._own()
+        if not self._replica.tapes:
             return value
-        from distopt.variables.tracing import read_under
-
-        return read_under(tapes, self)
+        for tape in self._replica.tapes:  # outermost first
+            value = tape.follow(self, value)
+        # A constant of the trace must not change with later assignments.
+        return value.copy() if value is self.storage.view else value
 
     @property
     def path(self) -> str:
@@ -121,7 +113,7 @@ class Variable(ArrayLike):
 
     def read_value(self) -> Any:
         """The value as an expression sees it; a copy."""
-        return snapshot(self._read())
+        return snapshot(self.as_operand())
 
     def ref(self) -> Reference:
         """A key for dicts and sets that compares by identity; ``key.deref()`` gives the variable."""
@@ -174,20 +166,21 @@ class Variable(ArrayLike):
         if isinstance(delta, IndexedSlices):
             values = cast(delta.values, self.dtype, f"{what} to variable {self.name!r}")
             rows = IndexedSlices(values, delta.indices, self.shape).deduplicate()
-            result = self._array.copy()
-            result[rows.indices] = operation(self._array[rows.indices], rows.values)
+            result = self.storage.array.copy()
+            result[rows.indices] = operation(self.storage.array[rows.indices], rows.values)
         else:
-            result = operation(self._array, self._fitting(delta, what), dtype=self.dtype)
+            result = operation(self.storage.array, self._fitting(delta, what), dtype=self.dtype)
         self._write(result)
         return self
 
     def _write(self, value: Array) -> None:
         """Replace the value; where the memory is that of all replicas of a node, they do it together."""
-        if self._arena is None or self._arena.shared_by is None:
-            self._array[...] = value
+        home = self.storage.home
+        if home is None or home.shared_by is None:
+            self.storage.array[...] = value
         else:
-            self._arena.shared_by.write(self.name, self._array, value)
-        self._version += 1
+            home.shared_by.write(self.name, self.storage.array, value)
+        self.storage.note_assignment()
 
     def _fitting(self, value: Any, what: str) -> Array:
         array = _plain(value, f"{what} to variable {self.name!r}: the value", numbers=None)
@@ -222,7 +215,7 @@ class Reference:
 def _plain(value: Any, what: str, numbers: Any = np.float32) -> Array:
     """``value`` as an array outside of any tape: what is assigned is a constant."""
     if isinstance(value, Variable):
-        return value._own()
+        return value.value
     return to_array(value.numpy() if isinstance(value, Traced) else value, what, numbers)
 
 

@@ -18,7 +18,7 @@ from mpi4py import MPI
 import distopt
 from distopt.kernels import update
 from distopt.kernels.compiler import compile_kernel
-from distopt.memory.arena import aligned_zeros, stagger
+from distopt.memory.layout import aligned_zeros, stagger
 from distopt.memory.segment import Segment, map_segment
 from distopt.optimizers.adam import ADAM
 

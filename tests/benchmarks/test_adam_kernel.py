@@ -5,7 +5,7 @@ import pytest
 from measure import FULL, medians, show, torch_if_installed
 
 from distopt.kernels import reference, update
-from distopt.memory.arena import aligned_zeros
+from distopt.memory.layout import aligned_zeros
 from distopt.optimizers.adam import ADAM
 
 SIZE = 1 << 24 if FULL else 1 << 12

@@ -5,7 +5,7 @@ import pytest
 from measure import FULL, keep, medians, misses, show
 
 from distopt.kernels import add_tree
-from distopt.memory.arena import aligned_zeros
+from distopt.memory.layout import aligned_zeros
 
 SIZE = 1 << 22 if FULL else 1 << 14
 SLABS = [2, 4, 8, 16, 64]

@@ -8,7 +8,7 @@ from measure import FULL, medians, show
 
 from distopt.kernels import update
 from distopt.kernels.rule import Rule
-from distopt.memory.arena import aligned_zeros
+from distopt.memory.layout import aligned_zeros
 from distopt.optimizers.adadelta import ADADELTA
 from distopt.optimizers.adagrad import ADAGRAD
 from distopt.optimizers.adam import ADAM, AMSGRAD

@@ -19,7 +19,7 @@ import numpy as np
 
 import distopt
 from distopt.checkpoint import Checkpointer
-from distopt.memory.arena import digest
+from distopt.memory.digests import digest
 
 # A process that is killed takes nothing of a file system with it: no disk has to sync thousands of files.
 FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 import distopt
-from distopt.memory.arena import digest
+from distopt.memory.digests import digest
 
 STEPS = int(sys.argv[1])
 LEFT_OUT = int(os.environ.get("CHAOS_LEAVE_OUT", "-1"))  # what a step that all replicas skip amounts to

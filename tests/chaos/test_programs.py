@@ -111,9 +111,9 @@ def compare_logs(log: list[tuple[str, Any]], expected: list[tuple[str, Any]], wh
 
 def compare_states(world: World, replica: Replica, who: str) -> None:
     for variable, value in zip(world.variables, replica.values, strict=True):
-        compare(variable._array, value, f"{who}: {variable.name}")
+        compare(variable.storage.array, value, f"{who}: {variable.name}")
     for optimizer, wanted in zip(world.optimizers, replica.optimizers, strict=True):
-        compare(int(optimizer._step_counter._array), wanted.iterations, f"{who}: iterations")
+        compare(int(optimizer._step_counter.storage.array), wanted.iterations, f"{who}: iterations")
 
 
 def compare(actual: Any, expected: Any, what: str) -> None:

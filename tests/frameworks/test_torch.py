@@ -98,7 +98,7 @@ def test_parameters_and_gradients_lie_in_distopts_memory(replicas, mode):
             optimizer.step(items=items)
         assert all(parameter is old for parameter, old in zip(model.parameters(), before, strict=True))
         assert addresses == [parameter.data_ptr() for parameter in model.parameters()]
-        assert addresses[::-1] == [variable._array.ctypes.data for variable in optimizer._variables]
+        assert addresses[::-1] == [variable.storage.array.ctypes.data for variable in optimizer._variables]
         assert [variable.name for variable in optimizer._variables] == [n for n, _ in model.named_parameters()][::-1]
 
     replicas(run)

@@ -79,7 +79,7 @@ def test_a_change_on_one_replica_is_found_on_all_at_the_next_checked_step(severa
         steps(optimizer, chosen, 4 if what == "parameter" else 6)
         changed = chosen[1] if what == "parameter" else slot_of(optimizer, chosen[1])
         if index() == 1:
-            changed._array.reshape(-1).view(np.uint8)[-1] ^= 1  # one bit
+            changed.storage.array.reshape(-1).view(np.uint8)[-1] ^= 1  # one bit
         steps(optimizer, chosen, 2 if what == "parameter" else 0)  # a slot would soon change its parameter
         before = distopt.digest(chosen)
         failure = caught(steps, optimizer, chosen, 1)
@@ -100,7 +100,7 @@ def test_the_first_of_several_variables_is_named_and_all_are_counted(several):
         chosen, optimizer = variables(), SGD(0.1)
         steps(optimizer, chosen, 1)
         for k in (1, 2):
-            chosen[k]._array[0] += np.float32(index())
+            chosen[k].storage.array[0] += np.float32(index())
         return caught(steps, optimizer, chosen, 1)
 
     text = assert_found(several(checked, train), 1, "b")
@@ -114,7 +114,7 @@ def test_what_is_made_equal_again_goes_on(several):
         chosen, optimizer = variables(), Adam(0.1)
         steps(optimizer, chosen, 2)
         if index() == 0:
-            chosen[0]._array[0] = 9.0
+            chosen[0].storage.array[0] = 9.0
         failures = [caught(steps, optimizer, chosen, 1) for _ in range(2)]
         distopt.broadcast(chosen, source=1)
         steps(optimizer, chosen, 2)
@@ -133,8 +133,8 @@ def test_resynchronised_replicas_go_on_from_replica_0(several, family, victim):
         chosen, optimizer = variables(), FAMILIES[family]()
         steps(optimizer, chosen, 3)
         if index() in changed_on:
-            chosen[0]._array[2] = 7.0
-            slot_of(optimizer, chosen[2])._array[...] *= 2
+            chosen[0].storage.array[2] = 7.0
+            slot_of(optimizer, chosen[2]).storage.array[...] *= 2
         steps(optimizer, chosen, 4)
         return digest(optimizer, chosen)
 
@@ -154,10 +154,10 @@ def test_resynchronised_parameters_are_seen_by_open_tapes(several):
     def train():
         chosen, optimizer = variables(), SGD(0.1)
         steps(optimizer, chosen, 1)
-        chosen[0]._array[0] += np.float32(index())
-        before = chosen[0]._version, chosen[1]._version
+        chosen[0].storage.array[0] += np.float32(index())
+        before = chosen[0].storage.writes, chosen[1].storage.writes
         steps(optimizer, chosen, 1)
-        return chosen[0]._version - before[0], chosen[1]._version - before[1]
+        return chosen[0].storage.writes - before[0], chosen[1].storage.writes - before[1]
 
     results, _ = warned(several, lambda: checked(train, on_divergence="resync"))
     assert results == [(2, 1)] * several.count
@@ -171,7 +171,7 @@ def test_what_is_not_to_be_checked_is_not(several, options):
         with own.scope():
             chosen, optimizer = variables(), Adam(0.1)
             steps(optimizer, chosen, 1)
-            chosen[0]._array[...] = index()
+            chosen[0].storage.array[...] = index()
             steps(optimizer, chosen, 3)
             return int(optimizer.iterations.numpy())
 
@@ -209,7 +209,7 @@ def test_what_a_replica_does_alone_may_differ_until_it_is_broadcast(several, alo
         equal = distopt.digest(chosen)
         steps(optimizer, [*chosen, other], 2)
         if index() == several.count - 1:
-            chosen[1]._array[0, 0] += 1
+            chosen[1].storage.array[0, 0] += 1
         return differs, equal, caught(steps, optimizer, [*chosen, other], 1)
 
     differing, equal, failures = zip(*several(checked, train), strict=True)
@@ -227,7 +227,7 @@ def test_what_nobody_did_alone_is_checked_all_the_while(several):
         )
         steps(second, together, 2)
         if index() == 1:
-            together[1]._array[3] += 1
+            together[1].storage.array[3] += 1
         return caught(steps, second, together, 1)
 
     assert_found(several(checked, train), 2, "c")
@@ -298,7 +298,7 @@ def test_streamed_steps_are_checked_and_not_suspected(several, update):
         chosen, optimizer = variables(), Adam(0.1)
         for k in range(4):
             if k == 3 and index() == 0:
-                chosen[1]._array[...] += 1
+                chosen[1].storage.array[...] += 1
             optimizer.begin_step(chosen)
             for v in chosen[::-1]:
                 optimizer.push(v, np.full(v.shape, index() + k, "f4"))
@@ -325,8 +325,10 @@ def test_a_counter_that_was_set_is_no_change_of_slots(several):
 
 def owned_elements(variable):
     """Of each replica the first element that it owns of a variable, or -1."""
-    first = next(iter(variable._arena.parts(variable._start, variable.size)), (variable._start - 1,))[0]
-    return (distopt.all_gather(first) - variable._start).tolist()
+    first = next(
+        iter(variable.storage.home.parts(variable.storage.start, variable.size)), (variable.storage.start - 1,)
+    )[0]
+    return (distopt.all_gather(first) - variable.storage.start).tolist()
 
 
 @pytest.mark.parametrize("what", ["parameter", "slot"])
@@ -344,7 +346,7 @@ def test_a_write_to_shared_memory_between_steps_is_found(several, family, what):
         changed = v if what == "parameter" else slot_of(optimizer, v)
         place = owned_elements(v)[owner]
         if index() == 0:  # not by the owner itself
-            changed._array.view(np.uint8)[4 * place] ^= 1
+            changed.storage.array.view(np.uint8)[4 * place] ^= 1
         distopt.barrier()
         before = distopt.digest([w, v])
         failure = caught(steps, optimizer, [w, v], 1)
@@ -363,7 +365,7 @@ def test_shared_memory_is_checked_every_so_many_steps(several):
         v, optimizer = Variable(np.zeros(LARGE, "f4"), name="v"), SGD(0.1)
         steps(optimizer, [v], changed_after)
         if index() == 0:
-            v._array[100] += 1
+            v.storage.array[100] += 1
         distopt.barrier()
         return caught(steps, optimizer, [v], 8 - changed_after)
 
@@ -383,7 +385,7 @@ def test_the_parameters_of_nodes_are_compared(placed, owned):
         owners = [r for r, node in enumerate(nodes) if (node == last) == owned]
         place = owned_elements(v)[owners[0]]
         if index() == first:
-            v._array[place] = 5.0
+            v.storage.array[place] = 5.0
         distopt.barrier()
         return caught(steps, optimizer, [v, w], 1), nodes, owners[0]
 
@@ -405,7 +407,7 @@ def test_nodes_are_resynchronised(placed):
         nodes = distopt.get_strategy().communicator.nodes
         place = owned_elements(v)[nodes.index(0)]  # the other nodes do not own it
         if changes and nodes[index()] == max(nodes) and index() == nodes.index(max(nodes)):
-            v._array[place] = 5.0
+            v.storage.array[place] = 5.0
         distopt.barrier()
         steps(optimizer, [v], 3)
         return distopt.digest([v])

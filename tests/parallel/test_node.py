@@ -11,7 +11,7 @@ import distopt
 from distopt import Strategy
 from distopt.distribute.node.node import FlagBarrier, Node
 from distopt.errors import DeadCommunicatorError, NoSharedMemoryError
-from distopt.memory.arena import new_segment
+from distopt.memory.layout import new_segment
 from distopt.testing import SimulatedReplicas
 
 RUN = Run(
@@ -216,7 +216,7 @@ def test_memory_that_ends_later_is_said_once_too(monkeypatch):
     """The barrier finds room, the gradients of one replica do not."""
     replicas = SimulatedReplicas(3)
     monkeypatch.setattr(
-        "distopt.memory.arena.new_segment",
+        "distopt.memory.layout.new_segment",
         lambda nbytes: None if distopt.replica_index() == 1 and nbytes > 30_000 else new_segment(nbytes),
     )
     for update in ("replicated", "shared"):

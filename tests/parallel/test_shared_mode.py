@@ -55,8 +55,8 @@ def test_parameters_and_slots_are_the_memory_of_the_node(several):
         live = all(np.array_equal(value, v.numpy()) for value, v in zip(values, chosen, strict=True))
         distopt.barrier()
         if index() == 0:
-            chosen[0]._array[7] = 123.0  # past all agreements: only to see where it lies
-            optimizer.variables[2]._array[...] = 5.0
+            chosen[0].storage.array[7] = 123.0  # past all agreements: only to see where it lies
+            optimizer.variables[2].storage.array[...] = 5.0
         distopt.barrier()
         return kept, live, chosen[0].numpy()[7], float(optimizer.variables[2].numpy().min())
 
@@ -64,7 +64,7 @@ def test_parameters_and_slots_are_the_memory_of_the_node(several):
         chosen = variables()
         steps(SGD(0.1), chosen, 1)
         if index() == 0:
-            chosen[0]._array[...] = 123.0
+            chosen[0].storage.array[...] = 123.0
         distopt.barrier()
         return chosen[0].numpy()[7] == 123.0
 
@@ -78,7 +78,7 @@ def test_a_node_keeps_the_slots_that_its_replicas_own_until_they_are_collected(p
         steps(optimizer, [v], 2)
         slot = optimizer.variables[2]
         mine = np.zeros(v.size, bool)
-        for begin, end in v._arena.own:
+        for begin, end in v.storage.home.own:
             mine[begin:end] = True
         own = slot.numpy()
         distopt.barrier()
@@ -102,7 +102,7 @@ def test_state_of_one_replica_is_not_shared():
     def step():
         v = Variable(np.ones(3))
         SGD(1.0, gradient_transformers=[lambda pairs: pairs]).apply_gradients([(np.ones(3), v)])
-        return v._arena.shared_by, v.numpy().tolist()
+        return v.storage.home.shared_by, v.numpy().tolist()
 
     assert shared(step) == (None, [0.0, 0.0, 0.0])
 

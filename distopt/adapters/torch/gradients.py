@@ -43,7 +43,7 @@ class TrainedParameter:
     def install(self, buffer: Array) -> None:
         """Move the parameter to where its variable lies, and know where its gradients go."""
         self._buffer, self.view = buffer, as_tensor(buffer)
-        self.parameter.data = as_tensor(self.variable._array)
+        self.parameter.data = as_tensor(self.variable.storage.array)
         self._address = self.parameter.data_ptr()
         self._version = self.view._version
         self._seen = self.parameter._version
@@ -75,7 +75,7 @@ class TrainedParameter:
                 "model.load_state_dict(...)), or make the optimizer after such a change"
             )
         if parameter._version != self._seen:  # model.load_state_dict and the like: an assignment
-            self.variable._version += 1
+            self.variable.storage.note_assignment()
             self._seen = parameter._version
         gradient = parameter.grad
         if gradient is None:

@@ -21,7 +21,7 @@ from typing import TypeAlias
 from distopt.distribute.agreement.communicator import Array, Communicator, Transfer
 from distopt.distribute.transports.local import Copies
 from distopt.kernels import add_tree
-from distopt.memory.arena import aligned_zeros
+from distopt.memory.layout import aligned_zeros
 
 SMALL_BYTES = 8192
 """Arrays up to this size are summed by doubling: fewer messages are worth more there than fewer bytes."""

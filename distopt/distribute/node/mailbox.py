@@ -10,7 +10,7 @@ import numpy as np
 from distopt.distribute.agreement.communicator import Array
 from distopt.distribute.node.node import SPIN_SECONDS, Node, nap
 from distopt.errors import DeadCommunicatorError
-from distopt.memory.arena import new_segment
+from distopt.memory.layout import new_segment
 
 RECORD_BYTES = 192
 """Longer records go another way."""

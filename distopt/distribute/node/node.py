@@ -16,7 +16,7 @@ import numpy as np
 from distopt.distribute.agreement.communicator import Array, Barrier, Communicator
 from distopt.distribute.agreement.header import exchange_bytes
 from distopt.errors import DeadCommunicatorError, NoSharedMemoryError
-from distopt.memory.arena import new_segment
+from distopt.memory.layout import new_segment
 from distopt.memory.segment import TICKET, Segment, map_segment
 
 SPIN_SECONDS = 0.002

@@ -17,7 +17,7 @@ from distopt.arrays import wide_dtype
 from distopt.distribute.agreement.communicator import Array
 from distopt.distribute.node.node import Node
 from distopt.kernels import add_tree
-from distopt.memory.arena import aligned_zeros
+from distopt.memory.layout import aligned_zeros
 
 Ranges: TypeAlias = Sequence[tuple[int, int]]
 _Leaf: TypeAlias = tuple[int, int]

@@ -15,7 +15,7 @@ import numpy as np
 from distopt.distribute.agreement.communicator import Array
 from distopt.distribute.node.node import SPIN_SECONDS, Node, nap
 from distopt.distribute.transports.wire import Message, something_else
-from distopt.memory.arena import new_segment
+from distopt.memory.layout import new_segment
 
 _LINE = 64
 _SLOTS = 4

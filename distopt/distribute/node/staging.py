@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from distopt.distribute.agreement.communicator import Array, Transfer
 from distopt.distribute.node.node import Node
-from distopt.memory.arena import new_segment
+from distopt.memory.layout import new_segment
 
 _PIECE_BYTES = 1 << 22
 _SMALL_BYTES = 1 << 15

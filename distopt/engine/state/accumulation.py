@@ -31,7 +31,7 @@ class Accumulation:
 
     def is_last(self, counter: Variable) -> bool:
         """Whether the micro-step that ``counter`` counts from 0 makes a step."""
-        return int(counter._array) % self.steps == self.steps - 1
+        return int(counter.storage.array) % self.steps == self.steps - 1
 
     def take(
         self,
@@ -66,13 +66,13 @@ class Accumulation:
         if is_last:
             self._check_nothing_is_left_out(slab)
         for k, variable in enumerate(slab.variables):
-            gradient, total = slab.views[k].reshape(-1), self.sums[variable]._array.reshape(-1)
+            gradient, total = slab.views[k].reshape(-1), self.sums[variable].storage.array.reshape(-1)
             if is_last:
                 self._join(kinds, k, gradient, total)
             elif kinds[k]:
                 add_tree([total, gradient], total)
         if not is_last:
-            self.items._array += math.nan if items is None else items
+            self.items.storage.array += math.nan if items is None else items
         return is_last
 
     def _join(self, kinds: bytearray, k: int, gradient: Any, total: Any) -> None:
@@ -85,16 +85,16 @@ class Accumulation:
     def _check(self, counter: Variable, slab: Slab, items: float | None) -> None:
         if slab.has_duplicates:
             raise InvalidArgumentError("gradient_accumulation_steps: a variable stands twice in the list; give it once")
-        is_first = int(counter._array) % self.steps == 0
-        if not is_first and math.isnan(float(self.items._array)) != (items is None):
+        is_first = int(counter.storage.array) % self.steps == 0
+        if not is_first and math.isnan(float(self.items.storage.array)) != (items is None):
             raise InvalidArgumentError(
-                f"items={items!r} in micro-step {int(counter._array) % self.steps} of {self.steps}, and items were "
-                f"{'given' if items is None else 'not given'} in those before: give them in all or in none"
+                f"items={items!r} in micro-step {int(counter.storage.array) % self.steps} of {self.steps}, and items "
+                f"were {'given' if items is None else 'not given'} in those before: give them in all or in none"
             )
 
     def _check_nothing_is_left_out(self, slab: Slab) -> None:
         listed = set(slab.variables)
-        left = [v.name for v, total in self.sums.items() if v not in listed and total._array.any()]
+        left = [v.name for v, total in self.sums.items() if v not in listed and total.storage.array.any()]
         if left:
             raise InvalidArgumentError(
                 f"the last of {self.steps} micro-steps lists no {left}, for which gradients have been accumulated: "
@@ -103,14 +103,14 @@ class Accumulation:
 
     def total_items(self, items: float | None) -> float | None:
         """Return the items of all micro-steps, ``items`` being those of the last."""
-        return None if items is None else float(self.items._array) + items
+        return None if items is None else float(self.items.storage.array) + items
 
     def go_on(self, counter: Variable) -> None:
         """Go on from sums that were made elsewhere, without items."""
-        self.items._array[...] = math.nan if int(counter._array) % self.steps else 0
+        self.items.storage.array[...] = math.nan if int(counter.storage.array) % self.steps else 0
 
     def clear(self) -> None:
         """Begin anew."""
-        self.items._array[...] = 0
+        self.items.storage.array[...] = 0
         for total in self.sums.values():
-            total._array[...] = 0
+            total.storage.array[...] = 0

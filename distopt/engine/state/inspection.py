@@ -90,7 +90,7 @@ class Inspection:
         found = self._look_closer(suspects)
         if not found or leaves_out:  # squares of large float64 numbers overflow where the numbers have not
             return not found
-        step, replica = int(self._optimizer._iterations._array), self._strategy.replica_index
+        step, replica = int(self._optimizer._iterations.storage.array), self._strategy.replica_index
         text = f"step {step}: the sum of the gradients is not finite: {found}. Nothing was updated"
         if self._strategy.checks.on_nonfinite == "raise":
             raise NonFiniteGradientError(

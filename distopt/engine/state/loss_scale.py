@@ -27,7 +27,7 @@ class LossScale:
     @property
     def factor(self) -> float:
         """The number, as it is now."""
-        return float(self.scale._array)
+        return float(self.scale.storage.array)
 
     @property
     def is_dynamic(self) -> bool:
@@ -39,11 +39,11 @@ class LossScale:
         if self.growth_steps is None:
             return
         if not is_finite:
-            self.step_counter._array[...] = 0
-            self.scale._array[...] = max(self.factor / 2, self._least)
-        elif int(self.step_counter._array) < self.growth_steps - 1:
-            self.step_counter._array += 1
+            self.step_counter.storage.array[...] = 0
+            self.scale.storage.array[...] = max(self.factor / 2, self._least)
+        elif int(self.step_counter.storage.array) < self.growth_steps - 1:
+            self.step_counter.storage.array += 1
         else:
-            self.step_counter._array[...] = 0
+            self.step_counter.storage.array[...] = 0
             if self.factor <= _LARGEST / 2:
-                self.scale._array *= 2
+                self.scale.storage.array *= 2

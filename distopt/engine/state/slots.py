@@ -11,7 +11,8 @@ from distopt.arrays import Array
 from distopt.distribute.node.node import Node
 from distopt.distribute.strategy import get_strategy
 from distopt.kernels import Rule, decayed, mastered, update
-from distopt.memory.arena import Home, place
+from distopt.memory.arena import place
+from distopt.memory.flat_buffer import FlatBuffer
 from distopt.memory.segment import Segment
 from distopt.slabs.slab import Gradients, Slab
 from distopt.variables.indexed_slices import IndexedSlices
@@ -27,9 +28,9 @@ class RuleUpdates:
     """What a built-in optimizer is to the engine: a rule, the labels of its slots, and its scalars."""
 
     def __init__(self) -> None:
-        self._slot_flats: dict[tuple[Home, str], Array] = {}
-        self._slot_segments: dict[tuple[Home, str], Segment | None] = {}
-        self._shared_slots: dict[tuple[Home, str], Node] = {}
+        self._slot_flats: dict[tuple[FlatBuffer, str], Array] = {}
+        self._slot_segments: dict[tuple[FlatBuffer, str], Segment | None] = {}
+        self._shared_slots: dict[tuple[FlatBuffer, str], Node] = {}
         """The slots that are those of a node."""
         self._slot_table: dict[tuple[Variable, str], Variable] = {}
         self._step_decay = 0.0
@@ -62,19 +63,22 @@ class RuleUpdates:
 
     def _place_slot(self, variable: Variable, label: str, slot: Variable) -> None:
         place([variable], shareable=get_strategy().shares_parameters)
-        home: Home = variable._arena
+        home: FlatBuffer = variable.storage.buffer
         key = home, label
         if key not in self._slot_flats:
             number = sum(other is home for other, _ in self._slot_flats)
             self._slot_flats[key], self._slot_segments[key] = home.parallel(number, slot.dtype)
         flat = self._slot_flats[key]
-        slot._place(flat[variable._start : variable._start + variable.size].reshape(variable.shape))
+        start = variable.storage.start
+        slot.storage.move_to(flat[start : start + variable.size].reshape(variable.shape))
 
     def _variant_of(self, variable: Variable) -> int:
         """DECAYED and MASTERED, or 0."""
         return 0
 
-    def _call(self, home: Home, variant: int, scalars: Sequence[float]) -> tuple[Rule, list[Array], Sequence[float]]:
+    def _call(
+        self, home: FlatBuffer, variant: int, scalars: Sequence[float]
+    ) -> tuple[Rule, list[Array], Sequence[float]]:
         """Rule, slots and scalars of the variables of one home that are updated alike."""
         rule, labels = self._known_rule(), self._slot_labels()
         if variant & DECAYED:
@@ -87,17 +91,17 @@ class RuleUpdates:
         """The values of the rule's scalars in this step."""
         raise NotImplementedError
 
-    def _spans(self, slab: Slab, entries: Sequence[int]) -> list[tuple[Home, int, Array]]:
+    def _spans(self, slab: Slab, entries: Sequence[int]) -> list[tuple[FlatBuffer, int, Array]]:
         """The (start in parameter, start in gradient, length) tables of some entries, by home and variant."""
         key = b"all" if entries is slab.all_entries else np.asarray(entries, np.int64).tobytes()
         if key not in slab.tables:
             if len(slab.tables) > 64:
                 slab.tables.clear()
-            groups: dict[tuple[Home, int], list[int]] = {}
+            groups: dict[tuple[FlatBuffer, int], list[int]] = {}
             for k in entries:
-                groups.setdefault((slab.variables[k]._arena, slab.variants[k]), []).append(k)
+                groups.setdefault((slab.variables[k].storage.buffer, slab.variants[k]), []).append(k)
             slab.tables[key] = [(*group, _table(slab, members)) for group, members in groups.items()]
-        tables: list[tuple[Home, int, Array]] = slab.tables[key]
+        tables: list[tuple[FlatBuffer, int, Array]] = slab.tables[key]
         return tables
 
     def _update_flat(self, gradients: Gradients, entries: Sequence[int]) -> None:
@@ -110,7 +114,7 @@ class RuleUpdates:
 
     def _update_one(self, variable: Variable, gradient: Any, scalars: Sequence[float], variant: int = 0) -> None:
         """Update one variable by a dense gradient: the bits of ``_update_flat``."""
-        home, start = variable._arena, variable._start
+        home, start = variable.storage.buffer, variable.storage.start
         flat = np.ascontiguousarray(gradient, variable.dtype).reshape(-1)
         parts = home.parts(start, variable.size)
         spans = np.array([(begin, begin - start, end - begin) for begin, end in parts], np.int64).reshape(-1, 3)
@@ -119,7 +123,7 @@ class RuleUpdates:
 
     def _update_slots_and_rows(self, variable: Variable, slices: IndexedSlices, scalars: Sequence[float]) -> None:
         """Update all rows of the slots, and those of the variable that a sparse gradient names."""
-        home, start = variable._arena, variable._start
+        home, start = variable.storage.buffer, variable.storage.start
         stays = np.ones(variable.shape, bool)
         stays[slices.indices] = False
         parts = home.parts(start, variable.size)
@@ -130,7 +134,7 @@ class RuleUpdates:
 
     def _update_rows(self, variable: Variable, slices: IndexedSlices, scalars: Sequence[float]) -> None:
         """Update the rows that a sparse gradient without repeated rows names, in the variable and its slots."""
-        home, start = variable._arena, variable._start
+        home, start = variable.storage.buffer, variable.storage.start
         width = int(np.prod(variable.shape[1:]))
         where = (start + slices.indices[:, None] * width + np.arange(width)).reshape(-1)
         values = np.ascontiguousarray(slices.values, variable.dtype).reshape(-1)
@@ -151,9 +155,9 @@ def constrain(variable: Variable) -> None:
     """Replace a variable by what its constraint makes of it."""
     if variable.constraint is None:
         return
-    home, start = variable._arena, variable._start
+    home, start = variable.storage.home, variable.storage.start
     if home is None or home.own is None:
-        variable.assign(variable.constraint(variable._array))
+        variable.assign(variable.constraint(variable.storage.array))
         return
     for begin, end in home.parts(start, variable.size):
         home.flat[begin:end] = variable.constraint(home.flat[begin:end])  # an elementwise one: the others are refused
@@ -177,5 +181,5 @@ def rounds(gradients: Gradients) -> Iterator[Sequence[int]]:
 
 
 def _table(slab: Slab, entries: Sequence[int]) -> Array:
-    rows = [(slab.variables[k]._start, slab.starts[k], slab.variables[k].size) for k in entries]
+    rows = [(slab.variables[k].storage.start, slab.starts[k], slab.variables[k].size) for k in entries]
     return np.array(rows, np.int64)

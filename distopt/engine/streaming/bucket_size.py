@@ -15,7 +15,7 @@ from distopt.distribute.agreement.header import exchange_bytes
 from distopt.distribute.node.node import Node
 from distopt.distribute.node.node_sum import NodeSum
 from distopt.errors import InvalidArgumentError
-from distopt.memory.arena import new_segment
+from distopt.memory.layout import new_segment
 from distopt.process.thread_limits import configured_threads
 
 SETTING = "DISTOPT_BUCKET_BYTES"

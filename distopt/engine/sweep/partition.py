@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from distopt.arrays import Array
-from distopt.memory.arena import SPAN_UNIT, Home
+from distopt.memory.flat_buffer import FlatBuffer
+from distopt.memory.layout import SPAN_UNIT
 from distopt.slabs.slab import Slab
 
 BLOCK = 1 << 16
@@ -43,12 +44,12 @@ class Part:
 def parts_of(slab: Slab, dtype: np.dtype[Any], entries: Sequence[int], replicas: int) -> list[list[Part]]:
     """Return the parts of each owner, in the order of the slab."""
     owned: list[list[Part]] = [[] for _ in range(replicas)]
-    cuts: dict[Home, list[list[tuple[int, int]]]] = {}
+    cuts: dict[FlatBuffer, list[list[tuple[int, int]]]] = {}
     for k in entries:
         variable = slab.variables[k]
         if variable.dtype != dtype:
             continue
-        home, start, size = variable._arena, variable._start, variable.size
+        home, start, size = variable.storage.buffer, variable.storage.start, variable.size
         if home not in cuts:
             cuts[home] = home.owned(replicas)
         for parts, ranges in zip(owned, cuts[home], strict=True):
@@ -100,13 +101,13 @@ class Block:
         """Where the parts lie in the block: start, length."""
 
     @cached_property
-    def updates(self) -> list[tuple[Home, int, Array]]:
+    def updates(self) -> list[tuple[FlatBuffer, int, Array]]:
         """For each home and variant of the rule the (start in the home, start in the block, length) of the parts."""
-        tables: dict[tuple[Home, int], list[tuple[int, int, int]]] = {}
+        tables: dict[tuple[FlatBuffer, int], list[tuple[int, int, int]]] = {}
         for part in self._parts:
             variable = self._slab.variables[part.entry]
-            row = (variable._start + part.first, part.begin - self.begin, part.length)
-            tables.setdefault((variable._arena, self._slab.variants[part.entry]), []).append(row)
+            row = (variable.storage.start + part.first, part.begin - self.begin, part.length)
+            tables.setdefault((variable.storage.buffer, self._slab.variants[part.entry]), []).append(row)
         return [(*group, np.array(rows, np.int64)) for group, rows in tables.items()]
 
     @cached_property

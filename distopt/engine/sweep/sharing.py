@@ -19,7 +19,8 @@ from distopt.distribute.node.node_sum import Spread
 from distopt.distribute.strategy import Strategy
 from distopt.engine.state.inspection import inspects
 from distopt.errors import InvalidArgumentError
-from distopt.memory.arena import Home, digest
+from distopt.memory.digests import digest
+from distopt.memory.flat_buffer import FlatBuffer
 from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
 
@@ -75,7 +76,7 @@ def check_sharing(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, *, a
                 "first step was done under"
             )
         if not home.shareable:
-            names = [variable.name for variable in slab.variables if variable._arena is home]
+            names = [variable.name for variable in slab.variables if variable.storage.buffer is home]
             raise InvalidArgumentError(
                 f"variables {names} were placed by an optimizer that was not under update='shared', and memory is "
                 "placed once: make their first optimizer, and do its first step, under this strategy"
@@ -118,9 +119,9 @@ def share_state(optimizer: BaseOptimizer, slab: Slab, node: Node) -> None:
     optimizer._shared_slots.update(dict.fromkeys(slots, node))
 
 
-def _layout(slab: Slab, homes: Sequence[Home], slots: Sequence[tuple[Home, str]]) -> dict[str, str]:
+def _layout(slab: Slab, homes: Sequence[FlatBuffer], slots: Sequence[tuple[FlatBuffer, str]]) -> dict[str, str]:
     """What must be equal where memory becomes one: each variable has the same place in it."""
-    places = [f"{v.name} in buffer {slab.homes.index(v._arena)} at {v._start}" for v in slab.variables]
+    places = [f"{v.name} in buffer {slab.homes.index(v.storage.buffer)} at {v.storage.start}" for v in slab.variables]
     return {
         "places of variables (the first call of build, gradient_buffers or a step settles them)": ", ".join(places),
         "buffers": ", ".join(f"{home.flat.dtype.name}[{home.length}]" for home in homes),
@@ -131,7 +132,7 @@ def _layout(slab: Slab, homes: Sequence[Home], slots: Sequence[tuple[Home, str]]
 def shared_slots(optimizer: BaseOptimizer) -> set[Variable]:
     """Return the slots that are the node's."""
     table = optimizer._slot_table.items()
-    return {slot for (variable, label), slot in table if (variable._arena, label) in optimizer._shared_slots}
+    return {slot for (variable, label), slot in table if (variable.storage.buffer, label) in optimizer._shared_slots}
 
 
 def complete_slots(optimizer: BaseOptimizer) -> None:

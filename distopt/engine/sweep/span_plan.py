@@ -12,7 +12,7 @@ from distopt.arrays import Array
 from distopt.distribute.node.node import Node
 from distopt.distribute.node.node_sum import NodeSum, Spread
 from distopt.engine.sweep.partition import Block, Part, blocks_of, parts_of, ranges_of, runs_of
-from distopt.memory.arena import SPAN_UNIT
+from distopt.memory.layout import SPAN_UNIT
 from distopt.slabs.slab import Slab
 
 
@@ -121,8 +121,8 @@ class SpanPlan:
     def _parameters_spread(self) -> Spread:
         def of(part: Part) -> Array:
             variable = self._slab.variables[part.entry]
-            begin = variable._start + part.first
-            flat: Array = variable._arena.flat
+            begin = variable.storage.start + part.first
+            flat: Array = variable.storage.buffer.flat
             return flat[begin : begin + part.length]
 
         return Spread(self._node, self._views(of))

@@ -22,7 +22,8 @@ from distopt.engine.state.inspection import Inspection
 from distopt.engine.sweep.partition import BLOCK, Block
 from distopt.engine.sweep.span_plan import SpanPlan
 from distopt.kernels import Rule, add_tree, clip, divide, square_sums, tree_sum, update
-from distopt.memory.arena import SPAN_UNIT, Home
+from distopt.memory.flat_buffer import FlatBuffer
+from distopt.memory.layout import SPAN_UNIT
 from distopt.slabs.slab import Gradients, Slab
 from distopt.transformers import Buffer, Factors, sparse_buffers, squares_of
 
@@ -259,7 +260,7 @@ class _BlockUpdate:
 
     def __init__(self, optimizer: BaseOptimizer) -> None:
         self._optimizer = optimizer
-        self._calls: dict[tuple[Home, int], tuple[Rule, list[Array], Sequence[float]]] = {}
+        self._calls: dict[tuple[FlatBuffer, int], tuple[Rule, list[Array], Sequence[float]]] = {}
 
     def __call__(self, total: Array, block: Block) -> None:
         for home, variant, table in block.updates:

@@ -115,7 +115,7 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
     def _begin_anew(self) -> None:
         """Give up the micro-steps since the last step: what lost replicas had added up is gone."""
         if self._accumulation is not None:
-            self._iterations._array -= self._iterations._array % self._micro_steps
+            self._iterations.storage.array -= self._iterations.storage.array % self._micro_steps
             self._accumulation.clear()
 
     def _parts(self) -> Sequence[BaseOptimizer]:
@@ -245,7 +245,7 @@ class BaseOptimizer(Streaming, RuleUpdates, abc.ABC):
     def _damaged_by(self, error: BaseException) -> None:
         """Note that a step failed after it had begun to write."""
         note_broken_step()
-        self._damage = f"step {int(self._iterations._array)}: {type(error).__name__}: {error}"
+        self._damage = f"step {int(self._iterations.storage.array)}: {type(error).__name__}: {error}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the memory that is made anew; a collective where several nodes have each a part of the state."""
@@ -291,7 +291,7 @@ def check_variable(variable: Any) -> None:
     """
     if not isinstance(variable, Variable):
         raise InvalidArgumentError(f"an optimizer received {variable!r} as a variable: expected a distopt.Variable")
-    variable._own()
+    variable.check_owner()
     if variable.dtype not in COMPUTE_DTYPE:
         raise InvalidArgumentError(
             f"Invalid type {variable.dtype} of variable {variable.name!r}: optimizers train "

@@ -30,7 +30,7 @@ class Layerwise(Optimizer, abc.ABC):
         """
         dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
         dtype = compute_dtype(variable.dtype)
-        stored = [variable._array, *(slot._array for slot in self._slots_of(variable))]
+        stored = [variable.storage.array, *(slot.storage.array for slot in self._slots_of(variable))]
         x, *slots = computed = [array.astype(dtype, copy=False) for array in stored]
         with np.errstate(all="ignore"):
             self._move(x, np.require(dense, dtype, ["C", "W"]), slots, float(learning_rate))

@@ -60,7 +60,7 @@ class LearningRate:
     def _current_learning_rate(self) -> Any:
         rate = self._learning_rate
         if isinstance(rate, Variable):
-            return rate._array[()]
+            return rate.storage.array[()]
         return rate(int(self._step_counter)) if isinstance(rate, LearningRateSchedule) else rate()
 
     def _learning_rate_config(self) -> Any:

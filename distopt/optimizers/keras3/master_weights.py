@@ -48,11 +48,11 @@ class MasterWeights(RuleUpdates):
         """Take over weights that were assigned since the last step, unless their copies were too."""
         for variable, versions in self._master_versions.items():
             master = self._slot_table[variable, "master"]
-            if variable._version != versions[0] and master._version == versions[1]:
-                master._array[...] = variable._array
+            if variable.storage.assignments != versions[0] and master.storage.assignments == versions[1]:
+                master.storage.array[...] = variable.storage.array
 
     def _note_masters(self) -> None:
         """Remember of which weights the copies are."""
         for variable in self._master_versions:
             master = self._slot_table[variable, "master"]
-            self._master_versions[variable] = variable._version, master._version
+            self._master_versions[variable] = variable.storage.assignments, master.storage.assignments

@@ -13,7 +13,7 @@ from distopt.engine.state.slots import RuleUpdates
 from distopt.engine.sweep.sharing import agree_on_state, complete_slots
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Array, Rule, Scalar, update
-from distopt.memory.arena import Home
+from distopt.memory.flat_buffer import FlatBuffer
 from distopt.variables.variable import Variable
 
 
@@ -72,14 +72,14 @@ class MovingAverage(RuleUpdates):
                     home.flat[begin:end] = exact[begin:end] = average[begin:end]
                 self._publish(home)
 
-    def _own_parts(self) -> dict[Home, list[tuple[int, int]]]:
-        parts: dict[Home, list[tuple[int, int]]] = {}
+    def _own_parts(self) -> dict[FlatBuffer, list[tuple[int, int]]]:
+        parts: dict[FlatBuffer, list[tuple[int, int]]] = {}
         for variable in self._trainable_variables:
-            home = variable._arena
-            parts.setdefault(home, []).extend(home.parts(variable._start, variable.size))
+            home = variable.storage.buffer
+            parts.setdefault(home, []).extend(home.parts(variable.storage.start, variable.size))
         return parts
 
-    def _publish(self, home: Home) -> None:
+    def _publish(self, home: FlatBuffer) -> None:
         """Bring overwritten weights to the other nodes: the step itself does so for those of its list only."""
         node = self._shared_slots.get((home, "average"))
         if node is not None and not node.is_whole_job:

@@ -169,15 +169,15 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
         if self._accumulation is not None:
             for variable in self._trainable_variables:
                 name = f"{self.name}/{variable.path.replace('/', '_')}_gradient_accumulator"
-                sums = Variable(np.zeros_like(variable._array), name=name, dtype=variable.dtype, trainable=False)
+                sums = Variable(np.zeros_like(variable.storage.array), name=name, dtype=variable.dtype, trainable=False)
                 self._accumulation.sums[variable] = sums
                 self._own_variables.append(sums)
 
     def _make_masters(self) -> None:
         for variable in filter(self._has_master, self._trainable_variables):
             self._check_master(variable)
-            self.add_variable_from_reference(variable, "master", lambda shape, dtype, v=variable: v._array)
-            self._master_versions[variable] = variable._version, 0
+            self.add_variable_from_reference(variable, "master", lambda shape, dtype, v=variable: v.storage.array)
+            self._master_versions[variable] = variable.storage.assignments, 0
 
     def _make_slots(self) -> None:
         """Make the slots of a built-in optimizer, in the order of Keras."""

@@ -101,7 +101,7 @@ class WeightDecay(RuleUpdates):
         """Decay a variable that no rule updates."""
         rate = self._weight_decay_of(variable) * float(learning_rate)
         if rate:
-            home, start = variable._arena, variable._start
+            home, start = variable.storage.buffer, variable.storage.start
             spans = [(begin, end - begin) for begin, end in home.parts(start, variable.size)]
             decay(home.flat, np.array(spans, np.int64).reshape(-1, 2), rate)
 

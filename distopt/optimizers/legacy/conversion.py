@@ -83,7 +83,7 @@ def convert_weights(weights: Sequence[Any], source: AnyOptimizer, target: AnyOpt
     _check_slots(given.keys(), dict.fromkeys(wanted).keys(), source, target)
     result = []
     for key, weight in zip(wanted, _weights(target), strict=True):
-        value = given.get(key, weight._array)
+        value = given.get(key, weight.storage.array)
         if np.shape(value) != weight.shape:
             raise InvalidArgumentError(
                 f"convert_weights received shape {np.shape(value)} for {weight.name!r} of {target.name!r}, which has "

@@ -38,7 +38,7 @@ class _Unscaled(LossScale):
     def note(self, *, is_finite: bool) -> None:
         self._told.note(is_finite=is_finite)
         if self.is_dynamic and not is_finite:
-            self._optimizer.iterations._array += 1  # a step that is left out counts in this family
+            self._optimizer.iterations.storage.array += 1  # a step that is left out counts in this family
 
 
 class LossScaleOptimizer(Optimizer):

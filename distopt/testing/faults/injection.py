@@ -125,7 +125,7 @@ class Injection:
                         "of one. Use raise or exit, or start replicas that are processes (distopt run -n N)"
                     )
         self._seen.add(strategy.replica_index)
-        self._steps[replica] = optimizer, int(optimizer._iterations._array)
+        self._steps[replica] = optimizer, int(optimizer._iterations.storage.array)
 
     def _due(self, places: list[str]) -> Fault | None:
         """Return the fault that happens here and now, and forget it."""
@@ -133,7 +133,7 @@ class Injection:
             return None
         index, (optimizer, step) = get_strategy().replica_index, self._steps.get(current_replica(), (None, 0))
         if optimizer is not None and "in a checkpoint" in places:  # that of the steps that are done
-            step = int(optimizer._iterations._array)
+            step = int(optimizer._iterations.storage.array)
         with self._lock:
             for fault in self._pending:
                 if fault.place in places and fault.replica == index and fault.step in (None, step):

@@ -150,7 +150,7 @@ def _memory(moment: Moment) -> Array:
     if not found:
         names = ", ".join(variable.name for variable in known) or "none (they are known after the first step)"
         raise InvalidArgumentError(f"inject({str(moment.fault)!r}): there is no such variable; there are: {names}")
-    return found[0]._array  # type: ignore[no-any-return]
+    return found[0].storage.array  # type: ignore[no-any-return]
 
 
 KINDS: dict[str, Kind] = {

@@ -145,7 +145,7 @@ class Hyperparameters:
 
 
 def _cast(value: Any, dtype: Any) -> Any:
-    return np.asarray(value._array if isinstance(value, Variable) else value).astype(to_dtype(dtype))[()]
+    return np.asarray(value.storage.array if isinstance(value, Variable) else value).astype(to_dtype(dtype))[()]
 
 
 def coefficient_dtype(var_dtype: Any) -> np.dtype[Any]:
