@@ -16,6 +16,7 @@ from distopt.distribute.collectives import barrier, copy_from
 from distopt.distribute.strategy import Strategy, get_strategy
 from distopt.distribute.transports.elastic import ElasticCommunicator
 from distopt.errors import InvalidArgumentError, ReplicaLostError
+from distopt.optimizers.common.access import counter_of, engine_of, family_of
 from distopt.optimizers.common.base import BaseOptimizer
 
 T = TypeVar("T")
@@ -50,14 +51,14 @@ scope of Strategy(ElasticCommunicator()), with update='replicated'
             "distopt.elastic.run: the replicas must be able to lose one: run it in the scope of "
             "Strategy(ElasticCommunicator()), with update='replicated'"
         )
-    first_step, beginning = int(optimizer._iterations.storage.array), data.state()
+    first_step, beginning = int(counter_of(optimizer)), data.state()
     is_lost = False
     while True:
         try:
             if is_lost:
                 _regroup(strategy, optimizer)
                 is_lost = False
-                data.resume(_after(data, beginning, int(optimizer._iterations.storage.array) - first_step))
+                data.resume(_after(data, beginning, int(counter_of(optimizer)) - first_step))
             result = loop()
             barrier()  # nobody leaves before all have done the last step
             return result
@@ -71,19 +72,20 @@ def _regroup(strategy: Strategy, optimizer: BaseOptimizer) -> None:
     assert isinstance(old, ElasticCommunicator)
     communicator = old.shrink()
     strategy.regroup(communicator)
-    optimizer._forget(old)
-    steps = communicator.all_gather(np.array([int(optimizer._iterations.storage.array)], np.int64).view(np.uint8))
+    optimizer.cancel_step()
+    engine, counter = engine_of(optimizer), counter_of(optimizer)
+    engine.forget(old)
+    steps = communicator.all_gather(np.array([int(counter)], np.int64).view(np.uint8))
     source = int(np.argmax(steps.copy().view(np.int64)))
-    trained = [variable for slab in optimizer._slabs.values() for variable in slab.variables]
-    state = dict.fromkeys([*trained, *optimizer._state(), optimizer._iterations])
+    state = dict.fromkeys([*engine.stepped, *family_of(optimizer).state(), counter])
     copy_from(communicator, [variable.storage.array for variable in state], source)
     for variable in state:
-        variable.storage.note_assignment()
-    optimizer._begin_anew()
+        variable.storage.note_write()
+    engine.training.forget_micro_steps()
     if communicator.index == 0:
         print(
             f"distopt: {old.size - communicator.size} of {old.size} replicas died; {communicator.size} go on from step "
-            f"{int(optimizer._iterations.storage.array)}",
+            f"{int(counter)}",
             flush=True,
         )
 

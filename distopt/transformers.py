@@ -15,7 +15,7 @@ import numpy as np
 from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import clip, multiply, scale, square_sums, tree_sum
-from distopt.slabs.slab import Gradients
+from distopt.slabs.gradients import Gradients
 
 Buffer: TypeAlias = "tuple[Array, Array, Array]"
 """A flat array, the (start, length) of gradients in it, and which entries they are."""

@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("optimizers.common",),
     ("optimizers.schedules",),
     ("optimizers.keras3", "optimizers.legacy.base"),
+    ("optimizers.by_name",),
     ("optimizers",),
     ("optimizers.legacy",),
     ("verify", "adapters", "checkpoint", "testing", "elastic"),

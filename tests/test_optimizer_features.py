@@ -12,6 +12,7 @@ import distopt
 from distopt import IndexedSlices, Variable
 from distopt.constraints import NonNeg
 from distopt.optimizers import SGD, Adam, Lamb, LossScaleOptimizer, MultiOptimizer, OptimizerMap
+from distopt.optimizers.common.access import engine_of
 
 
 def ones(*variables):
@@ -167,7 +168,7 @@ def test_micro_steps_are_given_up_where_replicas_were_lost():
     x, sgd = Variable([1.0]), SGD(1.0, gradient_accumulation_steps=3)
     for _ in range(5):
         sgd.apply_gradients([([1.0], x)])
-    sgd._begin_anew()
+    engine_of(sgd).training.forget_micro_steps()
     assert (int(sgd.variables[0]), float(x[0])) == (3, 0.0)
     for k in range(3):
         sgd.apply_gradients([([float(k)], x)])

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distopt import IndexedSlices, Variable, optimizers
-from distopt.engine.state import slots as rule_updates
 from distopt.optimizers import legacy
+from distopt.optimizers.common import rule_updates
 
 
 def per_variable(cls):

@@ -10,7 +10,10 @@ from distopt import IndexedSlices, Variable, digest, optimizers
 from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import place
 from distopt.memory.layout import ALIGNMENT, aligned_zeros, layout
-from distopt.slabs.slab import Gradients, Slab, describe, fit
+from distopt.optimizers.common.access import engine_of
+from distopt.slabs.fitting import fit
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.slab import Slab, describe
 
 DTYPES = [np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)]
 
@@ -68,7 +71,7 @@ def test_padding_stays_zero(cls):
     used = np.zeros(xs[0].storage.home.flat.size, bool)
     for x in xs:
         used[x.storage.start : x.storage.start + x.size] = True
-    for flat in (xs[0].storage.home.flat, *optimizer._slot_flats.values()):
+    for flat in (xs[0].storage.home.flat, *engine_of(optimizer).slots.flats.values()):
         assert flat[used].all()
         assert not flat[~used].any()
 
@@ -77,7 +80,7 @@ def test_slots_lie_parallel_to_their_variables():
     xs = [Variable(np.ones((2, 3), np.float32)), Variable(1.0)]
     adam = optimizers.Adam()
     adam.build(xs)
-    m, flat = adam.variables[2], adam._slot_flats[xs[0].storage.home, "momentum"]
+    m, flat = adam.variables[2], engine_of(adam).slots.flats[xs[0].storage.home, "momentum"]
     assert np.shares_memory(m.value, flat)
     m.assign(np.arange(6.0).reshape(2, 3))
     np.testing.assert_array_equal(flat[xs[0].storage.start : xs[0].storage.start + 6], np.arange(6))
@@ -119,7 +122,9 @@ def gradients_of(*variables, sparse=None):
     slab = Slab(variables)
     for k, view in enumerate(slab.views):
         view[...] = k + 1
-    return Gradients(slab, slab.all_entries, sparse or {})
+    made = Gradients(slab)
+    made.sparse.update(sparse or {})
+    return made
 
 
 def test_a_list_of_views_is_taken_without_a_copy():
@@ -127,9 +132,9 @@ def test_a_list_of_views_is_taken_without_a_copy():
     gradients = gradients_of(x, y)
     pairs = gradients.pairs()
     assert pairs[0][0] is gradients.slab.views[0]
-    gradients.take(pairs[::-1], "hook")
+    gradients.replace_from_hook(pairs[::-1], "hook")
     assert list(gradients.entries) == [1, 0]
-    gradients.take(pairs[1:], "hook")
+    gradients.replace_from_hook(pairs[1:], "hook")
     assert list(gradients.entries) == [1]
 
 
@@ -138,17 +143,17 @@ def test_gradients_may_be_exchanged_between_variables():
     x, y = Variable([0.0]), Variable([0.0])
     gradients = gradients_of(x, y)
     (g, _), (h, _) = gradients.pairs()
-    gradients.take([(h, x), (g, y)], "hook")
+    gradients.replace_from_hook([(h, x), (g, y)], "hook")
     assert [float(view[0]) for view in gradients.slab.views] == [2.0, 1.0]
 
 
 def test_entries_of_a_repeated_variable_are_taken_in_order():
     x = Variable([0.0])
     gradients = gradients_of(x, x)
-    gradients.take([(g * 10, v) for g, v in gradients.pairs()], "hook")
+    gradients.replace_from_hook([(g * 10, v) for g, v in gradients.pairs()], "hook")
     assert [float(view[0]) for view in gradients.slab.views] == [10.0, 20.0]
     with pytest.raises(InvalidArgumentError, match="returned it twice"):
-        gradients.take([(np.zeros(1), x)] * 3, "hook")
+        gradients.replace_from_hook([(np.zeros(1), x)] * 3, "hook")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -156,9 +161,9 @@ def test_entries_of_a_repeated_variable_are_taken_in_order():
 def test_what_a_hook_returns_is_cast(dtype, given_as):
     x = Variable([0.0, 0.0], dtype=dtype)
     gradients = gradients_of(x)
-    gradients.take([(np.array([1, 0], given_as), x)], "hook")
+    gradients.replace_from_hook([(np.array([1, 0], given_as), x)], "hook")
     np.testing.assert_array_equal(gradients.slab.views[0].astype(float), [1, 0])
-    gradients.take([(IndexedSlices(np.array([1.0], given_as), [1]), x)], "hook")
+    gradients.replace_from_hook([(IndexedSlices(np.array([1.0], given_as), [1]), x)], "hook")
     assert gradients.sparse[0].dtype == dtype
     assert gradients.sparse[0].dense_shape == (2,)
     assert list(gradients.dense) == []

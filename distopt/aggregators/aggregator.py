@@ -22,7 +22,9 @@ from typing import Any
 from distopt.arrays import Array
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.strategy import get_strategy
-from distopt.slabs.slab import Gradients, Pair, Slab
+from distopt.slabs.fitting import Pair
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.slab import Slab
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
@@ -89,8 +91,8 @@ class FlatAggregator(Aggregator):
         communicator = get_strategy().ready()
         slab = Slab([variable for _, variable in grads_and_vars])
         dense = [(_to_dense(gradient), variable) for gradient, variable in grads_and_vars]
-        gradients = Gradients(slab, slab.all_entries, {})
-        gradients.take(dense, type(self).__name__)
+        gradients = Gradients(slab)
+        gradients.replace_from_hook(dense, type(self).__name__)
         for flat in slab.flats.values():
             self.reduce(communicator, flat)
         return gradients.pairs()

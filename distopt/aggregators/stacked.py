@@ -11,7 +11,7 @@ from distopt.aggregators.aggregator import Aggregator
 from distopt.arrays import Array
 from distopt.distribute.collectives import all_gather
 from distopt.errors import InvalidArgumentError
-from distopt.slabs.slab import Pair
+from distopt.slabs.fitting import Pair
 from distopt.variables.indexed_slices import IndexedSlices
 
 

@@ -23,6 +23,7 @@ from distopt.distribute.agreement.header import Call, agree, telling_the_others
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import CheckpointError, InvalidArgumentError
 from distopt.memory.digests import digest
+from distopt.optimizers.common.access import counter_of, engine_of, family_of
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.variables.variable import Variable
 
@@ -168,7 +169,7 @@ class Checkpointer:
         with telling_the_others(communicator):
             self._writer.join()
             if self._optimizer is not None:
-                self._optimizer._give_up_step()
+                self._optimizer.cancel_step()
             if communicator.index == 0:
                 names.put_back(self.directory)
             present = names.steps_in(self.directory)
@@ -203,7 +204,7 @@ class Checkpointer:
 
     @property
     def _step(self) -> int:
-        return self._calls if self._optimizer is None else int(self._optimizer._iterations.storage.array)
+        return self._calls if self._optimizer is None else int(counter_of(self._optimizer))
 
     # Saving
 
@@ -213,7 +214,7 @@ class Checkpointer:
         with telling_the_others(communicator):
             failure = self._writer.join()
             if self._optimizer is not None:
-                self._optimizer._refuse_if_unusable()
+                family_of(self._optimizer).refuse_if_unusable()
             live, step, present = find(self._optimizer, self._variables), self._step, names.steps_in(self.directory)
             if index == 0:
                 self._refuse_another_run(step, present)
@@ -276,10 +277,10 @@ class Checkpointer:
         if trouble is not None:
             error = CheckpointError(f"{self.directory}, step {step}: {trouble}")
             if self._optimizer is not None:
-                self._optimizer._damaged_by(error)
+                engine_of(self._optimizer).training.note_damage(error)
             raise error
         if self._optimizer is not None:
-            self._optimizer._damage = None  # nothing is left of what a step had broken
+            engine_of(self._optimizer).training.note_restored()  # nothing is left of what a step had broken
         self._calls = step
         if left and communicator.index == 0:
             warnings.warn(f"restored without {' and '.join(left)}, which the checkpoint holds", stacklevel=3)

@@ -114,7 +114,7 @@ def load(found: Found, targets: Mapping[str, Entry]) -> None:
         ]
         read_into(found.directory / part.name, wanted)
     for entry in targets.values():
-        entry.variable.storage.note_assignment()
+        entry.variable.storage.note_write()
         entry.variable.storage.may_differ = False
 
 

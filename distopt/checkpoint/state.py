@@ -24,12 +24,10 @@ import numpy as np
 from distopt.arrays import Array
 from distopt.checkpoint.files import DTYPES
 from distopt.checkpoint.pieces import Piece, cut
-from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
-from distopt.memory.arena import place
 from distopt.memory.flat_buffer import FlatBuffer
+from distopt.optimizers.common.access import counter_of, engine_of, family_of, parts_of
 from distopt.optimizers.common.base import BaseOptimizer
-from distopt.optimizers.keras3.state import State as Keras3State
 from distopt.optimizers.legacy import Optimizer as LegacyOptimizer
 from distopt.variables.variable import Variable
 
@@ -120,21 +118,22 @@ def _find(optimizer: BaseOptimizer, variables: Sequence[Variable]) -> Live:
             "Checkpointer(directory, optimizer=optimizer, variables=[...])"
         )
     names = {variable: key.removeprefix("variables/") for key, variable in named.items()}
-    found = _entries(named) | {"iterations": Entry(optimizer._iterations)}
+    engine = engine_of(optimizer)
+    found = _entries(named) | {"iterations": Entry(counter_of(optimizer))}
     for (variable, label), slot in _slots(optimizer).items():
-        is_shared = (variable.storage.home, label) in optimizer._shared_slots
+        is_shared = (variable.storage.home, label) in engine.slots.shared
         entry = Entry(slot, variable.storage.home, variable.storage.start) if is_shared else Entry(slot)
         found[f"slots/{names[variable]}/{label}"] = entry
     found |= {f"hyperparameters/{name}": Entry(each) for name, each in _hyperparameters(optimizer).items()}
     seen = {entry.variable for entry in found.values()}
-    found |= _numbered("optimizer", (v for v in optimizer._state() if v not in seen), f"{optimizer.name}/")
+    found |= _numbered("optimizer", (v for v in family_of(optimizer).state() if v not in seen), f"{optimizer.name}/")
     found |= _numbered("schedule", getattr(_schedule(optimizer), "variables", []))
-    own = _numbered("aggregator", getattr(optimizer._aggregator, "variables", [])) | _accumulators(optimizer, names)
+    own = _numbered("aggregator", getattr(engine.options.aggregator, "variables", [])) | _accumulators(optimizer, names)
     return Live(found, own, [f"variables/{names[v]}" for v in updated])
 
 
 def _accumulators(optimizer: BaseOptimizer, names: Mapping[Variable, str]) -> dict[str, Entry]:
-    accumulation = optimizer._accumulation
+    accumulation = engine_of(optimizer).training.accumulation
     if accumulation is None:
         return {}
     sums = {f"accumulators/{names[variable]}": Entry(each) for variable, each in accumulation.sums.items()}
@@ -144,12 +143,11 @@ def _accumulators(optimizer: BaseOptimizer, names: Mapping[Variable, str]) -> di
 
 def _updated(optimizer: BaseOptimizer) -> list[Variable]:
     """Return the parameters that the optimizer has seen, in its order."""
-    stepped = (variable for slab in optimizer._slabs.values() for variable in slab.variables)
-    return list(dict.fromkeys([*optimizer._trained(), *stepped]))
+    return list(dict.fromkeys([*family_of(optimizer).trained(), *engine_of(optimizer).stepped]))
 
 
 def _slots(optimizer: BaseOptimizer) -> dict[tuple[Variable, str], Variable]:
-    slots = {key: slot for part in optimizer._parts() for key, slot in part._slot_table.items()}
+    slots = {key: slot for part in parts_of(optimizer) for key, slot in engine_of(part).slots.table.items()}
     if isinstance(optimizer, LegacyOptimizer):  # those of another shape than their variable's are only there
         slots |= {(v, name): slot for v, of_it in optimizer._slots.items() for name, slot in of_it.items()}
     return slots
@@ -157,18 +155,16 @@ def _slots(optimizer: BaseOptimizer) -> dict[tuple[Variable, str], Variable]:
 
 def _hyperparameters(optimizer: BaseOptimizer) -> dict[str, Variable]:
     if isinstance(optimizer, LegacyOptimizer):
-        optimizer._create_hypers()
-        return {name: value for name, value in sorted(optimizer._hyper.items()) if isinstance(value, Variable)}
-    rates = [_schedule(part) for part in optimizer._parts()]
+        sources = family_of(optimizer).sources()
+        return {name: value for name, value in sorted(sources.items()) if isinstance(value, Variable)}
+    rates = [_schedule(part) for part in parts_of(optimizer)]
     names = ["learning_rate", *(f"learning_rate of optimizer {number}" for number in range(1, len(rates)))]
     return {name: rate for name, rate in zip(names, rates, strict=True) if isinstance(rate, Variable)}
 
 
 def _schedule(optimizer: BaseOptimizer) -> Any:
     """Return what the learning rate comes from."""
-    if isinstance(optimizer, LegacyOptimizer):
-        return optimizer._hyper.get("learning_rate")
-    return getattr(optimizer, "_learning_rate", None)
+    return family_of(optimizer).sources().get("learning_rate")
 
 
 def _entries(named: Mapping[str, Variable]) -> dict[str, Entry]:
@@ -207,10 +203,7 @@ def make_slots(optimizer: BaseOptimizer, variables: Sequence[Variable], *, has_o
 
     Local: what that step broadcasts is equal on all replicas after a restore.
     """
-    if isinstance(optimizer, LegacyOptimizer):
-        place(variables, shareable=get_strategy().shares_parameters)
-        optimizer._create_slots(list(variables))
-    elif isinstance(optimizer, Keras3State) and not optimizer.built and variables:
-        optimizer._slab_for(variables)
+    if variables:
+        family_of(optimizer).prepare(list(variables))
     if has_own_variables:
-        optimizer._build_aggregator(variables)
+        engine_of(optimizer).options.build_aggregator(variables)

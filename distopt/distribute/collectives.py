@@ -142,7 +142,7 @@ def broadcast(x: Any, source: int = 0) -> Any:
     if not held:
         return arrays[0]
     for variable in variables:
-        variable.storage.note_assignment()
+        variable.storage.note_write()
         variable.storage.may_differ = False
     return x
 

@@ -23,6 +23,10 @@ CHUNK = 1 << 20
 class SharedBy(Protocol):
     """Who shares a home: what a variable needs to be written."""
 
+    @property
+    def node(self) -> object:
+        """The node whose replicas they are."""
+
     def write(self, name: str, target: Array, value: Array) -> None:
         """Give all replicas of the job a new value (collective)."""
 
@@ -50,6 +54,15 @@ class FlatBuffer:
         """Return a buffer of the same layout, for slots: the number-th of them (from 0)."""
         return flat_memory(self.length, dtype, number + 1 if self.shareable else None)
 
+    def share(self, shared_by: SharedBy, own: list[tuple[int, int]]) -> None:
+        """Note that the memory is now that of several replicas.
+
+        Args:
+            shared_by: who they are.
+            own: the ranges that this replica updates.
+        """
+        self.shared_by, self.own = shared_by, own
+
     def parts(self, start: int, size: int) -> list[tuple[int, int]]:
         """Return the ranges of [start, start + size) that this replica updates."""
         if self.own is None:
@@ -58,26 +71,37 @@ class FlatBuffer:
         return [(begin, end) for begin, end in ranges if begin < end]
 
     def owned(self, replicas: int) -> list[list[tuple[int, int]]]:
-        """Cut the buffer into the ranges of its owners: each chunk into one span per owner, of about equal size.
+        """Return the ranges of every owner: ``split_among`` for this buffer."""
+        return split_among(self.starts, self.sizes, self.length, replicas)
 
-        Spans are cut where a variable begins, or at multiples of SPAN_UNIT in one.
 
-        Example:
-            >>> FlatBuffer([10000, 20, 6000], np.dtype("float32"), shareable=False).owned(3)
-            [[(0, 4096)], [(4096, 10032)], [(10032, 16032)]]
-        """
-        owned: list[list[tuple[int, int]]] = [[] for _ in range(replicas)]
-        chunks = max(1, round(self.length / CHUNK))
-        limits = [self._near(self.length * k // (chunks * replicas)) for k in range(chunks * replicas)]
-        for k, (begin, end) in enumerate(pairwise([*limits, self.length])):
-            if begin < end:
-                owned[k % replicas].append((begin, end))
-        return owned
+def split_among(starts: Sequence[int], sizes: Sequence[int], length: int, replicas: int) -> list[list[tuple[int, int]]]:
+    """Cut a buffer into the ranges of its owners: each chunk into one span per owner, of about equal size.
 
-    def _near(self, position: int) -> int:
+    Spans are cut where an array begins, or at multiples of SPAN_UNIT in one.
+
+    Args:
+        starts: where the arrays in it begin, in order.
+        sizes: their sizes.
+        length: of the buffer.
+        replicas: how many owners there are.
+
+    Example:
+        >>> split_among([0, 10000, 10032], [10000, 20, 6000], 16032, 3)
+        [[(0, 4096)], [(4096, 10032)], [(10032, 16032)]]
+    """
+
+    def near(position: int) -> int:
         """Return the place near a position where a span may be cut."""
-        k = max(0, bisect_right(self.starts, position) - 1)
-        begin, size = self.starts[k], self.sizes[k]
-        cut = begin + round((position - begin) / SPAN_UNIT) * SPAN_UNIT
-        after = self.starts[k + 1] if k + 1 < len(self.starts) else self.length
-        return after if cut >= begin + size else cut
+        k = max(0, bisect_right(starts, position) - 1)
+        cut = starts[k] + round((position - starts[k]) / SPAN_UNIT) * SPAN_UNIT
+        after = starts[k + 1] if k + 1 < len(starts) else length
+        return after if cut >= starts[k] + sizes[k] else cut
+
+    owned: list[list[tuple[int, int]]] = [[] for _ in range(replicas)]
+    chunks = max(1, round(length / CHUNK))
+    limits = [near(length * k // (chunks * replicas)) for k in range(chunks * replicas)]
+    for k, (begin, end) in enumerate(pairwise([*limits, length])):
+        if begin < end:
+            owned[k % replicas].append((begin, end))
+    return owned

@@ -1,23 +1,32 @@
-"""Where the value of a variable lies, and how often it was written and assigned."""
+"""Where the value of a variable lies, and how often it was written."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
 
 from distopt.arrays import Array
 from distopt.memory.flat_buffer import FlatBuffer
 
 
+class Writer(Protocol):
+    """Who writes a value that exists once per node."""
+
+    def write(self, name: str, target: Array, value: Array) -> None:
+        """Give all replicas of the job a new value (collective)."""
+
+
 class Storage:
     """The memory of one variable.
 
-    Two counts tell what has happened to the value: ``writes`` counts every change, and ``assignments`` those that did
-    not come from an optimizer's step. A tape asks whether a value is still the one that it has read (``writes``); an
-    exact copy of a rounded weight asks whether somebody else has set the weight (``assignments``).
+    ``writes`` counts the changes of the value. A tape asks whether a value is still the one that it has read; who keeps
+    an exact copy of a rounded weight asks whether anybody else has written the weight since.
 
     Args:
         array: the value; kept as it is.
     """
 
-    __slots__ = ("array", "assignments", "home", "may_differ", "start", "view", "writes")
+    __slots__ = ("_shared_by", "array", "home", "may_differ", "start", "view", "writes")
 
     def __init__(self, array: Array) -> None:
         self.home: FlatBuffer | None = None
@@ -25,10 +34,21 @@ class Storage:
         self.start = 0
         """Where in the flat buffer."""
         self.writes = 0
-        self.assignments = 0
         self.may_differ = False
         """Whether a step that did not aggregate has written it, and nobody has broadcast it since."""
+        self._shared_by: Writer | None = None
         self._show(array)
+
+    @property
+    def shared_by(self) -> Writer | None:
+        """Who writes the value where it exists once per node, or None."""
+        if self._shared_by is not None:
+            return self._shared_by
+        return None if self.home is None else self.home.shared_by
+
+    def share(self, shared_by: Writer) -> None:
+        """Note that the value exists once per node from now on."""
+        self._shared_by = shared_by
 
     @property
     def buffer(self) -> FlatBuffer:
@@ -55,7 +75,16 @@ class Storage:
         self._show(array)
         self.home, self.start = home, start
 
-    def note_assignment(self) -> None:
-        """Count a change that did not come from an optimizer's step."""
+    def note_difference(self) -> None:
+        """Note that other replicas may have another value."""
+        self.may_differ = True
+
+    def note_write(self) -> None:
+        """Count a change of the value."""
         self.writes += 1
-        self.assignments += 1
+
+
+def note_writes(storages: Iterable[Storage]) -> None:
+    """Count a change of each of these values: what a step does."""
+    for storage in storages:
+        storage.writes += 1

@@ -7,8 +7,8 @@ from distopt.optimizers.adagrad import Adagrad
 from distopt.optimizers.adam import Adam
 from distopt.optimizers.adamax import Adamax
 from distopt.optimizers.adamw import AdamW
+from distopt.optimizers.by_name.serialization import deserialize, get, serialize
 from distopt.optimizers.common.registry import register
-from distopt.optimizers.common.serialization import deserialize, get, serialize
 from distopt.optimizers.ftrl import Ftrl
 from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.optimizers.lamb import Lamb

@@ -7,7 +7,8 @@ from typing import Any, Self
 from distopt.arguments import count, positive
 from distopt.engine.state.loss_scale import LossScale
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.serialization import deserialize, serialize
+from distopt.optimizers.by_name.serialization import deserialize, serialize
+from distopt.optimizers.common.access import engine_of
 from distopt.optimizers.keras3.composite import Composite
 from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.variables.variable import Variable
@@ -64,22 +65,28 @@ class LossScaleOptimizer(Composite):
         super().__init__(0.0, name=name, **kwargs)
         self.inner_optimizer = self._take(inner_optimizer)
         self._inner = [self.inner_optimizer]
-        self._accumulation = self.inner_optimizer._accumulation
+        training, inner = self._engine.training, engine_of(self.inner_optimizer).training
+        training.accumulate_in(inner.accumulation)
+        training.count_with(inner.iterations)
         self.initial_scale = positive(owner, "initial_scale", initial_scale)
         self.dynamic_growth_steps = count(owner, "dynamic_growth_steps", dynamic_growth_steps, 1)
-        self._loss_scale = LossScale(self.initial_scale, self.dynamic_growth_steps, _SMALLEST)
+        training.scale_by(LossScale(self.initial_scale, self.dynamic_growth_steps, _SMALLEST))
+
+    @property
+    def _scale(self) -> LossScale:
+        scale = self._engine.training.loss_scale
+        assert scale is not None
+        return scale
 
     @property
     def dynamic_scale(self) -> Variable:
         """The scale s, a float32 Variable."""
-        assert self._loss_scale is not None
-        return self._loss_scale.scale
+        return self._scale.scale
 
     @property
     def step_counter(self) -> Variable:
         """The number of steps since s has changed."""
-        assert self._loss_scale is not None
-        return self._loss_scale.step_counter
+        return self._scale.step_counter
 
     def _inner_of(self, variable: Variable) -> Optimizer:
         return self.inner_optimizer
@@ -91,10 +98,6 @@ class LossScaleOptimizer(Composite):
     def iterations(self) -> Any:
         """The number of steps of the inner optimizer."""
         return self.inner_optimizer.iterations
-
-    @property
-    def _iterations(self) -> Variable:
-        return self.inner_optimizer._step_counter
 
     @property
     def learning_rate(self) -> Any:

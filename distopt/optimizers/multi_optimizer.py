@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.serialization import deserialize, serialize
+from distopt.optimizers.by_name.serialization import deserialize, serialize
+from distopt.optimizers.common.access import counter_of
 from distopt.optimizers.keras3.composite import Composite
 from distopt.optimizers.keras3.optimizer import Optimizer
-from distopt.slabs.slab import Gradients
+from distopt.slabs.gradients import Gradients
 from distopt.variables.variable import Variable
 
 
@@ -168,10 +169,10 @@ class MultiOptimizer(Composite):
                 stacklevel=2,
             )
 
-    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
-        super()._update(gradients)
+    def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
+        super()._update(gradients, dense_done=dense_done)
         for inner in self._inner:
-            inner._step_counter.storage.array += inner.built  # as in Keras, one without variables stays as it is
+            counter_of(inner).storage.array += inner.built  # as in Keras, one without variables stays as it is
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that ``from_config`` needs.

@@ -11,7 +11,7 @@ from distopt.arguments import BELOW_ONE, finite, within
 from distopt.kernels import Array, Rule, Scalar
 from distopt.kernels.spans import compute_dtype
 from distopt.optimizers.keras3.optimizer import Optimizer
-from distopt.slabs.slab import Gradients
+from distopt.slabs.gradients import Gradients
 
 
 def _nadam(

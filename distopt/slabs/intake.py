@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from distopt.arguments import as_float
 from distopt.errors import InvalidArgumentError
-from distopt.slabs.slab import Pair, Slab, as_pairs, fit
+from distopt.kernels.spans import COMPUTE_DTYPE
+from distopt.slabs.fitting import Pair, as_pairs, fit
+from distopt.slabs.gradients import DENSE, SPARSE, Gradients
+from distopt.slabs.slab import Slab
 from distopt.variables.indexed_slices import IndexedSlices
-
-ABSENT, DENSE, SPARSE = 0, 1, 2
+from distopt.variables.variable import Variable
 
 
 def own_pairs(grads_and_vars: Iterable[Pair]) -> list[Pair]:
@@ -30,44 +32,41 @@ def own_pairs(grads_and_vars: Iterable[Pair]) -> list[Pair]:
     return pairs
 
 
-def read_gradients(pairs: Iterable[Pair], slab: Slab, *, casts: bool) -> tuple[bytearray, dict[int, IndexedSlices]]:
+def read_gradients(pairs: Iterable[Pair], gradients: Gradients, *, casts: bool) -> None:
     """Copy dense gradients into the slab and set the sparse ones aside.
 
     Args:
         pairs: the gradients (arrays, anything ``np.asarray`` takes, IndexedSlices or None) and their variables.
-        slab: memory made for these variables; overwritten.
+        gradients: over a slab that was made for these variables; filled.
         casts: whether a gradient of another floating dtype is cast (Keras 3) or refused (legacy).
-
-    Returns:
-        For each entry ABSENT, DENSE or SPARSE; and the sparse gradients by entry.
     """
-    kinds: bytearray = bytearray(len(slab.views))
-    sparse: dict[int, IndexedSlices] = {}
     for k, (gradient, _) in enumerate(pairs):
-        kinds[k] = read_gradient(gradient, slab, k, sparse, casts=casts)
-    return kinds, sparse
+        read_gradient(gradient, gradients, k, casts=casts)
 
 
-def read_gradient(gradient: Any, slab: Slab, entry: int, sparse: dict[int, IndexedSlices], *, casts: bool) -> int:
-    """Copy one gradient into the slab, or set it aside in ``sparse``; return which: ABSENT, DENSE or SPARSE."""
+def read_gradient(gradient: Any, gradients: Gradients, entry: int, *, casts: bool) -> None:
+    """Copy one gradient into the slab, or set it aside where it is sparse; note which."""
+    slab = gradients.slab
     view = slab.views[entry]
     if gradient is None:
-        return ABSENT
+        return
     if gradient is view:
-        return DENSE
+        gradients.kinds[entry] = DENSE
+        return
     variable = slab.variables[entry]
     if type(gradient) is not np.ndarray or gradient.dtype != view.dtype or gradient.shape != view.shape:
         gradient = fit(gradient, variable, "the gradient", casts=casts)
     if isinstance(gradient, IndexedSlices):
-        sparse[entry] = gradient
-        return SPARSE
+        gradients.sparse[entry] = gradient
+        gradients.kinds[entry] = SPARSE
+        return
     if gradient.base is view.base and gradient.ctypes.data != view.ctypes.data:
         raise InvalidArgumentError(
             f"the gradient of {variable.name!r} is the gradient buffer of another variable: pass the arrays of "
             "gradient_buffers(variables) with the variables in the same order, or a copy"
         )
     np.copyto(view, gradient)
-    return DENSE
+    gradients.kinds[entry] = DENSE
 
 
 def check_items(items: Any, aggregates: bool, averaged_loss: str | None) -> float | None:
@@ -96,3 +95,34 @@ def check_items(items: Any, aggregates: bool, averaged_loss: str | None) -> floa
             f"items={items!r}: expected the number of items (examples, tokens) of this replica's loss, 0 or more"
         )
     return number
+
+
+def refuse_buffers(pairs: Sequence[Pair], slab: Slab) -> None:
+    """Refuse gradient buffers after a step that was begun and not ended: its sums may have been written into them.
+
+    Raises:
+        InvalidArgumentError: one is among the gradients.
+    """
+    for k, (gradient, variable) in enumerate(pairs):
+        if gradient is slab.views[k]:
+            raise InvalidArgumentError(
+                f"apply_gradients received the gradient buffer of {variable.name!r} while a step was open: sums of "
+                "that step may lie in it. Call end_step() or cancel_step() before you write gradients there"
+            )
+
+
+def check_variable(variable: Any) -> None:
+    """Refuse what can't be trained.
+
+    Raises:
+        InvalidArgumentError: no Variable, or one of a dtype without kernels.
+        ForeignVariableError: another replica's.
+    """
+    if not isinstance(variable, Variable):
+        raise InvalidArgumentError(f"an optimizer received {variable!r} as a variable: expected a distopt.Variable")
+    variable.check_owner()
+    if variable.dtype not in COMPUTE_DTYPE:
+        raise InvalidArgumentError(
+            f"Invalid type {variable.dtype} of variable {variable.name!r}: optimizers train "
+            f"{', '.join(dtype.name for dtype in COMPUTE_DTYPE)}. Leave it out of the list, or make it with one of them"
+        )

@@ -7,13 +7,50 @@ adds them afterwards, each replica's in order of appearance, then in the replica
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
 from distopt.arrays import Array
 from distopt.distribute.agreement.communicator import Communicator
-from distopt.slabs.slab import Gradients
+from distopt.slabs.gradients import Gradients
 from distopt.variables.indexed_slices import IndexedSlices
+
+
+class RowOptions(Protocol):
+    """How a step treats the rows of sparse gradients."""
+
+    merges_rows: bool
+
+    @property
+    def hides_rows(self) -> bool:
+        """Whether nothing looks at single rows before equal ones are added."""
+
+
+def collect_rows(
+    gradients: Gradients, communicator: Communicator | None, options: RowOptions, divisor: float | None
+) -> None:
+    """Gather, divide and merge the rows of every sparse gradient.
+
+    Args:
+        gradients: this step's; the sparse ones are replaced.
+        communicator: whose rows are gathered; None leaves them as they are.
+        options: what merges rows, and when.
+        divisor: what rows are divided by, or None.
+    """
+    if not gradients.sparse:
+        return
+    if communicator is not None and communicator.size > 1:
+        gather_rows(communicator, gradients, merge_first=options.hides_rows)
+    if divisor is not None:
+        gradients.sparse = {k: slices / divisor for k, slices in gradients.sparse.items()}
+    if options.merges_rows:
+        merge_rows(gradients)
+
+
+def merge_rows(gradients: Gradients) -> None:
+    """Add the equal rows of every sparse gradient."""
+    gradients.sparse = {k: slices.deduplicate() for k, slices in gradients.sparse.items()}
 
 
 def gather_rows(communicator: Communicator, gradients: Gradients, *, merge_first: bool) -> None:

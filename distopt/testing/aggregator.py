@@ -12,7 +12,7 @@ from distopt.aggregators import Aggregator
 from distopt.arrays import Array
 from distopt.memory.digests import digest
 from distopt.optimizers import SGD, legacy
-from distopt.slabs.slab import Pair
+from distopt.slabs.fitting import Pair
 from distopt.testing.replicas import Replicas
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable

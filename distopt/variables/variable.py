@@ -12,7 +12,7 @@ from distopt.arrays import Array, cast, to_array, to_dtype
 from distopt.errors import ForeignVariableError, InvalidArgumentError
 from distopt.memory.storage import Storage
 from distopt.process.names import unique_name
-from distopt.process.replica import current_replica
+from distopt.process.replica import Replica, current_replica
 from distopt.variables.array_like import ArrayLike, Traced, snapshot
 from distopt.variables.indexed_slices import IndexedSlices
 
@@ -68,6 +68,11 @@ class Variable(ArrayLike):
         if dtype is not None:
             array = cast(array, to_dtype(dtype), f"variable {self.name!r}")
         self.storage = Storage(np.array(array, order="C"))
+
+    @property
+    def owner(self) -> Replica:
+        """The replica that made it."""
+        return self._replica
 
     def check_owner(self) -> None:
         """Refuse the use by another replica than the one that made this variable.
@@ -175,12 +180,12 @@ class Variable(ArrayLike):
 
     def _write(self, value: Array) -> None:
         """Replace the value; where the memory is that of all replicas of a node, they do it together."""
-        home = self.storage.home
-        if home is None or home.shared_by is None:
+        shared_by = self.storage.shared_by
+        if shared_by is None:
             self.storage.array[...] = value
         else:
-            home.shared_by.write(self.name, self.storage.array, value)
-        self.storage.note_assignment()
+            shared_by.write(self.name, self.storage.array, value)
+        self.storage.note_write()
 
     def _fitting(self, value: Any, what: str) -> Array:
         array = _plain(value, f"{what} to variable {self.name!r}: the value", numbers=None)

@@ -24,9 +24,11 @@ from distopt.arrays import Array, wide_dtype
 from distopt.data.current import current_items
 from distopt.distribute.collectives import exchange
 from distopt.distribute.strategy import Strategy
-from distopt.engine import step
-from distopt.slabs.slab import Pair
-from distopt.transformers import Clipping
+from distopt.engine import streamed_step
+from distopt.engine.call import StepCall
+from distopt.optimizers.common import base
+from distopt.slabs.fitting import Pair
+from distopt.slabs.gradients import Gradients
 from distopt.variables.indexed_slices import IndexedSlices
 
 
@@ -98,7 +100,8 @@ def main(output: str, script: str, *arguments: str) -> None:
     sys.argv = [script, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(script))
     Strategy.__init__ = _replicated(Strategy.__init__)  # type: ignore[method-assign]
-    step.finish = _recorded(step.finish, Path(output))
+    for module in (base, streamed_step):
+        module.do_step = _recorded(module.do_step, Path(output))  # type: ignore[attr-defined]
     with contextlib.suppress(FirstStepDone):
         runpy.run_path(script, run_name="__main__")
 
@@ -120,17 +123,13 @@ def _recorded(finish: Callable[..., None], output: Path) -> Callable[..., None]:
     """Wrap the end of every step: the first one that aggregates is recorded, and the last one."""
 
     @functools.wraps(finish)
-    def recorded(
-        optimizer: Any,
-        strategy: Strategy | None,
-        slab: Any,
-        kinds: Any,
-        sparse: Any,
-        items: float | None,
-        **others: Any,
-    ) -> None:
+    def recorded(call: StepCall, read: Callable[[], Gradients], items: float | None) -> None:
+        strategy = call.strategy
+        with call.telling_the_others():
+            brought = read()
+        slab = brought.slab
         if strategy is None or not slab.variables:
-            finish(optimizer, strategy, slab, kinds, sparse, items, **others)
+            finish(call, lambda: brought, items)
             return
         with strategy.scope():
             mine = json.dumps([None if items is None else float(items), current_items()]).encode()
@@ -143,8 +142,10 @@ def _recorded(finish: Callable[..., None], output: Path) -> Callable[..., None]:
 
         entries = [(variable, variable.numpy()) for variable in slab.variables]
         # In place of the script's own: what they do can't be compared when what they get differs.
-        optimizer._clipping, optimizer._transformers = Clipping(), [record]
-        finish(optimizer, strategy, slab, kinds, sparse, items, **others)
+        options = call.engine.options
+        options.clipping.clipvalue = options.clipping.clipnorm = options.clipping.global_clipnorm = None
+        options.transform_by([record])
+        finish(call, lambda: brought, items)
         if strategy.replica_index == 0:
             gradients = {id(variable): gradient for gradient, variable in pairs}
             Recording(

@@ -15,6 +15,7 @@ from distopt.aggregators import Stacked
 from distopt.constraints import MaxNorm, NonNeg
 from distopt.errors import CollectiveMismatchError, DivergedError
 from distopt.optimizers import SGD, Adam, legacy
+from distopt.optimizers.common.access import engine_of
 from distopt.testing import SimulatedReplicas
 
 FAMILIES = {
@@ -53,7 +54,7 @@ def digest(optimizer, chosen):
 
 
 def slot_of(optimizer, variable):
-    return next(slot for (owner, _), slot in optimizer._slot_table.items() if owner is variable)
+    return next(slot for (owner, _), slot in engine_of(optimizer).slots.table.items() if owner is variable)
 
 
 def assert_found(outcomes, before, name):

@@ -194,7 +194,7 @@ def test_an_abandoned_barrier_raises():
 
 @pytest.fixture
 def without_memory(monkeypatch):
-    for module in ("distopt.memory.arena", "distopt.distribute.node.node"):
+    for module in ("distopt.memory.layout", "distopt.distribute.node.node"):
         monkeypatch.setattr(f"{module}.new_segment", lambda nbytes: None)
 
 

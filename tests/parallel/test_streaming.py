@@ -17,6 +17,7 @@ import distopt
 from distopt import IndexedSlices, Strategy, Variable
 from distopt.errors import CollectiveMismatchError, DamagedOptimizerError, InvalidArgumentError, ReplicaFailedError
 from distopt.optimizers import SGD, Adam, legacy
+from distopt.optimizers.common.access import engine_of
 from distopt.testing import SimulatedReplicas
 
 both_families = pytest.mark.parametrize("family", [SGD, legacy.SGD])
@@ -371,7 +372,7 @@ def test_an_aggregator_without_lockstep_sends_no_records(few):
 
 def communication(optimizer):
     """The communication threads of an optimizer."""
-    return [sums for slab in optimizer._slabs.values() for sums in slab.streams.values() if sums is not None]
+    return [plan.stream_in_use for plan in engine_of(optimizer).plans if plan.stream_in_use is not None]
 
 
 def test_a_measured_size_is_the_same_everywhere(few, monkeypatch, capfd):

@@ -18,6 +18,7 @@ from distopt.adapters.keras.counterparts import constrained, counterpart, curren
 from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.common.access import engine_of, parts_of
 from distopt.variables.variable import Variable
 
 _backend: Any = importlib.import_module(f"distopt.adapters.keras_{keras.backend.backend()}")
@@ -155,7 +156,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
 
     def scale_loss(self, loss: Any) -> Any:
         """Return the loss times the loss scale of the inner optimizer."""
-        return loss if self.inner._loss_scale is None else loss * self._loss_scale
+        return loss if engine_of(self.inner).training.loss_scale is None else loss * self._loss_scale
 
     def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
         """Overwrite the weights by their averages, where the inner optimizer keeps them; ``fit`` calls it at its end.
@@ -173,7 +174,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
                 f"{number(self._left_steps)} steps were computed and none was made: pass "
                 "fit(..., callbacks=[distopt.adapters.keras.ReplicaCallback()]) each time"
             )
-        parts: Sequence[Any] = self.inner._parts()
+        parts: Sequence[Any] = parts_of(self.inner)
         if any(part.use_ema for part in parts):
             self.inner.finalize_variable_values(self._trained.variables)
             self._trained.write()
@@ -298,16 +299,15 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
 
     def _follow_learning_rate(self) -> None:
         """Take over a learning rate that was set in Keras."""
-        if self._rate is not None:
-            rate = number(self._rate)
-            if rate != float(self.inner.learning_rate):
-                self.inner.learning_rate = rate
+        if self._rate is not None and (rate := number(self._rate)) != float(self.inner.learning_rate):
+            self.inner.learning_rate = rate
 
     def _follow_inner(self) -> None:
         """Show in Keras what the inner optimizer's counters are."""
         self._iterations.assign(int(self.inner.iterations))
-        if self.inner._loss_scale is not None:
-            self._loss_scale.assign(self.inner._loss_scale.factor)
+        scale = engine_of(self.inner).training.loss_scale
+        if scale is not None:
+            self._loss_scale.assign(scale.factor)
         if self._rate is not None:
             self._rate.assign(float(self.inner.learning_rate))
 

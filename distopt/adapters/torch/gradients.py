@@ -75,7 +75,7 @@ class TrainedParameter:
                 "model.load_state_dict(...)), or make the optimizer after such a change"
             )
         if parameter._version != self._seen:  # model.load_state_dict and the like: an assignment
-            self.variable.storage.note_assignment()
+            self.variable.storage.note_write()
             self._seen = parameter._version
         gradient = parameter.grad
         if gradient is None:
@@ -116,7 +116,7 @@ class Stream:
         variables = [each.variable for each in trained]
         optimizer.begin_step(variables)
         stream = cls(optimizer, trained)
-        return stream if optimizer._slab_for(variables).streams.get(stream._communicator) else None
+        return stream if optimizer.sums_meanwhile else None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -158,7 +158,7 @@ class Stream:
 
     def _begin_again(self) -> None:
         """Begin a step where the last one failed, on all replicas alike, and the user has caught it."""
-        if self._optimizer._streamed is None:
+        if not self._optimizer.step_has_begun:
             self._optimizer.begin_step()
 
     def _too_late(self, trained: TrainedParameter, what: str) -> InvalidArgumentError:

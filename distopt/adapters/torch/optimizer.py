@@ -22,6 +22,7 @@ from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers import legacy
+from distopt.optimizers.common.access import family_of
 from distopt.process.thread_limits import configured_threads
 
 __all__ = ["DistributedOptimizer", "broadcast_buffers"]
@@ -91,7 +92,7 @@ class DistributedOptimizer:
                 trained.install(buffer)
             if isinstance(self._optimizer, legacy.Optimizer):
                 _ = self._optimizer.iterations  # made with the slots in the first step else, too late to be loaded
-                self._optimizer._create_slots(self._variables)
+                family_of(self._optimizer).prepare(self._variables)
         self._parameters = [trained.parameter for trained in self._trained]
         self._frozen = {name: parameter for name, parameter in named.items() if not parameter.requires_grad}
         if strategy.broadcast:

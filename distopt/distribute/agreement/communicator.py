@@ -65,8 +65,7 @@ class Communicator(abc.ABC):
     """The transport's name, as messages show it."""
     staging: Staging | None = None
     """Memory that all replicas share, through which arrays of their own are summed; None: by transfers."""
-    optimizers: int = 0
-    """How many optimizers its replicas have begun to step together."""
+    _optimizers: int = 0
 
     @property
     @abc.abstractmethod
@@ -145,6 +144,11 @@ class Communicator(abc.ABC):
     def line(self) -> Line | None:
         """Make how the watchdog asks the other replicas, together with them; None: in no other way than so far."""
         return None
+
+    def number_optimizer(self) -> int:
+        """Count an optimizer that the replicas have begun to step together, and return its number, from 1."""
+        self._optimizers += 1
+        return self._optimizers
 
     def release(self) -> None:  # noqa: B027 (most transports do not mind)
         """Let another thread than so far use this communicator."""

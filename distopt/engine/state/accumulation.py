@@ -9,9 +9,8 @@ import numpy as np
 
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import add_tree
-from distopt.slabs.intake import DENSE
+from distopt.slabs.gradients import DENSE, Gradients
 from distopt.slabs.slab import Slab
-from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
 
@@ -33,22 +32,12 @@ class Accumulation:
         """Whether the micro-step that ``counter`` counts from 0 makes a step."""
         return int(counter.storage.array) % self.steps == self.steps - 1
 
-    def take(
-        self,
-        counter: Variable,
-        slab: Slab,
-        kinds: bytearray,
-        sparse: dict[int, IndexedSlices],
-        items: float | None,
-    ) -> bool:
+    def add_micro_step(self, counter: Variable, gradients: Gradients) -> bool:
         """Add up one micro-step; after the last one the slab holds the sum of all, and the step goes on.
 
         Args:
             counter: of the micro-steps that were done.
-            slab: the gradients; changed.
-            kinds: for each entry whether it is there; changed.
-            sparse: the sparse gradients, which become dense; emptied.
-            items: of this micro-step.
+            gradients: those of this micro-step; sparse ones become dense, and with the last one the sums lie there.
 
         Returns:
             Whether it was the last one.
@@ -57,11 +46,12 @@ class Accumulation:
             InvalidArgumentError: a variable that stands twice, items in some micro-steps only, variables that the last
                 micro-step leaves out.
         """
+        slab, kinds, items = gradients.slab, gradients.kinds, gradients.items
         self._check(counter, slab, items)
-        for k, slices in sparse.items():
+        for k, slices in gradients.sparse.items():
             slab.views[k][...] = slices.to_dense()
             kinds[k] = DENSE
-        sparse.clear()
+        gradients.sparse.clear()
         is_last = self.is_last(counter)
         if is_last:
             self._check_nothing_is_left_out(slab)

@@ -7,28 +7,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from distopt.arrays import Array
 from distopt.distribute.agreement.header import Call, agree, exchange_bytes
 from distopt.distribute.strategy import Strategy
+from distopt.engine.state.training_state import TrainingState
 from distopt.errors import NonFiniteGradientError
 from distopt.kernels import tree_sum
-from distopt.slabs.slab import Gradients
-from distopt.transformers import dense_buffers, sparse_buffers, squares_of
+from distopt.slabs.gradients import Gradients
 
-if TYPE_CHECKING:
-    from distopt.optimizers.common.base import BaseOptimizer
+Ranges: TypeAlias = Mapping[np.dtype[Any], Sequence[tuple[int, int]]]
+"""For each dtype, parts of the slab."""
 
 _BROUGHT, _SUMMED = 1, 2
-
-
-def inspects(optimizer: BaseOptimizer, strategy: Strategy) -> bool:
-    """Whether the sums are looked at before anything is updated."""
-    return strategy.inspects or optimizer._skips_nonfinite
 
 
 def is_finite(gradients: Gradients) -> bool:
@@ -41,63 +36,58 @@ class Inspection:
     """One step's look at the gradients.
 
     Args:
-        optimizer: whose step it is.
         strategy: the replicas.
+        training: whose step it is.
         gradients: what takes part.
-        ranges: for each dtype, the parts of the slab that sums overwrite on this replica; None: all of it.
-        are_summed: whether they have done so already.
+        overwritten: the parts of the slab that sums overwrite on this replica; None: all of it.
+        by_hook: whether a hook makes the sum: its results may differ between replicas, and the verdict must not.
     """
 
     def __init__(
         self,
-        optimizer: BaseOptimizer,
         strategy: Strategy,
+        training: TrainingState,
         gradients: Gradients,
-        ranges: dict[np.dtype[Any], list[tuple[int, int]]] | None,
+        overwritten: Ranges | None,
         *,
-        are_summed: bool,
+        by_hook: bool,
     ) -> None:
-        self._optimizer, self._strategy, self._gradients, self._ranges = optimizer, strategy, gradients, ranges
+        self._strategy, self._training, self._gradients, self._ranges = strategy, training, gradients, overwritten
+        self._by_hook = by_hook
         self.norm = math.nan
         """Of the sum of the gradients, after its division and before any clipping by norm."""
         # What this replica's sums overwrite can be looked at only now: one part in R of a gradient, mostly.
-        early = list(gradients.sparse) if are_summed else gradients.entries
+        early = list(gradients.sparse) if gradients.are_summed else gradients.entries
         names = strategy.checks.on_nonfinite is not None
         self._spoilt = {k for k in early if names and not self._is_finite(k, overwritten=True)}
-        self._are_summed = are_summed
 
-    def look(self) -> bool:
-        """Look at sums that lie in this replica's slab; return whether the step goes on."""
-        squares = squares_of(dense_buffers(self._gradients) + sparse_buffers(self._gradients), self._gradients)
-        if not self._optimizer._sums_flat:  # a hook's results may differ between replicas, the verdict must not
-            communicator = self._strategy.communicator
-            agree(communicator, Call("look at what gradient_aggregator returned"))
-            squares = np.max([np.frombuffer(row) for row in exchange_bytes(communicator, squares.tobytes())], axis=0)
-        return self(squares)
-
-    def __call__(self, squares: Array) -> bool:
+    def accepts(self, squares: Array | None) -> bool:
         """Judge by the sums of squares of every variable's gradient; return whether the step goes on.
 
         Raises:
             NonFiniteGradientError: a sum is not finite, on all replicas.
         """
+        assert squares is not None  # somebody looks
+        if self._by_hook:
+            communicator = self._strategy.communicator
+            agree(communicator, Call("look at what gradient_aggregator returned"))
+            squares = np.max([np.frombuffer(row) for row in exchange_bytes(communicator, squares.tobytes())], axis=0)
         entries = list(self._gradients.entries)
         self.norm = math.sqrt(total) if (total := tree_sum(squares[entries])) == total else math.nan
         suspects = [k for k in entries if not math.isfinite(squares[k])]
-        leaves_out = self._optimizer._skips_nonfinite
+        leaves_out = self._training.skips_nonfinite
         if not suspects or (self._strategy.checks.on_nonfinite is None and not leaves_out):
             return True
         found = self._look_closer(suspects)
         if not found or leaves_out:  # squares of large float64 numbers overflow where the numbers have not
             return not found
-        step, replica = int(self._optimizer._iterations.storage.array), self._strategy.replica_index
-        text = f"step {step}: the sum of the gradients is not finite: {found}. Nothing was updated"
+        text = f"step {self._training.calls}: the sum of the gradients is not finite: {found}. Nothing was updated"
         if self._strategy.checks.on_nonfinite == "raise":
             raise NonFiniteGradientError(
                 f"{text}. Look at that replica's batch and at the learning rate; clip gradients, or leave such steps "
                 "out with Checks(on_nonfinite='skip')"
             )
-        if replica == 0:
+        if self._strategy.replica_index == 0:
             warnings.warn(f"{text}; the step is left out", stacklevel=2)
         return False
 
@@ -139,7 +129,7 @@ class Inspection:
         if brought:
             return f"replica{'s' * (len(brought) > 1)} {', '.join(map(str, brought))}"
         overflow = "an overflow of the sum of finite gradients"
-        if not self._are_summed:
+        if not self._gradients.are_summed:
             return overflow
         # A streamed sum came before any look: these replicas' own gradients are gone, the others' are finite.
         summed = " or ".join(str(r) for r, bits in enumerate(column) if bits & _SUMMED)

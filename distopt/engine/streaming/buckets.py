@@ -15,8 +15,7 @@ from contextvars import copy_context
 from distopt.distribute.node.node import Node
 from distopt.distribute.strategy import Strategy
 from distopt.engine.streaming.bucket_size import bucket_bytes
-from distopt.engine.sweep.sweep import Sweep
-from distopt.slabs.slab import Slab
+from distopt.engine.sweep.node_memory import NodeMemory
 
 _running: weakref.WeakSet[BucketSums] = weakref.WeakSet()
 
@@ -104,9 +103,9 @@ class BucketSums:
             return not self._is_stopped
 
 
-def cut_into_buckets(strategy: Strategy, slab: Slab, sweep: Sweep) -> BucketSums | None:
+def cut_into_buckets(strategy: Strategy, memory: NodeMemory) -> BucketSums | None:
     """Start the communication thread of a slab (collective); None where sums are better left to the end of the step."""
-    communicator = strategy.communicator
+    communicator, slab = strategy.communicator, memory.slab
     is_one_node = len(set(communicator.nodes)) == 1  # its memory is enough; a communicator is never given back
     node = Node(communicator if is_one_node else communicator.twin())
     size = bucket_bytes(node)
@@ -121,7 +120,7 @@ def cut_into_buckets(strategy: Strategy, slab: Slab, sweep: Sweep) -> BucketSums
             buckets.append([])
             filled = 0
     buckets = [entries for entries in buckets if entries]
-    sums = [_all(sweep.sums(node, entries)) for entries in buckets]
+    sums = [_all(memory.sums(node, entries)) for entries in buckets]
     if not is_one_node:
         node.communicator.release()
     result = BucketSums(node, buckets, sums)

@@ -1,4 +1,7 @@
-"""Who owns which part of the gradients: cut where the variables lie, so that an element always has the same owner.
+"""Who owns which part of the gradients.
+
+What exists once per node is owned where it lies, so that an element of a parameter always has the same owner. Else
+the list decides alone: all replicas have agreed on it, and not on what each of them has done before.
 
 A part never crosses a variable; its first element is a multiple of 4,096 in the variable, so that the block sums of the
 norms belong to one owner each. Parts that follow one another in the slab are summed together.
@@ -44,15 +47,18 @@ class Part:
 def parts_of(slab: Slab, dtype: np.dtype[Any], entries: Sequence[int], replicas: int) -> list[list[Part]]:
     """Return the parts of each owner, in the order of the slab."""
     owned: list[list[Part]] = [[] for _ in range(replicas)]
-    cuts: dict[FlatBuffer, list[list[tuple[int, int]]]] = {}
+    cuts: dict[FlatBuffer | None, list[list[tuple[int, int]]]] = {}
     for k in entries:
         variable = slab.variables[k]
         if variable.dtype != dtype:
             continue
         home, start, size = variable.storage.buffer, variable.storage.start, variable.size
-        if home not in cuts:
-            cuts[home] = home.owned(replicas)
-        for parts, ranges in zip(owned, cuts[home], strict=True):
+        shared = home if home.shared_by is not None else None
+        if shared not in cuts:
+            cuts[shared] = slab.split_among(dtype, replicas) if shared is None else shared.owned(replicas)
+        if shared is None:
+            start = slab.starts[k]
+        for parts, ranges in zip(owned, cuts[shared], strict=True):
             for low, high in ranges:
                 first, last = max(0, low - start), min(size, high - start)
                 if first < last:
@@ -99,6 +105,8 @@ class Block:
         self.entries = np.array([part.entry for part in parts])
         self.spans = np.array([(part.begin - self.begin, part.length) for part in parts], np.int64)
         """Where the parts lie in the block: start, length."""
+        self.buffer = self.total, self.spans, self.entries
+        """The sum as division and limits take it."""
 
     @cached_property
     def updates(self) -> list[tuple[FlatBuffer, int, Array]]:

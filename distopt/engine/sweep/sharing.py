@@ -7,7 +7,7 @@ up to date what its own replicas own (ZeRO, stage 1), until ``complete_slots`` c
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,19 +17,17 @@ from distopt.distribute.agreement.header import Call, agree
 from distopt.distribute.node.node import Node
 from distopt.distribute.node.node_sum import Spread
 from distopt.distribute.strategy import Strategy
-from distopt.engine.state.inspection import inspects
+from distopt.engine.state.family import Family
+from distopt.engine.state.options import StepOptions
+from distopt.engine.state.slot_store import Key, SlotStore
 from distopt.errors import InvalidArgumentError
 from distopt.memory.digests import digest
 from distopt.memory.flat_buffer import FlatBuffer
 from distopt.slabs.slab import Slab
-from distopt.variables.variable import Variable
-
-if TYPE_CHECKING:
-    from distopt.optimizers.common.base import BaseOptimizer
 
 
 class SharedByNode:
-    """Who shares a home: the replicas of a node, those of the other nodes having the same in theirs.
+    """Who shares the parameters of a buffer: the replicas of a node, those of the others having the same in theirs.
 
     Args:
         node: this replica's node.
@@ -46,8 +44,58 @@ class SharedByNode:
         self.node.barrier()
 
 
-def check_sharing(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, *, aggregates: bool) -> None:
+class SharedSlot:
+    """Who shares one slot: each replica of the job writes what it owns of it.
+
+    Args:
+        node: this replica's node.
+        ranges: the (begin, end) of what this replica owns, in the slot.
+    """
+
+    def __init__(self, node: Node, ranges: Sequence[tuple[int, int]]) -> None:
+        self._node, self._ranges = node, ranges
+
+    def write(self, name: str, target: Array, value: Array) -> None:
+        """Give the slot a new value: all replicas call it, with the same; what others own may be an old value."""
+
+        def describe() -> dict[str, str]:
+            return {"value (digest)": digest([value])} if self._node.is_whole_job else {}
+
+        agree(self._node.communicator, Call(f"assignment to {name!r}", describe))
+        for begin, end in self._ranges:
+            target.reshape(-1)[begin:end] = value.reshape(-1)[begin:end]
+        self._node.barrier()
+
+
+def needs_whole_sum(options: StepOptions, family: Family, slab: Slab, *, looks: bool) -> str | None:
+    """Return what has to see the whole sum, as a message says it; None where a step can go block by block.
+
+    Args:
+        options: of the step.
+        family: what updates.
+        slab: the gradients.
+        looks: whether the sums are looked at, before they are clipped by value.
+    """
+    if not options.sums_flat:
+        return f"gradient_aggregator={hook_name(options.aggregator)}"
+    if options.transformers:
+        return f"gradient_transformers={list(map(hook_name, options.transformers))}"
+    if not family.updates_flat:
+        return f"{family.kind}, which updates by a method of its own,"
+    if options.clipping.needs_stages(inspects=looks):
+        return "a limit on norms after another limit" + " (with on_nonfinite or a receipt)" * looks
+    if slab.has_duplicates:  # it is updated in the order of the list, once per appearance
+        return "a list in which a variable stands twice"
+    return None
+
+
+def check_sharing(strategy: Strategy, slab: Slab, needs_private: str | None) -> None:
     """Refuse what can't be done when nobody has all gradients, or parameters of its own.
+
+    Args:
+        strategy: the current one.
+        slab: the gradients.
+        needs_private: what of the step needs each replica's own parameters, or None.
 
     Raises:
         InvalidArgumentError: something that needs private parameters; variables that other replicas share.
@@ -59,11 +107,7 @@ def check_sharing(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, *, a
                 "which every replica would update all of them: do it under the strategy of their first step"
             )
         return
-    what = (
-        _what_needs_private(optimizer, slab, inspects=inspects(optimizer, strategy))
-        if aggregates
-        else "experimental_aggregate_gradients=False"
-    )
+    what = needs_private or _constraint_of_whole(slab)
     if what is not None:
         raise InvalidArgumentError(
             f"{what} needs parameters of each replica's own, and with update='shared' they exist once per node, where "
@@ -76,50 +120,40 @@ def check_sharing(optimizer: BaseOptimizer, strategy: Strategy, slab: Slab, *, a
                 "first step was done under"
             )
         if not home.shareable:
-            names = [variable.name for variable in slab.variables if variable.storage.buffer is home]
+            names = [variable.name for variable in slab.variables if variable.storage.home is home]
             raise InvalidArgumentError(
                 f"variables {names} were placed by an optimizer that was not under update='shared', and memory is "
                 "placed once: make their first optimizer, and do its first step, under this strategy"
             )
 
 
-def _what_needs_private(optimizer: BaseOptimizer, slab: Slab, *, inspects: bool) -> str | None:
-    if not optimizer._sums_flat:
-        return f"gradient_aggregator={hook_name(optimizer._aggregator)}"
-    if optimizer._transformers:
-        return f"gradient_transformers={list(map(hook_name, optimizer._transformers))}"
-    if not optimizer._updates_flat:
-        return f"{type(optimizer).__name__}, which updates by a method of its own,"
-    if optimizer._clipping.needs_stages(inspects=inspects):
-        return "a limit on norms after another limit" + " (with on_nonfinite or a receipt)" * inspects
-    if slab.has_duplicates:
-        return "a list in which a variable stands twice"
+def _constraint_of_whole(slab: Slab) -> str | None:
     for variable in slab.variables:
         if variable.constraint is not None and not getattr(variable.constraint, "elementwise", False):
             return f"the constraint {hook_name(variable.constraint)} of variable {variable.name!r}"
     return None
 
 
-def share_state(optimizer: BaseOptimizer, slab: Slab, node: Node) -> None:
+def share_state(kind: str, slots: SlotStore, slab: Slab, node: Node) -> None:
     """Make parameters and slots those of the node's first replica, where they are not yet (collective).
 
     Raises:
         NoSharedMemoryError: there is no room.
     """
-    homes = [home for home in slab.homes if home.shared_by is None]
-    slots = [key for key in optimizer._slot_segments if key not in optimizer._shared_slots]
-    agree(
-        node.communicator,
-        Call(f"sharing of parameters and slots by {type(optimizer).__name__}", lambda: _layout(slab, homes, slots)),
-    )
-    node.unite([home.segment for home in homes] + [optimizer._slot_segments[key] for key in slots])
+    homes, keys = [home for home in slab.homes if home.shared_by is None], slots.private
+    agree(node.communicator, Call(f"sharing of parameters and slots by {kind}", lambda: _layout(slab, homes, keys)))
+    node.unite([home.segment for home in homes] + [slots.segments[key] for key in keys])
     for home in homes:
-        home.shared_by = SharedByNode(node)
-        home.own = home.owned(node.communicator.size)[node.communicator.index]
-    optimizer._shared_slots.update(dict.fromkeys(slots, node))
+        home.share(SharedByNode(node), home.owned(node.communicator.size)[node.communicator.index])
+    slots.shared.update(dict.fromkeys(keys, node))
+    for (variable, label), slot in slots.table.items():
+        home, start = variable.storage.buffer, variable.storage.start
+        if (home, label) in keys:
+            ranges = [(begin - start, end - start) for begin, end in home.parts(start, variable.size)]
+            slot.storage.share(SharedSlot(node, ranges))
 
 
-def _layout(slab: Slab, homes: Sequence[FlatBuffer], slots: Sequence[tuple[FlatBuffer, str]]) -> dict[str, str]:
+def _layout(slab: Slab, homes: Sequence[FlatBuffer], slots: Sequence[Key]) -> dict[str, str]:
     """What must be equal where memory becomes one: each variable has the same place in it."""
     places = [f"{v.name} in buffer {slab.homes.index(v.storage.buffer)} at {v.storage.start}" for v in slab.variables]
     return {
@@ -129,35 +163,21 @@ def _layout(slab: Slab, homes: Sequence[FlatBuffer], slots: Sequence[tuple[FlatB
     }
 
 
-def shared_slots(optimizer: BaseOptimizer) -> set[Variable]:
-    """Return the slots that are the node's."""
-    table = optimizer._slot_table.items()
-    return {slot for (variable, label), slot in table if (variable.storage.buffer, label) in optimizer._shared_slots}
-
-
-def complete_slots(optimizer: BaseOptimizer) -> None:
+def complete_slots(slots: SlotStore) -> None:
     """Bring what other nodes own of the slots to this one (collective); nothing to do on one node."""
-    for key, node in optimizer._shared_slots.items():
-        flat = optimizer._slot_flats[key]
-        owned = key[0].owned(node.communicator.size)
+    for key, node in slots.shared.items():
+        flat, owned = slots.flats[key], key[0].owned(node.communicator.size)
         Spread(node, [[flat[begin:end] for begin, end in ranges] for ranges in owned], once=True)()
-    leave_state(optimizer)
+    slots.node_barrier()
 
 
-def leave_state(optimizer: BaseOptimizer) -> None:
-    """Wait until the node's other replicas have read or written as much."""
-    for node in _nodes(optimizer._shared_slots.values()):
-        node.barrier()
+def agree_on_state(slots: SlotStore, call: str, arrays: Iterable[Any] = ()) -> None:
+    """In shared mode, agree with all replicas on reading or writing the whole state.
 
-
-def agree_on_state(optimizer: BaseOptimizer, call: str, arrays: Iterable[Any] = ()) -> None:
-    """In shared mode, agree with all replicas on reading or writing the whole state."""
-    for node in _nodes(optimizer._shared_slots.values()):
-        agree(
-            node.communicator,
-            Call(f"{call} of {type(optimizer).__name__}", lambda: {"values (digest)": digest(map(np.asarray, arrays))}),
-        )
-
-
-def _nodes(nodes: Iterable[Node]) -> list[Node]:
-    return list(dict.fromkeys(nodes))
+    Args:
+        slots: the state.
+        call: what is done to it, as a message says it.
+        arrays: the values that are written.
+    """
+    for node in slots.nodes:
+        agree(node.communicator, Call(call, lambda: {"values (digest)": digest(map(np.asarray, arrays))}))

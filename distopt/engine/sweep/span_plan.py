@@ -85,6 +85,22 @@ class SpanPlan:
         for total in self.sums:
             total()
 
+    def copy_totals(self, place: int) -> None:
+        """Copy the sums that others own into the slab of this replica."""
+        for held in self.all:
+            if held.holder != place:
+                for run in held.runs:
+                    np.copyto(run.rows[place], run.total)
+
+    def overwritten(self, place: int) -> dict[np.dtype[Any], list[tuple[int, int]]]:
+        """Return the ranges of this replica's slab where sums come to lie."""
+        ranges: dict[np.dtype[Any], list[tuple[int, int]]] = {}
+        for of_owner in self.by_owner:
+            for dtype, held in zip(self._slab.flats, of_owner, strict=True):
+                if held.holder == place:
+                    ranges.setdefault(dtype, []).extend(held.ranges)
+        return ranges
+
     def publish(self, *, as_summed: bool) -> None:
         """Bring the sums to the other nodes.
 

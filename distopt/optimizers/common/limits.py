@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from distopt.transformers import Clipping, checked_limit
+from distopt.engine.engine import Engine
+from distopt.transformers import checked_limit
 
 
 def _limit(name: str) -> Any:
     def read(self: Limits) -> float | None:
-        limit: float | None = getattr(self._clipping, name)
+        limit: float | None = getattr(self._engine.options.clipping, name)
         return limit
 
     def write(self: Limits, value: float | None) -> None:
         if value is not None:
             self._refuse_limit(name, value)
-        setattr(self._clipping, name, checked_limit(name, value))
+        setattr(self._engine.options.clipping, name, checked_limit(name, value))
 
     return property(read, write, doc=f"The limit {name}, or None.")
 
@@ -23,7 +24,7 @@ def _limit(name: str) -> Any:
 class Limits:
     """``clipvalue``, ``clipnorm`` and ``global_clipnorm``; each family says what excludes them."""
 
-    _clipping: Clipping
+    _engine: Engine
 
     clipvalue = _limit("clipvalue")
     clipnorm = _limit("clipnorm")

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.common.access import engine_of, family_of
 from distopt.optimizers.keras3.optimizer import Optimizer
-from distopt.slabs.slab import Gradients, Slab
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
 
 _OF_INNER = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
@@ -38,7 +40,8 @@ class Composite(Optimizer):
                 f"{owner}: received {inner!r} as an inner optimizer: expected one of the Keras 3 family that has no "
                 "optimizer inside"
             )
-        if inner._aggregator is not None or inner._transformers:
+        hooks = engine_of(inner).options
+        if hooks.aggregator is not None or hooks.transformers:
             raise InvalidArgumentError(
                 f"{owner}: the inner optimizer {inner.name!r} has hooks. Gradients are summed once for all: give "
                 f"gradient_aggregator and gradient_transformers to {owner}"
@@ -62,7 +65,7 @@ class Composite(Optimizer):
         return list(shares.values())
 
     def _identity(self) -> str:
-        return f"{super()._identity()} of {[inner._identity() for inner in self._inner]}"
+        return f"{super()._identity()} of {[family_of(inner).identity() for inner in self._inner]}"
 
     def _make_slots(self) -> None:
         for inner, variables in self._shares(self._trainable_variables):
@@ -76,7 +79,7 @@ class Composite(Optimizer):
         return [*super().variables, *(variable for inner in self._inner for variable in inner.variables)]
 
     def _state(self) -> list[Variable]:
-        return [*super()._state(), *(variable for inner in self._inner for variable in inner._state())]
+        return [*super()._state(), *(variable for inner in self._inner for variable in family_of(inner).state())]
 
     def _variant_of(self, variable: Variable) -> int:
         return self._inner_of(variable)._variant_of(variable)
@@ -85,30 +88,29 @@ class Composite(Optimizer):
     def _updates_flat(self) -> bool:
         return False
 
-    def _check_gradients(self, slab: Slab, kinds: bytearray) -> None:
+    def _check_gradients(self, gradients: Gradients) -> None:
         for inner in self._inner:
-            inner._check_gradients(slab, kinds)
+            family_of(inner).check(gradients)
 
     def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
         return {
             f"{label} of optimizer {number}": value
             for number, inner in enumerate(self._inner)
-            for label, value in inner._evaluate_hyperparameters(slab).items()
+            for label, value in family_of(inner).hyperparameters(slab).items()
         }
 
     def _create_state(self, gradients: Gradients) -> None:
         for inner in self._inner:
-            inner._create_state(gradients)
+            family_of(inner).create_state(gradients)
 
-    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+    def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
         entries: dict[int, list[int]] = {}
         for k in gradients.entries:
             entries.setdefault(id(self._inner_of(gradients.slab.variables[k])), []).append(k)
         for inner in self._inner:
-            own = entries.get(id(inner), [])
-            part = Gradients(gradients.slab, own, {k: gradients.sparse[k] for k in own if k in gradients.sparse})
-            inner._clipping.apply(part)
-            inner._update(part)
+            part = gradients.part(entries.get(id(inner), []))
+            engine_of(inner).options.clipping.apply(part)
+            family_of(inner).update(part, dense_done=False)
 
     def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:
         """Overwrite variables by their averages, where their optimizer keeps some."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from distopt.arguments import hook_name
-from distopt.engine.state.slots import MASTERED, RuleUpdates
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.common.rule_updates import MASTERED, RuleUpdates
 from distopt.variables.variable import Variable
 
 
@@ -47,12 +47,21 @@ class MasterWeights(RuleUpdates):
     def _renew_masters(self) -> None:
         """Take over weights that were assigned since the last step, unless their copies were too."""
         for variable, versions in self._master_versions.items():
-            master = self._slot_table[variable, "master"]
-            if variable.storage.assignments != versions[0] and master.storage.assignments == versions[1]:
-                master.storage.array[...] = variable.storage.array
+            master = self._engine.slots.table[variable, "master"]
+            if variable.storage.writes != versions[0] and master.storage.writes == versions[1]:
+                self._copy_own_part(variable)
+
+    def _copy_own_part(self, variable: Variable) -> None:
+        """Copy a weight into its exact copy; where they exist once per node, each replica copies what it owns."""
+        home, start = variable.storage.home, variable.storage.start
+        if home is None:
+            return
+        masters = self._engine.slots.flats[home, "master"]
+        for begin, end in home.parts(start, variable.size):
+            masters[begin:end] = home.flat[begin:end]
 
     def _note_masters(self) -> None:
         """Remember of which weights the copies are."""
         for variable in self._master_versions:
-            master = self._slot_table[variable, "master"]
-            self._master_versions[variable] = variable.storage.assignments, master.storage.assignments
+            master = self._engine.slots.table[variable, "master"]
+            self._master_versions[variable] = variable.storage.writes, master.storage.writes

@@ -9,11 +9,11 @@ import numpy as np
 
 from distopt.arguments import flag, within
 from distopt.distribute.node.node_sum import Spread
-from distopt.engine.state.slots import RuleUpdates
 from distopt.engine.sweep.sharing import agree_on_state, complete_slots
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Array, Rule, Scalar, update
 from distopt.memory.flat_buffer import FlatBuffer
+from distopt.optimizers.common.rule_updates import RuleUpdates
 from distopt.variables.variable import Variable
 
 
@@ -63,8 +63,8 @@ class MovingAverage(RuleUpdates):
         momentum = 0.0 if step == 1 else self.ema_momentum
         overwrites = self.ema_overwrite_frequency is not None and step % self.ema_overwrite_frequency == 0
         for home, parts in self._own_parts().items():
-            average = self._slot_flats[home, "average"]
-            exact = self._slot_flats.get((home, "master"), home.flat)
+            average = self._engine.slots.flats[home, "average"]
+            exact = self._engine.slots.flats.get((home, "master"), home.flat)
             spans = np.array([(begin, begin, end - begin) for begin, end in parts], np.int64).reshape(-1, 3)
             update(AVERAGE, average, exact, [], [momentum, 1 - momentum], spans)
             if overwrites:
@@ -81,7 +81,7 @@ class MovingAverage(RuleUpdates):
 
     def _publish(self, home: FlatBuffer) -> None:
         """Bring overwritten weights to the other nodes: the step itself does so for those of its list only."""
-        node = self._shared_slots.get((home, "average"))
+        node = self._engine.slots.shared.get((home, "average"))
         if node is not None and not node.is_whole_job:
             owned = home.owned(node.communicator.size)
             views: list[list[Array]] = [[home.flat[begin:end] for begin, end in ranges] for ranges in owned]
@@ -112,7 +112,7 @@ class MovingAverage(RuleUpdates):
             return
         for variable in variables:
             self._get_variable_index(variable)
-        agree_on_state(self, "finalize_variable_values")  # type: ignore[arg-type]
-        complete_slots(self)  # type: ignore[arg-type]
+        agree_on_state(self._engine.slots, f"finalize_variable_values of {type(self).__name__}")
+        complete_slots(self._engine.slots)
         for variable in variables:
-            variable.assign(self._slot_table[variable, "average"].numpy())
+            variable.assign(self._engine.slots.table[variable, "average"].numpy())

@@ -13,18 +13,19 @@ import numpy as np
 from distopt.arguments import count, evaluated, finite, flag, unknown_arguments
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
-from distopt.engine import step
 from distopt.engine.state.accumulation import Accumulation
-from distopt.engine.state.slots import constrain, rounds
+from distopt.engine.state.options import Hook
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.base import Hook
+from distopt.optimizers.common.rule_updates import constrain, rounds
 from distopt.optimizers.keras3.exchange import Exchange
 from distopt.optimizers.keras3.moving_average import MovingAverage
 from distopt.optimizers.keras3.state import State
 from distopt.optimizers.keras3.weight_decay import WeightDecay
 from distopt.optimizers.schedules.serialization import deserialize
 from distopt.process.names import unique_name
-from distopt.slabs.slab import Gradients, Pair, Slab
+from distopt.slabs.fitting import Pair
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.slab import Slab
 from distopt.transformers import Clipping, checked_limit
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.tape import compute_gradients
@@ -117,9 +118,8 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, State):
         self._set_moving_average(use_ema, ema_momentum, ema_overwrite_frequency)
         self.loss_scale_factor, self.master_weights = loss_scale_factor, flag(owner, "master_weights", master_weights)
         if gradient_accumulation_steps:
-            self._accumulation = Accumulation(
-                count(owner, "gradient_accumulation_steps", gradient_accumulation_steps, 2)
-            )
+            steps = count(owner, "gradient_accumulation_steps", gradient_accumulation_steps, 2)
+            self._engine.training.accumulate_in(Accumulation(steps))
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
         if kwargs.pop("decay", None) is not None:
@@ -138,7 +138,7 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, State):
         *,
         items: float | None = None,
     ) -> Variable:
-        """Do one step: ``step.py`` shows it from top to bottom.
+        """Do one step: ``distopt/engine/step.py`` shows it from top to bottom.
 
         Args:
             grads_and_vars: (gradient, variable) pairs. A gradient is an array of the variable's shape (cast to its
@@ -155,7 +155,7 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, State):
                 gradients that are not zero with ``items=0`` on all replicas.
             CollectiveMismatchError: replicas disagree on the call (on every replica).
         """
-        step.apply_gradients(self, grads_and_vars, bool(experimental_aggregate_gradients), items)
+        self._do_step(grads_and_vars, aggregates=bool(experimental_aggregate_gradients), items=items)
         return self._step_counter
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Variable] | None = None) -> Variable:
@@ -217,7 +217,7 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, State):
     def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
         return self._scalars(self._step_learning_rate)
 
-    def _check_gradients(self, slab: Slab, kinds: bytearray) -> None:
+    def _check_gradients(self, gradients: Gradients) -> None:
         if self._updates_flat and self._rule() is None:
             raise NotImplementedError(f"{type(self).__name__} must override update_step")
 
@@ -233,7 +233,7 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, State):
             self._scalars(rate)  # what can't be computed fails before anything is agreed on
         own = {name: getattr(self, name) for name in self._hyperparameters}
         numbers = {name: float(value) for name, value in own.items() if isinstance(value, (int, float))}
-        return {"learning_rate": number} | numbers | self._changeable_options() | self._clip_values()
+        return {"learning_rate": number} | numbers | self._changeable_options() | self._engine.options.limits()
 
     def _changeable_options(self) -> dict[str, float]:
         """The options that may change from step to step, on all replicas alike."""
@@ -246,10 +246,8 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, State):
         """Slots are made by ``build``; exact copies follow what was assigned."""
         self._renew_masters()
 
-    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+    def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
         rate, variables, sparse = self._step_learning_rate, gradients.slab.variables, gradients.sparse
-        if self._transformers:  # they may return repeated rows
-            sparse = {k: slices.deduplicate() for k, slices in sparse.items()}
         for entries in rounds(gradients):
             if self._updates_flat:
                 dense = [k for k in entries if k not in sparse] if sparse else entries
@@ -268,7 +266,7 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, State):
             constrain(variables[k])
         self._note_masters()
 
-    def _missing(self, names: list[str], everything: bool) -> None:
+    def _missing(self, names: list[str], *, everything: bool) -> None:
         if everything:
             where = " on every replica" if num_replicas() > 1 else ""
             raise InvalidArgumentError(
@@ -284,7 +282,7 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, State):
         """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
         rate = self._learning_rate_config()
         base = {"name": self.name, "learning_rate": rate} | {name: getattr(self, name) for name in _OPTIONS}
-        base |= vars(self._clipping) | ({"master_weights": True} if self.master_weights else {})
+        base |= vars(self._engine.options.clipping) | ({"master_weights": True} if self.master_weights else {})
         return base | {name: getattr(self, name) for name in self._hyperparameters}
 
     @classmethod

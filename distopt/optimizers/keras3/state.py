@@ -10,14 +10,16 @@ import numpy as np
 from distopt.arguments import positive
 from distopt.arrays import Array, to_dtype
 from distopt.distribute.strategy import get_strategy
-from distopt.engine import beginning
+from distopt.engine.plan_setup import synchronise
 from distopt.engine.state.loss_scale import LossScale
+from distopt.engine.state.options import Hook
 from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import place
-from distopt.optimizers.common.base import BaseOptimizer, Hook, check_variable
+from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.common.limits import Limits
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.optimizers.keras3.master_weights import MasterWeights
+from distopt.slabs.intake import check_variable
 from distopt.slabs.slab import Slab
 from distopt.transformers import Clipping
 from distopt.variables.variable import Variable
@@ -36,24 +38,22 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
         self.built = False
         self._building_for_step = False
         self._step_counter = Variable(np.int64(0), name="iteration", dtype="int64", trainable=False)
+        self._engine.training.count_with(self._step_counter)
         self._own_variables: list[Variable] = []
         self._trainable_variables: list[Variable] = []
         self._indices: dict[int, int] = {}
         self._set_learning_rate(learning_rate)
 
     def _refuse_limit(self, name: str, value: float) -> None:
-        others = {other: limit for other, limit in vars(self._clipping).items() if other != name}
+        others = {other: limit for other, limit in vars(self._engine.options.clipping).items() if other != name}
         if any(limit is not None for limit in others.values()):
             raise InvalidArgumentError(f"{name}={value!r}: one limit at a time; {self.name!r} has {others}")
 
     @property
     def iterations(self) -> Any:
         """The number of steps done: an int64 Variable; with accumulation a number (the Variable counts the calls)."""
-        return self._step_counter if self._accumulation is None else int(self._step_counter) // self._micro_steps
-
-    @property
-    def _iterations(self) -> Variable:
-        return self._step_counter
+        training = self._engine.training
+        return self._step_counter if training.accumulation is None else training.steps
 
     @property
     def _step_number(self) -> int:
@@ -73,7 +73,8 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
 
     @property
     def _accumulators(self) -> set[Variable]:
-        return set() if self._accumulation is None else set(self._accumulation.sums.values())
+        accumulation = self._engine.training.accumulation
+        return set() if accumulation is None else set(accumulation.sums.values())
 
     def _identity(self) -> str:
         fixed = ("use_ema", "gradient_accumulation_steps", "master_weights")
@@ -87,21 +88,25 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
     @property
     def loss_scale_factor(self) -> float | None:
         """What the loss was multiplied by, or None."""
-        return None if self._loss_scale is None or self._skips_nonfinite else self._loss_scale.factor
+        training = self._engine.training
+        return None if training.loss_scale is None or training.skips_nonfinite else training.loss_scale.factor
 
     @loss_scale_factor.setter
     def loss_scale_factor(self, value: float | None) -> None:
         owner = type(self).__name__
-        self._loss_scale = None if value is None else LossScale(positive(owner, "loss_scale_factor", value))
+        scale = None if value is None else LossScale(positive(owner, "loss_scale_factor", value))
+        self._engine.training.scale_by(scale)
 
     @property
     def gradient_accumulation_steps(self) -> int | None:
         """How many calls make a step, or None."""
-        return None if self._accumulation is None else self._accumulation.steps
+        accumulation = self._engine.training.accumulation
+        return None if accumulation is None else accumulation.steps
 
     def scale_loss(self, loss: Any) -> Any:
         """Return a loss multiplied by the loss scale."""
-        return loss if self._loss_scale is None else loss * self._loss_scale.factor
+        scale = self._engine.training.loss_scale
+        return loss if scale is None else loss * scale.factor
 
     def get_weights(self) -> list[Array]:
         """Return copies of the values of ``variables``; with ``update="shared"`` a collective.
@@ -132,8 +137,16 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
                     f"{variable.shape}: pass the arrays in the order of optimizer.variables"
                 )
         self._write_state(self.variables, weights)
-        if self._accumulation is not None:
-            self._accumulation.go_on(self._iterations)
+        accumulation = self._engine.training.accumulation
+        if accumulation is not None:
+            accumulation.go_on(self._step_counter)
+
+    def _prepare_for(self, variables: list[Variable]) -> None:
+        if not self.built:
+            self._slab_for(variables)
+
+    def _sources(self) -> dict[str, Any]:
+        return {} if self._learning_rate is None else {"learning_rate": self._learning_rate}
 
     def build(self, variables: Sequence[Variable]) -> None:
         """Make the optimizer's variables; a call of one's own also makes every replica start from replica 0's values.
@@ -154,7 +167,7 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
         strategy = get_strategy()
         if not self._building_for_step and strategy.broadcast and strategy.num_replicas_in_sync > 1:
             try:
-                beginning.synchronise(self, strategy.ready(), self._trainable_variables)
+                synchronise(self._family(), self._engine, strategy.ready(), self._trainable_variables)
             except BaseException:
                 self.built = False
                 raise
@@ -166,18 +179,19 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
         if self.use_ema:
             for variable in self._trainable_variables:
                 self.add_variable_from_reference(variable, "average")
-        if self._accumulation is not None:
+        accumulation = self._engine.training.accumulation
+        if accumulation is not None:
             for variable in self._trainable_variables:
                 name = f"{self.name}/{variable.path.replace('/', '_')}_gradient_accumulator"
                 sums = Variable(np.zeros_like(variable.storage.array), name=name, dtype=variable.dtype, trainable=False)
-                self._accumulation.sums[variable] = sums
+                accumulation.sums[variable] = sums
                 self._own_variables.append(sums)
 
     def _make_masters(self) -> None:
         for variable in filter(self._has_master, self._trainable_variables):
             self._check_master(variable)
             self.add_variable_from_reference(variable, "master", lambda shape, dtype, v=variable: v.storage.array)
-            self._master_versions[variable] = variable.storage.assignments, 0
+            self._master_versions[variable] = variable.storage.writes, 0
 
     def _make_slots(self) -> None:
         """Make the slots of a built-in optimizer, in the order of Keras."""
@@ -226,8 +240,8 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
         label = name or "slot"
         path = f"{self.name}/{reference_variable.path.replace('/', '_')}_{label}"
         value = _initial(initializer, reference_variable.shape, self._slot_dtype(reference_variable))
-        if (reference_variable, label) in self._slot_table:
-            label = f"{label}_{len(self._slot_table)}"
+        if (reference_variable, label) in self._engine.slots.table:
+            label = f"{label}_{len(self._engine.slots.table)}"
         slot = self._new_slot(reference_variable, label, path, value)
         self._own_variables.append(slot)
         return slot
@@ -270,7 +284,7 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
                 self.build(list(dict.fromkeys(variables)))
             finally:
                 self._building_for_step = False
-        if tuple(map(id, variables)) not in self._slabs:
+        if self._engine.known_slab(variables) is None:
             for variable in variables:
                 self._get_variable_index(variable)
         return super()._slab_for(variables)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from distopt.arguments import finite
-from distopt.engine.state.slots import DECAYED, RuleUpdates
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import decay
+from distopt.optimizers.common.rule_updates import DECAYED, RuleUpdates
 from distopt.variables.variable import Variable
 
 

@@ -1,6 +1,6 @@
 """The legacy family: slots, hyperparameters, ``_resource_apply_dense``."""
 
-from distopt.optimizers.common.serialization import serialize
+from distopt.optimizers.by_name.serialization import serialize
 from distopt.optimizers.legacy.adadelta import Adadelta
 from distopt.optimizers.legacy.adagrad import Adagrad
 from distopt.optimizers.legacy.adam import Adam, NonFusedAdam

@@ -10,9 +10,10 @@ import numpy as np
 
 from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.by_name.serialization import KERAS_3, LEGACY
+from distopt.optimizers.common.access import counter_of, engine_of, family_of, parts_of
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.common.registry import built_in
-from distopt.optimizers.common.serialization import KERAS_3, LEGACY
 from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.optimizers.legacy.base.optimizer import Optimizer as LegacyOptimizer
 from distopt.variables.variable import Variable
@@ -90,7 +91,7 @@ def convert_weights(weights: Sequence[Any], source: AnyOptimizer, target: AnyOpt
                 f"shape {weight.shape}: both optimizers are to be for the same variables, in the same order"
             )
         if key[2] == "iterations":
-            value = _counted(int(value), source._parts()[key[0]], target._parts()[key[0]])
+            value = _counted(int(value), parts_of(source)[key[0]], parts_of(target)[key[0]])
         result.append(np.array(value, weight.dtype))
     return result
 
@@ -114,7 +115,7 @@ def _check_algorithms(source: BaseOptimizer, target: BaseOptimizer) -> None:
                 f"convert_weights received {optimizer!r}: expected an optimizer of distopt. For arrays from Keras, "
                 "pass the optimizer of distopt with the same options"
             )
-    there, here = (list(map(_algorithm, optimizer._parts())) for optimizer in (source, target))
+    there, here = (list(map(_algorithm, parts_of(optimizer))) for optimizer in (source, target))
     if there != here:
         raise InvalidArgumentError(
             f"convert_weights: {source.name!r} is {', '.join(there)} and {target.name!r} is {', '.join(here)}: the "
@@ -123,13 +124,13 @@ def _check_algorithms(source: BaseOptimizer, target: BaseOptimizer) -> None:
 
 
 def _build(source: AnyOptimizer, target: AnyOptimizer) -> None:
-    variables = list(source._trained()) or list(target._trained())
+    variables = list(family_of(source).trained()) or list(family_of(target).trained())
     for optimizer in (source, target):
         if isinstance(optimizer, LegacyOptimizer):
             part: Any
-            for part in optimizer._parts():
-                if variables and not list(part._trained()):
-                    part._create_slots(variables)
+            for part in parts_of(optimizer):
+                if variables and not list(family_of(part).trained()):
+                    family_of(part).prepare(variables)
                 _ = part.iterations
         elif not optimizer.built:
             if not variables:
@@ -142,19 +143,20 @@ def _build(source: AnyOptimizer, target: AnyOptimizer) -> None:
 
 def _keys(source: BaseOptimizer, target: BaseOptimizer) -> tuple[list[_Key], list[_Key]]:
     """What the weights of both are, in their orders."""
-    there, here = ({variable: k for k, variable in enumerate(o._trained())} for o in (source, target))
+    there, here = ({variable: k for k, variable in enumerate(family_of(o).trained())} for o in (source, target))
     return _keys_of(source, there), _keys_of(target, there if there.keys() == here.keys() else here)
 
 
 def _keys_of(optimizer: BaseOptimizer, places: Mapping[Variable, int]) -> list[_Key]:
     known: dict[Variable, _Key] = {}
-    for number, part in enumerate(optimizer._parts()):
+    for number, part in enumerate(parts_of(optimizer)):
         names, others = _KERAS_3_NAMES.get(_algorithm(part), {}), count()
-        for (variable, label), slot in part._slot_table.items():
+        for (variable, label), slot in engine_of(part).slots.table.items():
             known[slot] = number, places[variable], names.get(label, label)
-        for variable, sums in part._accumulation.sums.items() if part._accumulation else ():
+        accumulation = engine_of(part).training.accumulation
+        for variable, sums in accumulation.sums.items() if accumulation else ():
             known[sums] = number, places[variable], "gradient_accumulator"
-        known[part._iterations] = number, None, "iterations"
+        known[counter_of(part)] = number, None, "iterations"
         rate = getattr(part, "_learning_rate", None)
         if isinstance(rate, Variable):
             known[rate] = number, None, "learning_rate"
@@ -177,7 +179,7 @@ def _check_slots(kept: Any, wanted: Any, source: BaseOptimizer, target: BaseOpti
 
 def _counted(calls: int, source: BaseOptimizer, target: BaseOptimizer) -> int:
     """The counter of ``target`` after the calls that ``source`` counted: with accumulation a step is several calls."""
-    there, here = (1 if part._accumulation is None else part._accumulation.steps for part in (source, target))
+    there, here = (engine_of(part).training.micro_steps for part in (source, target))
     if there == here:
         return calls
     if calls % there:

@@ -13,10 +13,11 @@ from distopt.arguments import count, positive
 from distopt.arrays import to_array
 from distopt.engine.state.loss_scale import LossScale
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.serialization import serialize
+from distopt.optimizers.by_name.serialization import serialize
+from distopt.optimizers.common.access import engine_of
 from distopt.optimizers.legacy.base.optimizer import Optimizer
 from distopt.optimizers.legacy.serialization import deserialize
-from distopt.slabs.slab import Pair
+from distopt.slabs.fitting import Pair
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.tape import compute_gradients
 from distopt.variables.variable import Variable
@@ -96,7 +97,7 @@ class LossScaleOptimizer(Optimizer):
             )
         if not isinstance(dynamic, bool):
             raise TypeError(f"{owner}(dynamic={dynamic!r}): expected True or False; the scale itself is initial_scale")
-        if inner_optimizer._loss_scale is not None:
+        if engine_of(inner_optimizer).training.loss_scale is not None:
             raise InvalidArgumentError(
                 f"{owner}: {inner_optimizer.name!r} is inside of another {owner} already: make one of its own for it"
             )
@@ -108,7 +109,7 @@ class LossScaleOptimizer(Optimizer):
         factor = positive(owner, "initial_scale", _INITIAL_SCALE if initial_scale is None else initial_scale)
         steps = _GROWTH_STEPS if dynamic_growth_steps is None else dynamic_growth_steps
         scale = LossScale(factor, count(owner, "dynamic_growth_steps", steps, 1) if dynamic else None, least=1.0)
-        inner_optimizer._loss_scale = _Unscaled(scale, inner_optimizer)
+        engine_of(inner_optimizer).training.scale_by(_Unscaled(scale, inner_optimizer))
         self.__dict__.update(inner_optimizer=inner_optimizer, initial_scale=factor, _scale=scale, _done=set())
 
     # Everything that is not defined here is the inner optimizer's.

@@ -12,7 +12,7 @@ from distopt.optimizers.legacy.base.hyperparameters import ApplyState, below_one
 from distopt.optimizers.legacy.base.optimizer import Optimizer
 from distopt.optimizers.nadam import NADAM
 from distopt.optimizers.schedules import LearningRateSchedule
-from distopt.slabs.slab import Gradients
+from distopt.slabs.gradients import Gradients
 from distopt.variables.variable import Variable
 
 

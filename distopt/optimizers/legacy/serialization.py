@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distopt.optimizers.common.serialization import LEGACY, make, resolve
+from distopt.optimizers.by_name.serialization import LEGACY, make, resolve
 from distopt.optimizers.legacy.base.optimizer import Optimizer
 
 

@@ -27,6 +27,7 @@ from weakref import WeakKeyDictionary
 
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.common.access import counter_of
 from distopt.process.launcher import launched
 from distopt.process.replica import Replica, current_replica
 from distopt.testing.faults.kinds import KINDS, Fault, Moment
@@ -125,7 +126,7 @@ class Injection:
                         "of one. Use raise or exit, or start replicas that are processes (distopt run -n N)"
                     )
         self._seen.add(strategy.replica_index)
-        self._steps[replica] = optimizer, int(optimizer._iterations.storage.array)
+        self._steps[replica] = optimizer, int(counter_of(optimizer))
 
     def _due(self, places: list[str]) -> Fault | None:
         """Return the fault that happens here and now, and forget it."""
@@ -133,7 +134,7 @@ class Injection:
             return None
         index, (optimizer, step) = get_strategy().replica_index, self._steps.get(current_replica(), (None, 0))
         if optimizer is not None and "in a checkpoint" in places:  # that of the steps that are done
-            step = int(optimizer._iterations.storage.array)
+            step = int(counter_of(optimizer))
         with self._lock:
             for fault in self._pending:
                 if fault.place in places and fault.replica == index and fault.step in (None, step):

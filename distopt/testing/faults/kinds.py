@@ -14,6 +14,7 @@ import numpy as np
 
 from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.common.access import engine_of
 from distopt.variables.indexed_slices import IndexedSlices
 
 EXIT_STATUS = 3
@@ -121,18 +122,18 @@ def _skip(moment: Moment) -> None:
 
 
 def _wrong_shape(moment: Moment) -> Any:
-    _, slab, entry, *rest = moment.args
-    view = slab.views[entry]
-    return moment.call(np.zeros((*view.shape, 2), view.dtype), slab, entry, *rest, **moment.kwargs)
+    _, gradients, entry, *rest = moment.args
+    view = gradients.slab.views[entry]
+    return moment.call(np.zeros((*view.shape, 2), view.dtype), gradients, entry, *rest, **moment.kwargs)
 
 
 def _nan(moment: Moment) -> Any:
-    gradient, slab, entry, *rest = moment.args
+    gradient, gradients, entry, *rest = moment.args
     if isinstance(gradient, IndexedSlices):
         poison: Any = IndexedSlices(np.full_like(gradient.values, np.nan), gradient.indices, gradient.dense_shape)
     else:
-        poison = np.full_like(slab.views[entry], np.nan)
-    return moment.call(poison, slab, entry, *rest, **moment.kwargs)
+        poison = np.full_like(gradients.slab.views[entry], np.nan)
+    return moment.call(poison, gradients, entry, *rest, **moment.kwargs)
 
 
 def _flip_a_bit(moment: Moment) -> Any:
@@ -143,14 +144,14 @@ def _flip_a_bit(moment: Moment) -> Any:
 def _memory(moment: Moment) -> Array:
     """The array of the parameter or slot that a fault names."""
     name, optimizer = moment.fault.argument, moment.optimizer
-    parameters = [variable for slab in optimizer._slabs.values() for variable in slab.variables]
-    slots = list(optimizer._slot_table.values())
+    engine = engine_of(optimizer)
+    parameters, slots = engine.stepped, list(engine.slots.table.values())
     known = slots if name == "a slot" else parameters if name in ("", "a parameter") else [*parameters, *slots]
     found = [v for v in known if name in ("", "a parameter", "a slot", v.name)]
     if not found:
         names = ", ".join(variable.name for variable in known) or "none (they are known after the first step)"
         raise InvalidArgumentError(f"inject({str(moment.fault)!r}): there is no such variable; there are: {names}")
-    return found[0].storage.array  # type: ignore[no-any-return]
+    return found[0].storage.array
 
 
 KINDS: dict[str, Kind] = {

@@ -7,25 +7,25 @@ import importlib
 from typing import Any
 
 STEP_BEGINS = (
-    "distopt.engine.step:apply_gradients",
-    "distopt.engine.streaming.streaming:Streaming.begin_step",
+    "distopt.optimizers.common.base:BaseOptimizer._do_step",
+    "distopt.optimizers.common.base:BaseOptimizer.begin_step",
 )
 """The first argument of both is the optimizer."""
 
 PLACES: dict[str, tuple[str, ...]] = {
     "before the first step": STEP_BEGINS,
     "before the header": STEP_BEGINS,
-    "in a gradient": ("distopt.slabs.intake:read_gradient", "distopt.engine.streaming.streaming:read_gradient"),
+    "in a gradient": ("distopt.slabs.intake:read_gradient", "distopt.engine.streamed_step:read_gradient"),
     "in the header": ("distopt.engine.agreement:agree",),
-    "after the header": ("distopt.engine.step:_sweep",),
+    "after the header": ("distopt.engine.step:choose_reducer",),
     "in the payload": (
-        "distopt.engine.sweep.sweep:add_tree",
+        "distopt.engine.sweep.blocks:add_tree",
         "distopt.distribute.node.node_sum:add_tree",
         "distopt.distribute.agreement.summation:add_tree",
     ),
     "in the update": (
-        "distopt.engine.sweep.sweep:update",
-        "distopt.engine.state.slots:update",
+        "distopt.engine.sweep.blocks:update",
+        "distopt.optimizers.common.rule_updates:update",
         "distopt.optimizers.keras3.optimizer:Optimizer._update",
         "distopt.optimizers.legacy.base.updates:Updates._update",
     ),

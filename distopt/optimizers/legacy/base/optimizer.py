@@ -11,15 +11,18 @@ from typing import Any, Self
 from distopt.arguments import real, unknown_arguments
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
-from distopt.engine import step
+from distopt.engine.state.options import Hook
 from distopt.errors import InvalidArgumentError, UnknownArgumentError
-from distopt.optimizers.common.base import BaseOptimizer, Hook
+from distopt.memory.arena import place
+from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.legacy.base.hyperparameters import ApplyState, Hyperparameters, as_number
 from distopt.optimizers.legacy.base.options import Options
 from distopt.optimizers.legacy.base.slots import Slots
 from distopt.optimizers.legacy.base.updates import Updates
 from distopt.optimizers.schedules.serialization import deserialize
-from distopt.slabs.slab import Gradients, Pair, Slab
+from distopt.slabs.fitting import Pair
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.slab import Slab
 from distopt.transformers import Clipping
 from distopt.variables.tape import compute_gradients
 from distopt.variables.variable import Variable
@@ -128,7 +131,7 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
                 gradients that are not zero with ``items=0`` on all replicas.
             CollectiveMismatchError: replicas disagree on the call (on every replica).
         """
-        step.apply_gradients(self, grads_and_vars, bool(experimental_aggregate_gradients), items)
+        self._do_step(grads_and_vars, aggregates=bool(experimental_aggregate_gradients), items=items)
         return self.iterations
 
     def minimize(
@@ -169,7 +172,15 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
                     f"hyperparameter {label} of {self._name!r} is {value} in step {int(self.iterations)}: check the "
                     "number, schedule or function that it comes from"
                 )
-        return values | self._clip_values()
+        return values | self._engine.options.limits()
+
+    def _prepare_for(self, variables: list[Variable]) -> None:
+        place(variables, shareable=get_strategy().shares_parameters)
+        self._create_slots(variables)
+
+    def _sources(self) -> dict[str, Any]:
+        self._create_hypers()
+        return dict(self.__dict__["_hyper"])
 
     def _refuse_twins(self, slab: Slab) -> None:
         """Refuse the copies of variables whose slots a copied optimizer keeps for the originals."""
@@ -184,12 +195,13 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
     def _create_state(self, gradients: Gradients) -> None:
         slab = gradients.slab
         everything = gradients.entries is slab.all_entries
-        if everything and slab.has_slots:
+        if everything and self._engine.has_slots(slab):
             return
         self._create_slots(list(dict.fromkeys(slab.variables[k] for k in gradients.entries)))
-        slab.has_slots = everything
+        if everything:
+            self._engine.note_slots(slab)
 
-    def _missing(self, names: list[str], everything: bool) -> None:
+    def _missing(self, names: list[str], *, everything: bool) -> None:
         if everything:
             where = " on every replica" if num_replicas() > 1 else ""
             raise InvalidArgumentError(
@@ -203,7 +215,7 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
-        limits = {k: v for k, v in vars(self._clipping).items() if v is not None}
+        limits = {k: v for k, v in vars(self._engine.options.clipping).items() if v is not None}
         return {"name": self._name} | limits | {name: self._argument(name) for name in self._arguments}
 
     @classmethod

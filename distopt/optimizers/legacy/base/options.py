@@ -6,22 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from distopt.aggregators.sum import Sum
-from distopt.arguments import checked_transformers
+from distopt.engine.state.options import Hook
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.base import Hook
 from distopt.optimizers.common.limits import Limits
-from distopt.slabs.slab import Pair, Slab
+from distopt.slabs.fitting import Pair
 
 
 class Options(Limits):
     """``clipvalue``, ``clipnorm``, ``global_clipnorm``, ``gradient_transformers`` and ``gradient_aggregator``."""
 
-    _transformers: list[Hook]
     _given_aggregator: Hook | None
-    _slabs: dict[tuple[int, ...], Slab]
 
     def _refuse_limit(self, name: str, value: float) -> None:
-        if self._transformers:
+        if self._engine.options.transformers:
             raise InvalidArgumentError(
                 f"`{name}` cannot be set when `gradient_transformers` is set. Instead, clip in one of the transformers"
             )
@@ -38,18 +35,17 @@ class Options(Limits):
     @property
     def gradient_transformers(self) -> list[Hook]:
         """The user's transformers, in order."""
-        return self._transformers
+        return self._engine.options.transformers
 
     @gradient_transformers.setter
     def gradient_transformers(self, value: Sequence[Hook] | None) -> None:
-        if value and self._clipping.active:
+        if value and self._engine.options.clipping.active:
             raise InvalidArgumentError(
                 "`gradient_transformers` cannot be set when `clipvalue`, `clipnorm` or `global_clipnorm` is set. "
                 "Clip in one of the transformers"
             )
-        self._transformers = checked_transformers(value)
-        for slab in self._slabs.values():
-            slab.call_digests.clear()  # they have the transformers in it
+        self._engine.options.transform_by(value)
+        self._engine.forget_digests()  # they have the transformers in it
 
     def _set_clipping(self, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None) -> None:
         if clipnorm is not None and global_clipnorm is not None:

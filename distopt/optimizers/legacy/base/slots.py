@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from distopt.arrays import Array
-from distopt.engine.state.loss_scale import LossScale
+from distopt.engine.engine import Engine
 from distopt.errors import InvalidArgumentError
 from distopt.variables.variable import Variable
 
@@ -20,7 +20,7 @@ class Slots:
     _new_slot: Callable[..., Variable]
     _read_state: Callable[..., list[Array]]
     _write_state: Callable[..., None]
-    _loss_scale: LossScale | None
+    _engine: Engine
     _slot_labels: Callable[[], tuple[str, ...]]
     _may_lack_iterations: ClassVar[bool] = False
     """Whether ``set_weights`` takes a list of Keras 1, which had no iterations in front."""
@@ -37,6 +37,7 @@ class Slots:
         if self._counter is None:
             self._counter = Variable(np.int64(0), name=f"{self._name}/iter", dtype="int64", trainable=False)
             self._weights.insert(0, self._counter)
+            self._engine.training.count_with(self._counter)
         return self._counter
 
     @iterations.setter
@@ -50,6 +51,7 @@ class Slots:
             raise InvalidArgumentError(f"iterations = {variable!r}: expected Variable(np.int64(n))")
         self._counter = variable
         self._weights.insert(0, variable)
+        self._engine.training.count_with(variable)
 
     @property
     def _iterations(self) -> Variable:
@@ -121,7 +123,7 @@ class Slots:
         return self._weights
 
     def _state(self) -> list[Variable]:
-        _, scale = self.iterations, self._loss_scale
+        _, scale = self.iterations, self._engine.training.loss_scale
         return [*self._weights, *(() if scale is None else (scale.step_counter, scale.scale))]
 
     def get_weights(self) -> list[Array]:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from distopt.arrays import Array
-from distopt.engine.state.slots import RuleUpdates, constrain, rounds
+from distopt.optimizers.common.rule_updates import RuleUpdates, constrain, rounds
 from distopt.optimizers.legacy.base.hyperparameters import ApplyState
-from distopt.slabs.intake import DENSE, SPARSE
-from distopt.slabs.slab import Gradients, Slab
+from distopt.slabs.gradients import DENSE, SPARSE, Gradients
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
@@ -86,7 +85,8 @@ class Updates(RuleUpdates):
     def _overrides(self, method: str) -> bool:
         return getattr(type(self), method) is not getattr(Updates, method)
 
-    def _check_gradients(self, slab: Slab, kinds: bytearray) -> None:
+    def _check_gradients(self, gradients: Gradients) -> None:
+        slab, kinds = gradients.slab, gradients.kinds
         has_rule = self._rule() is not None
         if DENSE in kinds and not (has_rule or self._overrides("_resource_apply_dense")):
             raise NotImplementedError(f"{type(self).__name__} must override `_resource_apply_dense`")
@@ -103,7 +103,7 @@ class Updates(RuleUpdates):
     def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
         return self._scalars(self._apply_state["CPU:0", dtype])
 
-    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+    def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
         variables, sparse = gradients.slab.variables, gradients.sparse
         for entries in rounds(gradients):
             if self._updates_flat and not dense_done:

@@ -1,4 +1,4 @@
-"""Updating by rules: slots in arenas parallel to their variables, one kernel call for many variables."""
+"""Updating by rules: one kernel call for many variables, their slots beside them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from distopt.arrays import Array
-from distopt.distribute.node.node import Node
-from distopt.distribute.strategy import get_strategy
+from distopt.engine.engine import Engine
+from distopt.engine.state.family import RuleCall
+from distopt.engine.state.slot_store import ranges_to_spans
 from distopt.kernels import Rule, decayed, mastered, update
-from distopt.memory.arena import place
 from distopt.memory.flat_buffer import FlatBuffer
-from distopt.memory.segment import Segment
-from distopt.slabs.slab import Gradients, Slab
+from distopt.slabs.gradients import Gradients
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
@@ -27,12 +25,9 @@ DECAYED, MASTERED = 1, 2
 class RuleUpdates:
     """What a built-in optimizer is to the engine: a rule, the labels of its slots, and its scalars."""
 
+    _engine: Engine
+
     def __init__(self) -> None:
-        self._slot_flats: dict[tuple[FlatBuffer, str], Array] = {}
-        self._slot_segments: dict[tuple[FlatBuffer, str], Segment | None] = {}
-        self._shared_slots: dict[tuple[FlatBuffer, str], Node] = {}
-        """The slots that are those of a node."""
-        self._slot_table: dict[tuple[Variable, str], Variable] = {}
         self._step_decay = 0.0
         """The fraction of a decaying weight that this step takes from it."""
 
@@ -55,69 +50,44 @@ class RuleUpdates:
         return variable.dtype
 
     def _new_slot(self, variable: Variable, label: str, name: str, value: Any) -> Variable:
-        """Make a slot in the arena, parallel to its variable: one flat buffer per home and label."""
+        """Make a slot, parallel to its variable: one flat buffer per buffer of variables and label."""
         slot = Variable(value, name=name, dtype=self._slot_dtype(variable), trainable=False)
-        self._slot_table[variable, label] = slot
-        self._place_slot(variable, label, slot)
+        self._engine.slots.add(variable, label, slot)
         return slot
-
-    def _place_slot(self, variable: Variable, label: str, slot: Variable) -> None:
-        place([variable], shareable=get_strategy().shares_parameters)
-        home: FlatBuffer = variable.storage.buffer
-        key = home, label
-        if key not in self._slot_flats:
-            number = sum(other is home for other, _ in self._slot_flats)
-            self._slot_flats[key], self._slot_segments[key] = home.parallel(number, slot.dtype)
-        flat = self._slot_flats[key]
-        start = variable.storage.start
-        slot.storage.move_to(flat[start : start + variable.size].reshape(variable.shape))
 
     def _variant_of(self, variable: Variable) -> int:
         """DECAYED and MASTERED, or 0."""
         return 0
 
-    def _call(
-        self, home: FlatBuffer, variant: int, scalars: Sequence[float]
-    ) -> tuple[Rule, list[Array], Sequence[float]]:
-        """Rule, slots and scalars of the variables of one home that are updated alike."""
-        rule, labels = self._known_rule(), self._slot_labels()
+    def _call(self, home: FlatBuffer, variant: int, scalars: Sequence[float]) -> RuleCall:
+        """Return rule, slots and scalars of the variables of one buffer that are updated alike."""
+        rule, labels, flats = self._known_rule(), self._slot_labels(), self._engine.slots.flats
         if variant & DECAYED:
             rule, scalars = decayed(rule), (*scalars, self._step_decay)
         if variant & MASTERED:
             rule, labels = mastered(rule), (*labels, "master")
-        return rule, [self._slot_flats[home, label] for label in labels], scalars
+        return rule, [flats[home, label] for label in labels], scalars
+
+    def _step_call(self, home: FlatBuffer, variant: int) -> RuleCall:
+        """Return the same, with the scalars of this step."""
+        return self._call(home, variant, self._step_scalars(home.flat.dtype))
 
     def _step_scalars(self, dtype: DType) -> Sequence[float]:
         """The values of the rule's scalars in this step."""
         raise NotImplementedError
 
-    def _spans(self, slab: Slab, entries: Sequence[int]) -> list[tuple[FlatBuffer, int, Array]]:
-        """The (start in parameter, start in gradient, length) tables of some entries, by home and variant."""
-        key = b"all" if entries is slab.all_entries else np.asarray(entries, np.int64).tobytes()
-        if key not in slab.tables:
-            if len(slab.tables) > 64:
-                slab.tables.clear()
-            groups: dict[tuple[FlatBuffer, int], list[int]] = {}
-            for k in entries:
-                groups.setdefault((slab.variables[k].storage.buffer, slab.variants[k]), []).append(k)
-            slab.tables[key] = [(*group, _table(slab, members)) for group, members in groups.items()]
-        tables: list[tuple[FlatBuffer, int, Array]] = slab.tables[key]
-        return tables
-
     def _update_flat(self, gradients: Gradients, entries: Sequence[int]) -> None:
-        """Update by dense gradients, which lie in the slab: one kernel call per home."""
+        """Update by dense gradients, which lie in the slab: one kernel call per buffer."""
         flats = gradients.slab.flats
-        for home, variant, spans in self._spans(gradients.slab, entries):
-            dtype = home.flat.dtype
-            rule, slots, scalars = self._call(home, variant, self._step_scalars(dtype))
-            update(rule, home.flat, flats[dtype], slots, scalars, spans)
+        for home, variant, spans in gradients.slab.update_tables(entries):
+            rule, slots, scalars = self._step_call(home, variant)
+            update(rule, home.flat, flats[home.flat.dtype], slots, scalars, spans)
 
     def _update_one(self, variable: Variable, gradient: Any, scalars: Sequence[float], variant: int = 0) -> None:
         """Update one variable by a dense gradient: the bits of ``_update_flat``."""
         home, start = variable.storage.buffer, variable.storage.start
         flat = np.ascontiguousarray(gradient, variable.dtype).reshape(-1)
-        parts = home.parts(start, variable.size)
-        spans = np.array([(begin, begin - start, end - begin) for begin, end in parts], np.int64).reshape(-1, 3)
+        spans = ranges_to_spans(home.parts(start, variable.size), start)
         rule, slots, scalars = self._call(home, variant, scalars)
         update(rule, home.flat, flat, slots, scalars, spans)
 
@@ -178,8 +148,3 @@ def rounds(gradients: Gradients) -> Iterator[Sequence[int]]:
         part.append(k)
         seen.add(variable)
     yield part
-
-
-def _table(slab: Slab, entries: Sequence[int]) -> Array:
-    rows = [(slab.variables[k].storage.start, slab.starts[k], slab.variables[k].size) for k in entries]
-    return np.array(rows, np.int64)

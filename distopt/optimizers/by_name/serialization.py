@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.common.registry import describe, find, passing
-
-if TYPE_CHECKING:
-    from distopt.optimizers.keras3.optimizer import Optimizer
-    from distopt.optimizers.legacy.base.optimizer import Optimizer as LegacyOptimizer
+from distopt.optimizers.keras3.optimizer import Optimizer
+from distopt.optimizers.legacy.base.optimizer import Optimizer as LegacyOptimizer
 
 KERAS_3 = "distopt.optimizers"
 LEGACY = "distopt.optimizers.legacy"

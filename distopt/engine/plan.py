@@ -1,0 +1,70 @@
+"""What is prepared for one list of variables among one group of replicas; it goes with either of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from distopt.distribute.agreement.communicator import Communicator
+from distopt.distribute.agreement.header import digest
+from distopt.engine.streaming.buckets import BucketSums
+from distopt.engine.sweep.node_memory import NodeMemory
+from distopt.engine.sweep.whole import Reductions
+from distopt.slabs.slab import Slab
+
+
+class Plan:
+    """The agreement of some replicas on a list, and how they sum its gradients.
+
+    Args:
+        slab: the gradients of the list.
+        communicator: the replicas.
+    """
+
+    def __init__(self, slab: Slab, communicator: Communicator) -> None:
+        self.slab, self.communicator = slab, communicator
+        self.is_agreed = False
+        """Whether the replicas have agreed on the list, and have begun from the same values."""
+        self.memory: NodeMemory | None = None
+        """How the replicas of a node read each other's gradients; None where they share no memory."""
+        self.reductions = Reductions(communicator)
+        self._stream: BucketSums | None = None
+        self._has_stream = False
+        self._digest: int | None = None
+
+    def settle(self, memory: NodeMemory | None) -> None:
+        """Note that the replicas have agreed."""
+        self.memory, self.is_agreed = memory, True
+
+    def call_digest(self, told: Callable[[], str]) -> int:
+        """Return the digest of a call, whose header need not describe it every time.
+
+        Args:
+            told: returns the optimizer as all replicas know it.
+        """
+        if self._digest is not None:
+            return self._digest
+        fresh = digest(f"{told()}|{self.slab.description}".encode())
+        if self.is_agreed:
+            self._digest = fresh
+        return fresh
+
+    def forget_digest(self) -> None:
+        """Describe the call again: the optimizer's options have changed."""
+        self._digest = None
+
+    def stream(self, make: Callable[[NodeMemory], BucketSums | None]) -> BucketSums | None:
+        """Return the communication thread, made at the first streamed step; None where there is none."""
+        if not self._has_stream and self.memory is not None:
+            self._stream, self._has_stream = make(self.memory), True
+        return self._stream
+
+    @property
+    def stream_in_use(self) -> BucketSums | None:
+        """The communication thread, where one has been made."""
+        return self._stream
+
+    def end_stream(self) -> None:
+        """End the communication thread, if there is one; the next streamed step makes another."""
+        stream, self._stream, self._has_stream = self._stream, None, False
+        if stream is not None:
+            stream.end()

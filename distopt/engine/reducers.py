@@ -1,0 +1,71 @@
+"""Which way a step takes: the sum whole in each replica's slab, or block by block in the node's memory."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from distopt.aggregators.aggregator import FlatAggregator
+from distopt.arrays import Array
+from distopt.distribute.agreement.communicator import Communicator
+from distopt.engine.call import StepCall
+from distopt.engine.plan import Plan
+from distopt.engine.state.inspection import Ranges
+from distopt.engine.sweep.blocks import Blocks
+from distopt.engine.sweep.rescaling import Rescaling
+from distopt.engine.sweep.whole import Alone, WholeByHook, WholeByMessages, WholeFromNode
+from distopt.slabs.gradients import Gradients
+
+
+class Reducer(Protocol):
+    """A way to do stages 4 to 6; the verbs are called in this order."""
+
+    @property
+    def overwritten(self) -> Ranges | None:
+        """The parts of this replica's slab that sums overwrite; None: all of it."""
+
+    @property
+    def rows_travel_by(self) -> Communicator | None:
+        """How the rows of sparse gradients are gathered; None: they are not."""
+
+    def collect(self) -> None:
+        """Bring together what the sum needs: messages, waiting, a user's aggregator."""
+
+    def measure(self) -> Array | None:
+        """Form the sums and divide them; return the squares of every variable's gradient, where somebody looks."""
+
+    def update(self) -> None:
+        """Limit and transform the sums, and update from them: the first thing that writes."""
+
+    def publish(self) -> None:
+        """Bring what was updated to whoever has not updated it himself."""
+
+    def leave(self) -> None:
+        """Wait until nobody needs anything of this step any more."""
+
+
+def choose_reducer(
+    call: StepCall, plan: Plan | None, gradients: Gradients, divisor: float | None, *, is_settled: bool
+) -> Reducer:
+    """Return the way that this step takes.
+
+    Args:
+        call: the step.
+        plan: of its list; None where nothing is communicated.
+        gradients: what takes part.
+        divisor: what the sum is divided by, or None.
+        is_settled: whether nothing was written into the slab since the header.
+    """
+    family, options, looks = call.family, call.engine.options, call.looks
+    if plan is None:
+        return Alone(options, family, gradients, divisor)
+    if not isinstance(options.aggregator, FlatAggregator | None):
+        return WholeByHook(options, family, gradients, divisor, looks=looks)
+    memory = plan.memory
+    if memory is None or not options.sums_flat:
+        return WholeByMessages(plan.reductions, options, family, gradients, divisor, looks=looks)
+    if call.needs_whole_sum(gradients.slab) is not None:
+        return WholeFromNode(memory, options, family, gradients, divisor, looks=looks)
+    rescaling = Rescaling(options.clipping, divisor, looks=looks)
+    # Without a header nobody knows whether the others have written yet.
+    is_settled = is_settled and call.has_header and not gradients.are_summed
+    return Blocks(memory, family, gradients, rescaling, is_settled=is_settled)

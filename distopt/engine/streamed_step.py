@@ -1,0 +1,115 @@
+"""A step whose gradients come one by one, as a backward pass delivers them.
+
+``begin_step`` agrees on the step (the opening record), ``push`` takes a gradient, ``end_step`` agrees on what exists,
+on items and on failures (the closing record, the commit point) and does the rest of the step. Meanwhile a
+communication thread sums (``streaming.buckets``); where it could not help, or replicas share no memory, or a hook makes
+the sum, that waits for ``end_step``. The bits are those of ``apply_gradients``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distopt.distribute.agreement.header import agree
+from distopt.engine.call import StepCall
+from distopt.engine.plan import Plan
+from distopt.engine.plan_setup import set_up_plan
+from distopt.engine.step import do_step
+from distopt.engine.streaming.buckets import BucketSums, cut_into_buckets
+from distopt.engine.sweep.sharing import check_sharing
+from distopt.errors import InvalidArgumentError
+from distopt.slabs.gradients import ABSENT, SPARSE, Gradients
+from distopt.slabs.intake import read_gradient
+from distopt.slabs.slab import Slab
+from distopt.variables.variable import Variable
+
+
+class StreamedStep:
+    """One step between ``begin_step`` and ``end_step``.
+
+    Args:
+        call: who steps, among whom.
+        slab_of: returns the memory for the gradients of a list.
+        variables: the variables that gradients may come for, in about the order in which they will.
+    """
+
+    def __init__(
+        self, call: StepCall, slab_of: Callable[[list[Variable]], Slab], variables: Sequence[Variable]
+    ) -> None:
+        self._call = call
+        with call.telling_the_others():
+            if not variables:
+                raise InvalidArgumentError("begin_step: no variables are known; pass the list of them the first time")
+            slab = slab_of(list(variables))
+            check_sharing(call.aggregating_strategy, slab, call.needs_whole_sum(slab))
+            if slab.has_duplicates:
+                raise InvalidArgumentError("begin_step: a variable stands twice in the list; give each once")
+        self._plan = self._opened(slab)
+        self._gradients = Gradients(slab)
+        self._buckets = _buckets(call, self._plan)
+        if self._buckets is not None:
+            self._buckets.begin()
+            self._gradients.stream = self._buckets
+
+    def _opened(self, slab: Slab) -> Plan:
+        """Agree on the step, and return the plan of its list."""
+        call, engine = self._call, self._call.engine
+        plan, accumulation = engine.plan(slab, call.aggregating_strategy.communicator), engine.training.accumulation
+        if call.has_header and (accumulation is None or accumulation.is_last(engine.training.iterations)):
+            agree(
+                call.aggregating_strategy.communicator,
+                call.header(slab, "begin_step"),
+                call_digest=plan.call_digest(call.told),
+            )
+        set_up_plan(call, slab)
+        return plan
+
+    def push(self, variable: Variable, gradient: Any) -> None:
+        """Take one gradient; None says that there is none."""
+        slab, kinds = self._gradients.slab, self._gradients.kinds
+        with self._call.telling_the_others():
+            entry = slab.entry_of.get(id(variable))
+            if entry is None or kinds[entry]:
+                why = "was pushed before in this step" if entry is not None else "is none of this step's variables"
+                raise InvalidArgumentError(
+                    f"push: {getattr(variable, 'name', variable)!r} {why}: push each variable of begin_step once"
+                )
+            read_gradient(gradient, self._gradients, entry, casts=self._call.engine.options.casts)
+        if self._buckets is not None and kinds[entry]:
+            if kinds[entry] == SPARSE:  # where another replica's is dense, the sum is dense
+                slab.views[entry][...] = self._gradients.sparse[entry].to_dense()
+            self._buckets.note(entry)
+
+    def end(self, items: float | None) -> None:
+        """Agree on the step and do the rest of it."""
+        if self._buckets is not None:
+            for entry, kind in enumerate(self._gradients.kinds):
+                if kind == ABSENT:
+                    self._gradients.slab.views[entry][...] = 0
+                    self._buckets.note(entry)
+        do_step(self._call, self._gradients_as_they_came, items)
+
+    def _gradients_as_they_came(self) -> Gradients:
+        return self._gradients
+
+    @property
+    def sums_meanwhile(self) -> bool:
+        """Whether gradients are summed while they come."""
+        return self._buckets is not None
+
+    def abandon(self) -> None:
+        """Give up: the communication thread may wait for gradients that never come."""
+        if self._buckets is not None:
+            self._plan.end_stream()
+
+
+def _buckets(call: StepCall, plan: Plan) -> BucketSums | None:
+    """Return the communication thread for a list, made at its first streamed step; None where there is none."""
+    options, strategy = call.engine.options, call.aggregating_strategy
+    if plan.memory is None or not options.sums_flat or call.engine.training.accumulation is not None:
+        return None
+    if strategy.receipt is not None or (call.looks and call.needs_whole_sum(plan.slab) is not None):
+        return None  # somebody wants to see this replica's own gradients
+    return plan.stream(functools.partial(cut_into_buckets, strategy))

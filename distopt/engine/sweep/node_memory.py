@@ -1,0 +1,63 @@
+"""How the replicas of a node read each other's gradients: the slab of each, mapped by all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from distopt.distribute.node.node import Node
+from distopt.engine.sweep.partition import BLOCK
+from distopt.engine.sweep.span_plan import SpanPlan
+from distopt.memory.layout import SPAN_UNIT
+from distopt.slabs.slab import Slab
+
+DType = np.dtype[Any]
+
+_PLANS = 64
+"""Plans for so many sets of entries are kept."""
+
+
+class NodeMemory:
+    """One slab of every replica of a node, and the plans for sums over them; the replicas make it together.
+
+    Args:
+        node: this replica's node.
+        slab: its gradients.
+        is_shared: whether parameters and slots are the node's.
+        wire: dtype of what travels between nodes; None is float32 or wider.
+
+    Raises:
+        NoSharedMemoryError: the slabs can't be shared.
+    """
+
+    def __init__(self, node: Node, slab: Slab, *, is_shared: bool, wire: DType | None) -> None:
+        self.node, self.slab, self.is_shared, self._wire = node, slab, is_shared, wire
+        memories = list(map(slab.of_another, node.share(slab.segment)))
+        self._flats = {dtype: [flats[dtype] for flats, _ in memories] for dtype in slab.flats}
+        for dtype, flat in slab.flats.items():
+            self._flats[dtype][node.place] = flat
+        self.squares = memories[0][1] if node.place else slab.squares
+        """The block sums of squares, in one table for the node."""
+        self.scratch = {dtype: np.empty(BLOCK + SPAN_UNIT, dtype) for dtype in slab.flats}
+        """Memory for one block that others must not see."""
+        self._plans: dict[bytes, SpanPlan] = {}
+
+    def plan(self, entries: Sequence[int]) -> SpanPlan:
+        """Return what a step over these entries consists of."""
+        key = b"all" if entries is self.slab.all_entries else np.asarray(entries, np.int64).tobytes()
+        if key not in self._plans:
+            if len(self._plans) > _PLANS:
+                self._plans.clear()
+            self._plans[key] = SpanPlan(self.node, self.slab, self._flats, entries, self._wire)
+        return self._plans[key]
+
+    def sums(self, node: Node, entries: Sequence[int]) -> Sequence[Callable[[], None]]:
+        """Return the sums of some entries, for the communication thread.
+
+        Args:
+            node: the same replicas, over the thread's communicator.
+            entries: which.
+        """
+        return SpanPlan(node, self.slab, self._flats, entries, self._wire).sums

@@ -1,0 +1,1 @@
+"""Optimizers of both families by name, as plain dictionaries, and back."""

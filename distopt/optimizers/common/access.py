@@ -1,0 +1,30 @@
+"""The doors through which checkpoints, conversions, adapters and composites reach what an optimizer keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distopt.engine.engine import Engine
+from distopt.engine.state.family import Family
+from distopt.optimizers.common.base import BaseOptimizer
+from distopt.variables.variable import Variable
+
+
+def engine_of(optimizer: BaseOptimizer) -> Engine:
+    """Return the engine of an optimizer: the door for checkpoints, conversions, adapters and composites."""
+    return optimizer._engine
+
+
+def parts_of(optimizer: BaseOptimizer) -> Sequence[BaseOptimizer]:
+    """Return the optimizers that update and keep state: this one, or those inside it."""
+    return optimizer._parts()
+
+
+def counter_of(optimizer: BaseOptimizer) -> Variable:
+    """Return the counter of an optimizer's calls; the legacy family makes it at its first use."""
+    return optimizer._iterations
+
+
+def family_of(optimizer: BaseOptimizer) -> Family:
+    """Return an optimizer as the engine sees it."""
+    return optimizer._family()

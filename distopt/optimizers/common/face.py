@@ -1,0 +1,116 @@
+"""What an optimizer family answers to the engine, as methods that each family writes."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from distopt.engine.state.family import Family
+from distopt.errors import ForeignVariableError
+from distopt.optimizers.common.rule_updates import DType, RuleUpdates
+from distopt.process.replica import current_replica
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.slab import Slab
+from distopt.variables.variable import Variable
+
+
+class Face(RuleUpdates, abc.ABC):
+    """The answers of an optimizer; ``_family`` hands them to the engine."""
+
+    name: str
+
+    @property
+    def _iterations(self) -> Variable:
+        """The counter of calls, int64."""
+        return self._engine.training.iterations
+
+    @abc.abstractmethod
+    def _state(self) -> list[Variable]:
+        """Return everything but the parameters that must be equal on all replicas."""
+
+    @abc.abstractmethod
+    def _trained(self) -> Iterable[Variable]:
+        """Return the variables that this optimizer keeps state for."""
+
+    @abc.abstractmethod
+    def _check_gradients(self, gradients: Gradients) -> None:
+        """Refuse, before anything is agreed on, what the update could not do."""
+
+    @abc.abstractmethod
+    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
+        """Evaluate them for this step; return what must agree between replicas."""
+
+    @abc.abstractmethod
+    def _create_state(self, gradients: Gradients) -> None:
+        """Make the slots that the present variables lack."""
+
+    @abc.abstractmethod
+    def _prepare_for(self, variables: list[Variable]) -> None:
+        """Make what the first step over these variables makes."""
+
+    @abc.abstractmethod
+    def _sources(self) -> dict[str, Any]:
+        """Return what hyperparameters come from, by name: variables, schedules, functions."""
+
+    @abc.abstractmethod
+    def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
+        """Update the variables that take part, and apply their constraints.
+
+        Args:
+            gradients: what takes part.
+            dense_done: the dense ones are updated already, by the rule.
+        """
+
+    @property
+    @abc.abstractmethod
+    def _updates_flat(self) -> bool:
+        """Whether dense gradients are updated by the rule, whole buffers at a time."""
+
+    @abc.abstractmethod
+    def _step_scalars(self, dtype: DType) -> Sequence[float]:
+        """Return the values of the rule's scalars in this step."""
+
+    @abc.abstractmethod
+    def _missing(self, names: list[str], *, everything: bool) -> None:
+        """Say that some variables have no gradient on any replica: a warning, or an error if none has."""
+
+    def _identity(self) -> str:
+        """Describe the options of the optimizer that all replicas must share."""
+        rule, training = self._rule(), self._engine.training
+        kind = type(self).__name__
+        parts = [kind if rule is None else f"{kind} ({rule.name})", *self._engine.options.description()]
+        if training.skips_nonfinite and training.loss_scale is not None:
+            parts.append(f"dynamic loss scale, growth after {training.loss_scale.growth_steps} steps")
+        return ", ".join(parts)
+
+    def _refuse_if_unusable(self) -> None:
+        if "_engine" not in self.__dict__:
+            raise RuntimeError(f"{type(self).__name__}.__init__ did not call super().__init__(...): call it first")
+        owner, replica = self._iterations.owner, current_replica()
+        if owner is not replica:
+            raise ForeignVariableError(
+                f"optimizer {self.name!r} was made by {owner.name} and is used by {replica.name}; replicas share no "
+                "optimizers. Make it inside the function given to simulate"
+            )
+        self._engine.training.refuse_if_damaged(self.name)
+
+    def _family(self) -> Family:
+        """Return this optimizer as the engine sees it."""
+        return Family(
+            kind=type(self).__name__,
+            name=self.name,
+            updates_flat=self._updates_flat,
+            identity=self._identity,
+            state=self._state,
+            trained=self._trained,
+            check=self._check_gradients,
+            hyperparameters=self._evaluate_hyperparameters,
+            create_state=self._create_state,
+            rule_call=self._step_call,
+            prepare=self._prepare_for,
+            sources=self._sources,
+            refuse_if_unusable=self._refuse_if_unusable,
+            update=self._update,
+            missing=self._missing,
+        )

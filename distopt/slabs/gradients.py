@@ -1,0 +1,134 @@
+"""The gradients of one step: which exist, which are sparse, over how many items, and whether they are summed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from distopt.arrays import Array
+from distopt.errors import InvalidArgumentError
+from distopt.slabs.fitting import Gradient, Pair, as_pairs, fit
+from distopt.slabs.slab import Slab
+from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.variable import Variable
+
+ABSENT, DENSE, SPARSE = 0, 1, 2
+
+
+class SumsMeanwhile(Protocol):
+    """What sums gradients while they come."""
+
+    def wait(self) -> None:
+        """Return when everything is summed."""
+
+
+class Gradients:
+    """What this replica brings to one step, and what takes part in it.
+
+    Args:
+        slab: the memory; dense gradients lie in its views.
+    """
+
+    def __init__(self, slab: Slab) -> None:
+        self.slab = slab
+        self.kinds = bytearray(len(slab.views))
+        """For each entry ABSENT, DENSE or SPARSE: what this replica has."""
+        self.sparse: dict[int, IndexedSlices] = {}
+        """The sparse gradients, by entry."""
+        self.entries: Sequence[int] = slab.all_entries
+        """The entries that take part, in order: those that exist on any replica."""
+        self.items: float | None = None
+        """What this replica's summed loss is over, or None."""
+        self.stream: SumsMeanwhile | None = None
+        """What sums the dense gradients while they come, or None."""
+
+    @property
+    def are_summed(self) -> bool:
+        """Whether the dense gradients have been summed while they came."""
+        return self.stream is not None
+
+    def part(self, entries: Sequence[int]) -> Gradients:
+        """Return some of the entries, in the same memory."""
+        some = Gradients(self.slab)
+        some.entries = entries
+        some.sparse = {k: self.sparse[k] for k in entries if k in self.sparse}
+        return some
+
+    def take_part(self, kinds: bytearray) -> list[str]:
+        """Leave out what exists on no replica; what exists on others only counts as zero here.
+
+        Args:
+            kinds: for each entry what the replicas have agreed on.
+
+        Returns:
+            The names of the variables that are left out.
+        """
+        if kinds is not self.kinds:
+            for k, (mine, wanted) in enumerate(zip(self.kinds, kinds, strict=True)):
+                if wanted == DENSE and mine != DENSE:
+                    rows = self.sparse.pop(k, None)
+                    if not self.are_summed:  # a sum has everybody's already
+                        self.slab.views[k][...] = 0 if rows is None else rows.to_dense()
+                elif wanted == SPARSE and mine == ABSENT:
+                    self.sparse[k] = _no_rows(self.slab.variables[k])
+        if ABSENT not in kinds:
+            return []
+        self.entries = [k for k, kind in enumerate(kinds) if kind != ABSENT]
+        return [variable.name for variable, kind in zip(self.slab.variables, kinds, strict=True) if kind == ABSENT]
+
+    @property
+    def dense(self) -> Sequence[int]:
+        """The entries whose gradients lie in the slab."""
+        return [k for k in self.entries if k not in self.sparse] if self.sparse else self.entries
+
+    def pairs(self) -> list[Pair]:
+        """Return the list of (gradient, variable) that hooks see."""
+        slab = self.slab
+        return [(self.sparse.get(k, slab.views[k]), slab.variables[k]) for k in self.entries]
+
+    def by_variable(self) -> list[Gradient | None]:
+        """Return each listed variable's gradient, None where it takes no part."""
+        found: list[Gradient | None] = [None] * len(self.slab.variables)
+        for k in self.entries:
+            found[k] = self.sparse.get(k, self.slab.views[k])
+        return found
+
+    def replace_from_hook(self, pairs: Iterable[Pair], hook: str) -> None:
+        """Adopt the list that a user's hook returned.
+
+        Raises:
+            InvalidArgumentError: it is no list of (gradient, variable) over the variables that went in.
+        """
+        waiting, entries = list(self.entries), []
+        sparse: dict[int, IndexedSlices] = {}
+        dense: dict[int, Array] = {}
+        for gradient, variable in as_pairs(pairs, f"{hook} returned", "a list of (gradient, variable) pairs"):
+            entry = next((k for k in waiting if self.slab.variables[k] is variable), None)
+            if entry is None:
+                raise InvalidArgumentError(
+                    f"{hook} returned a pair for {variable.name!r}, which was not in its list "
+                    "(or returned it twice): return the (gradient, variable) pairs it was given, with new gradients"
+                )
+            waiting.remove(entry)
+            entries.append(entry)
+            if gradient is not self.slab.views[entry]:
+                fitting = fit(gradient, variable, f"{hook} returned a list in which the gradient", casts=True)
+                if isinstance(fitting, IndexedSlices):
+                    sparse[entry] = fitting
+                else:
+                    dense[entry] = self._apart_from_slab(fitting)
+        for entry, array in dense.items():
+            np.copyto(self.slab.views[entry], array)
+        self.entries, self.sparse = entries, sparse
+
+    def _apart_from_slab(self, array: Array) -> Array:
+        """Return a copy of an array that lies in the slab: writing one gradient must not change the next."""
+        lies_in_slab = any(np.may_share_memory(array, flat) for flat in self.slab.flats.values())
+        return array.copy() if lies_in_slab else array
+
+
+def _no_rows(variable: Variable) -> IndexedSlices:
+    no_rows = np.empty((0, *variable.shape[1:]), variable.dtype)
+    return IndexedSlices(no_rows, np.empty(0, np.int64), variable.shape)
