@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import sys
 import tempfile
@@ -119,19 +120,24 @@ def _marked(mark: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def mpi_cleaned_up() -> Iterator[None]:
+def mpi_cleaned_up(folder: Path = Path("/dev/shm")) -> Iterator[None]:
     """At the end, remove what MPI libraries have left since the beginning: 4 to 16 MB for each killed process."""
-    before = _of_mpi()
+    before = _of_mpi(folder)
     yield
     mapped = set()
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            mapped |= set(re.findall(r"/dev/shm/\S+", (process / "maps").read_text()))
-    for path in _of_mpi() - before:
+            mapped |= set(re.findall(rf"{re.escape(str(folder))}/\S+", (process / "maps").read_text()))
+    for path in _of_mpi(folder) - before:
         if str(path) not in mapped:  # by nobody: its job has ended
             path.unlink(missing_ok=True)
 
 
-def _of_mpi() -> set[Path]:
-    folder = Path("/dev/shm")
-    return {*folder.glob("mpich_shm_*"), *folder.glob("sm_segment.*")}
+def _of_mpi(folder: Path) -> set[Path]:
+    """This user's files of MPI libraries: nobody sees here whether the jobs of others have ended."""
+    found = set()
+    for path in [*folder.glob("mpich_shm_*"), *folder.glob("sm_segment.*")]:
+        with contextlib.suppress(FileNotFoundError):  # removed since
+            if path.stat().st_uid == os.geteuid():
+                found.add(path)
+    return found

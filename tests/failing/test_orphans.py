@@ -33,9 +33,9 @@ def name(pid):
 
 
 def launchers(job):
-    """The launcher and its daemons, the topmost first."""
-    family = [job.process.pid, *descendants(job.process.pid)]
-    return [pid for pid in family if not name(pid).startswith(("python", "sh"))]
+    """The launcher and its daemons, the topmost first; that one may be a Python program, as ``distopt run`` is."""
+    below = descendants(job.process.pid)
+    return [job.process.pid, *(pid for pid in below if not name(pid).startswith(("python", "sh")))]
 
 
 def check_the_job_ends(command, script, choose, **environment):

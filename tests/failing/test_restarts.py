@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_a_script_without_a_checkpointer_ends_at_once():
 def test_replicas_that_do_not_heed_a_request_to_stop_are_ended(end):
     with script_file(WAITING) as path, script_file(SHORT_GRACE) as short:
         patient = end == "the second signal"
-        head = command() if patient else [command()[0].replace("distopt", "python"), short, *command()[2:]]
+        head = command() if patient else [sys.executable, short, *command()[2:]]
         with started([*head, path, "deaf"], env=ENVIRONMENT) as job:
             job.wait_for("is waiting", times=2)
             replicas = pids(job)
