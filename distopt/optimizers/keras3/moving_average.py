@@ -13,6 +13,7 @@ from distopt.engine.sweep.sharing import agree_on_state, complete_slots
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Array, Rule, Scalar, update
 from distopt.memory.flat_buffer import FlatBuffer
+from distopt.memory.storage import note_writes
 from distopt.optimizers.common.rule_updates import RuleUpdates
 from distopt.variables.variable import Variable
 
@@ -71,6 +72,8 @@ class MovingAverage(RuleUpdates):
                 for begin, end in parts:
                     home.flat[begin:end] = exact[begin:end] = average[begin:end]
                 self._publish(home)
+        if overwrites:  # those outside of the step's list too: others keep exact copies of them
+            note_writes(variable.storage for variable in self._trainable_variables)
 
     def _own_parts(self) -> dict[FlatBuffer, list[tuple[int, int]]]:
         parts: dict[FlatBuffer, list[tuple[int, int]]] = {}
