@@ -25,6 +25,8 @@ from distopt.errors import CheckpointError, InvalidArgumentError
 from distopt.memory.digests import digest
 from distopt.optimizers.common.access import counter_of, engine_of, family_of
 from distopt.optimizers.common.base import BaseOptimizer
+from distopt.process.moments import Moment
+from distopt.process.observers import observe
 from distopt.variables.variable import Variable
 
 
@@ -209,6 +211,7 @@ class Checkpointer:
     # Saving
 
     def _save(self) -> None:
+        observe(Moment.CHECKPOINT, self._step)
         communicator = get_strategy().ready()
         replicas, index = communicator.size, communicator.index
         with telling_the_others(communicator):

@@ -11,7 +11,7 @@ from distopt.distribute.strategy import Strategy
 from distopt.distribute.transports.threads import Hub, ThreadCommunicator
 from distopt.errors import InvalidArgumentError, ReplicaError
 from distopt.process import forked
-from distopt.process.replica import Replica, enter_replica, simulation
+from distopt.process.replica import Replica, current_replica, enter_replica, simulation
 from distopt.process.thread_limits import limit_threads
 
 T = TypeVar("T")
@@ -50,11 +50,13 @@ def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]
     """Run a function as the replicas of a hub: ``simulate`` with replicas that may pretend to be on several nodes."""
     num_replicas = hub.size
     results: list[Any] = [None] * num_replicas
+    observers = current_replica().observers
 
     def run(index: int) -> None:
         hub.watches[index].thread = threading.get_ident()
         strategy = Strategy(ThreadCommunicator(hub, index))
-        enter_replica(Replica(name=f"simulated replica {index}", default_strategy=strategy))
+        name = f"simulated replica {index}"
+        enter_replica(Replica(name=name, default_strategy=strategy, observers=observers.copy()))
         failure: BaseException | None = None
         try:
             results[index] = fn(*args, **kwargs)

@@ -14,6 +14,7 @@ from distopt.distribute.agreement.header import Flag, agree, digest, exchange_by
 from distopt.engine.call import StepCall
 from distopt.engine.plan import Plan
 from distopt.errors import InvalidArgumentError
+from distopt.process.moments import Moment
 from distopt.process.replica import current_replica
 from distopt.slabs.gradients import ABSENT, DENSE, SPARSE, Gradients
 
@@ -52,6 +53,8 @@ def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbe
         presence=digest(bytes(mine)),
         items=items,
     )
+    if call.observers is not None:
+        call.observers.tell(Moment.HEADER, None)
     is_checked, state, flags = state_check.is_due(strategy), 0, 0
     if is_checked:
         if strategy.shares_parameters:

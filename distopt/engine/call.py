@@ -11,7 +11,10 @@ from distopt.distribute.strategy import Strategy
 from distopt.engine.engine import Engine
 from distopt.engine.state.family import Family
 from distopt.engine.sweep.sharing import needs_whole_sum
+from distopt.process.moments import Moment, Observers
+from distopt.process.replica import current_replica
 from distopt.slabs.slab import Slab
+from distopt.telemetry.receipt_observer import observe_for_receipt
 
 
 @dataclass(slots=True)
@@ -23,12 +26,20 @@ class StepCall:
         engine: its engine.
         strategy: the replicas; None communicates nothing.
         name: what the user called.
+        observers: found by itself.
     """
 
     family: Family
     engine: Engine
     strategy: Strategy | None
     name: str
+    observers: Observers | None = None
+    """Who is told of this step; None where nobody is."""
+
+    def __post_init__(self) -> None:
+        if self.strategy is not None and self.strategy.receipt is not None:
+            observe_for_receipt(self.strategy)
+        self.observers = current_replica().observers or None
 
     @property
     def communicator(self) -> Communicator | None:
@@ -59,6 +70,8 @@ class StepCall:
 
     def needs_whole_sum(self, slab: Slab) -> str | None:
         """Return what has to see the whole sum, as a message says it; None where a step can go block by block."""
+        if self.observers is not None and self.observers.want(Moment.SUMS):
+            return "an observer of the sums"
         if self.strategy is None:
             return "experimental_aggregate_gradients=False"
         return needs_whole_sum(self.engine.options, self.family, slab, looks=self.looks)

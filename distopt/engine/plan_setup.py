@@ -17,6 +17,9 @@ from distopt.engine.sweep.node_memory import NodeMemory
 from distopt.engine.sweep.sharing import share_state
 from distopt.errors import NoSharedMemoryError
 from distopt.memory.digests import digest
+from distopt.process.moments import Moment
+from distopt.process.observers import observe
+from distopt.slabs.gradients import Gradients
 from distopt.slabs.slab import Slab, describe
 from distopt.variables.variable import Variable
 
@@ -65,13 +68,16 @@ def _share(call: StepCall, slab: Slab) -> NodeMemory | None:
         return None
 
 
-def share_new_slots(call: StepCall, slab: Slab) -> None:
-    """In shared mode, make the slots that this step has made those of the node (collective)."""
+def make_state(call: StepCall, gradients: Gradients) -> None:
+    """Make the slots that this step needs; in shared mode they become those of the node (collective)."""
     strategy, slots = call.strategy, call.engine.slots
+    observe(Moment.STATE)
+    call.family.create_state(gradients)
     if strategy is not None and strategy.shares_parameters and slots.private:
         node = strategy.node()
         assert node is not None
-        share_state(call.family.kind, slots, slab, node)
+        share_state(call.family.kind, slots, gradients.slab, node)
+    observe(Moment.AGREED)
 
 
 def synchronise(family: Family, engine: Engine, communicator: Communicator, variables: Sequence[Variable]) -> None:

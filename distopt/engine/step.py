@@ -30,11 +30,12 @@ from typing import Any
 
 from distopt.engine.agreement import Agreed, agree_on_step
 from distopt.engine.call import StepCall
-from distopt.engine.plan_setup import set_up_plan, share_new_slots
-from distopt.engine.receipts import StepReceipt
+from distopt.engine.plan_setup import make_state, set_up_plan
 from distopt.engine.reducers import choose_reducer
 from distopt.engine.verdicts import choose_verdict
+from distopt.engine.watch import StepWatch
 from distopt.engine.writing import Writing
+from distopt.process.moments import Moment
 from distopt.process.replica import current_replica
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import check_items
@@ -68,16 +69,20 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
     if missing := gradients.take_part(agreed.kinds):
         family.missing(missing, everything=not gradients.entries)
 
+    watch = StepWatch.of(call, gradients, agreed)
     with Writing(call, gradients) as writing:
-        family.create_state(gradients)
-        share_new_slots(call, gradients.slab)
+        make_state(call, gradients)
+        if watch is not None:
+            watch.tell(Moment.GRADIENTS)
         divisor = training.divisor(agreed.items)
         reducer = choose_reducer(call, plan, gradients, divisor, is_settled=agreed.kinds is gradients.kinds)
         verdict = choose_verdict(call, gradients, reducer.overwritten)
-        receipt = StepReceipt.begun(call, gradients)
         reducer.collect()  # 4
         collect_rows(gradients, reducer.rows_travel_by, call.engine.options, divisor)
-        if not verdict.accepts(reducer.measure()):
+        squares = reducer.measure()
+        if watch is not None:
+            watch.tell(Moment.SUMS)
+        if not verdict.accepts(squares):
             training.skip()
             return
         writing.begin()
@@ -86,8 +91,8 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
         reducer.publish()
         call.engine.state_check.record_if_due(call.strategy, gradients.slab)
         reducer.leave()
-        if receipt is not None:
-            receipt.end(agreed.items, verdict.norm)
+        if watch is not None:
+            watch.tell(Moment.UPDATED, verdict.norm)
 
 
 def _checked(items: Any, call: StepCall) -> float | None:

@@ -20,6 +20,8 @@ from distopt.engine.step import do_step
 from distopt.engine.streaming.buckets import BucketSums, cut_into_buckets
 from distopt.engine.sweep.sharing import check_sharing
 from distopt.errors import InvalidArgumentError
+from distopt.process.moments import Moment
+from distopt.process.observers import observed_gradient
 from distopt.slabs.gradients import ABSENT, SPARSE, Gradients
 from distopt.slabs.intake import read_gradient
 from distopt.slabs.slab import Slab
@@ -76,6 +78,7 @@ class StreamedStep:
                 raise InvalidArgumentError(
                     f"push: {getattr(variable, 'name', variable)!r} {why}: push each variable of begin_step once"
                 )
+            gradient = observed_gradient(gradient, variable)
             read_gradient(gradient, self._gradients, entry, casts=self._call.engine.options.casts)
         if self._buckets is not None and kinds[entry]:
             if kinds[entry] == SPARSE:  # where another replica's is dense, the sum is dense
@@ -107,9 +110,12 @@ class StreamedStep:
 
 def _buckets(call: StepCall, plan: Plan) -> BucketSums | None:
     """Return the communication thread for a list, made at its first streamed step; None where there is none."""
-    options, strategy = call.engine.options, call.aggregating_strategy
+    options = call.engine.options
     if plan.memory is None or not options.sums_flat or call.engine.training.accumulation is not None:
         return None
-    if strategy.receipt is not None or (call.looks and call.needs_whole_sum(plan.slab) is not None):
-        return None  # somebody wants to see this replica's own gradients
-    return plan.stream(functools.partial(cut_into_buckets, strategy))
+    observers = call.observers
+    if observers is not None and (observers.want(Moment.GRADIENTS) or observers.want(Moment.SUMS)):
+        return None  # somebody wants to see this replica's own gradients, or the whole sum
+    if call.looks and call.needs_whole_sum(plan.slab) is not None:
+        return None
+    return plan.stream(functools.partial(cut_into_buckets, call.aggregating_strategy))

@@ -8,6 +8,7 @@ from distopt.distribute.ending import note_broken_step
 from distopt.engine.call import StepCall
 from distopt.errors import NonFiniteGradientError, ReplicaLostError
 from distopt.memory.storage import note_writes
+from distopt.process.moments import StopAtMoment
 from distopt.slabs.gradients import Gradients
 
 
@@ -38,7 +39,7 @@ class Writing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, NonFiniteGradientError):
+        if error is None or isinstance(error, NonFiniteGradientError | StopAtMoment):
             return
         strategy = self._call.strategy
         shares = strategy is not None and strategy.shares_parameters

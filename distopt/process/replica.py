@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distopt.errors import ReplicaError
+from distopt.process.moments import Observers
 
 _numbers = itertools.count()
 
@@ -36,6 +37,8 @@ class Replica:
     """Set by whoever asks this replica to stop after the step; the others learn it in the next header."""
     stop_agreed: bool = False
     """Set on all replicas in the same step, when one of them was asked to stop."""
+    observers: Observers = field(default_factory=Observers)
+    """Who is told of the moments of its steps."""
     _threads: threading.local = field(default_factory=threading.local)
 
     @property

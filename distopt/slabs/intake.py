@@ -11,6 +11,7 @@ import numpy as np
 from distopt.arguments import as_float
 from distopt.errors import InvalidArgumentError
 from distopt.kernels.spans import COMPUTE_DTYPE
+from distopt.process.observers import observed_gradients
 from distopt.slabs.fitting import Pair, as_pairs, fit
 from distopt.slabs.gradients import DENSE, SPARSE, Gradients
 from distopt.slabs.slab import Slab
@@ -40,7 +41,7 @@ def read_gradients(pairs: Iterable[Pair], gradients: Gradients, *, casts: bool) 
         gradients: over a slab that was made for these variables; filled.
         casts: whether a gradient of another floating dtype is cast (Keras 3) or refused (legacy).
     """
-    for k, (gradient, _) in enumerate(pairs):
+    for k, (gradient, _) in enumerate(observed_gradients(pairs)):
         read_gradient(gradient, gradients, k, casts=casts)
 
 

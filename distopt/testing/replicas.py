@@ -23,7 +23,7 @@ from distopt.distribute.strategy import Strategy
 from distopt.distribute.transports.local import LocalCommunicator
 from distopt.distribute.transports.mpi import MPICommunicator
 from distopt.distribute.transports.threads import Hub
-from distopt.process.replica import Replica, enter_replica
+from distopt.process.replica import Replica, current_replica, enter_replica
 
 PATIENCE = 5.0
 """Seconds that a replica whose function raised waits for the others to finish theirs."""
@@ -162,7 +162,8 @@ def _as_replica(communicator: Communicator, fn: Callable[..., Any], args: tuple[
     """Call a function in a fresh record of a replica: names, tapes and batches of other calls are not seen."""
 
     def call() -> Any:
-        enter_replica(Replica(name=f"{communicator.name} replica", default_strategy=Strategy(communicator)))
+        observers, name = current_replica().observers, f"{communicator.name} replica"
+        enter_replica(Replica(name=name, default_strategy=Strategy(communicator), observers=observers.copy()))
         return fn(*args)
 
     return copy_context().run(call)

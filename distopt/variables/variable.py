@@ -11,7 +11,9 @@ import numpy.typing as npt
 from distopt.arrays import Array, cast, to_array, to_dtype
 from distopt.errors import ForeignVariableError, InvalidArgumentError
 from distopt.memory.storage import Storage
+from distopt.process.moments import Moment
 from distopt.process.names import unique_name
+from distopt.process.observers import observe
 from distopt.process.replica import Replica, current_replica
 from distopt.variables.array_like import ArrayLike, Traced, snapshot
 from distopt.variables.indexed_slices import IndexedSlices
@@ -180,6 +182,7 @@ class Variable(ArrayLike):
 
     def _write(self, value: Array) -> None:
         """Replace the value; where the memory is that of all replicas of a node, they do it together."""
+        observe(Moment.ASSIGN, self)
         shared_by = self.storage.shared_by
         if shared_by is None:
             self.storage.array[...] = value

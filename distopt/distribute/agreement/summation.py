@@ -22,6 +22,8 @@ from distopt.distribute.agreement.communicator import Array, Communicator, Trans
 from distopt.distribute.transports.local import Copies
 from distopt.kernels import add_tree
 from distopt.memory.layout import aligned_zeros
+from distopt.process.moments import Moment
+from distopt.process.observers import observe
 
 SMALL_BYTES = 8192
 """Arrays up to this size are summed by doubling: fewer messages are worth more there than fewer bytes."""
@@ -66,6 +68,7 @@ class Summation:
         """Replace the buffer by its sum over replicas."""
         for collect, rows, out, distribute in self._stages:
             collect()
+            observe(Moment.SUM)
             add_tree(rows, out)
             distribute()
 

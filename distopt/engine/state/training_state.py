@@ -5,6 +5,8 @@ from __future__ import annotations
 from distopt.engine.state.accumulation import Accumulation
 from distopt.engine.state.loss_scale import LossScale
 from distopt.errors import DamagedOptimizerError
+from distopt.process.moments import Moment
+from distopt.process.observers import observe
 from distopt.slabs.gradients import Gradients
 from distopt.variables.variable import Variable
 
@@ -97,6 +99,7 @@ class TrainingState:
             self.accumulation.clear()
         if self.loss_scale is not None:
             self.loss_scale.note(is_finite=is_finite)
+        observe(Moment.STEP_DONE)
 
     def forget_micro_steps(self) -> None:
         """Give up the micro-steps since the last step: what lost replicas had added up is gone."""

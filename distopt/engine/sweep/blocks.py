@@ -17,6 +17,8 @@ from distopt.engine.sweep.partition import Block
 from distopt.engine.sweep.rescaling import Rescaling
 from distopt.kernels import add_tree, square_sums, tree_sum, update
 from distopt.memory.flat_buffer import FlatBuffer
+from distopt.process.moments import Moment
+from distopt.process.observers import observe
 from distopt.slabs.gradients import Gradients
 from distopt.transformers import Buffer, squares_of
 
@@ -71,6 +73,7 @@ class Blocks:
             return None
         if self._after_norms:
             self._square()
+            observe(Moment.SQUARES)
         if not self._memory.is_shared:
             self._plan.publish(as_summed=not self._after_norms or self._rescaling.is_idle_before)
         self._memory.node.barrier()
@@ -81,10 +84,12 @@ class Blocks:
         for held in self._plan.own:
             for block in held.blocks:
                 if self._sums_by_block:
+                    observe(Moment.SUM)
                     add_tree(block.rows, block.total)
                 self._rescaling.before(block.buffer)
                 spans, places = block.norm_blocks
                 self._memory.squares[places] = square_sums(block.total, spans)
+        observe(Moment.SQUARES)
         self._plan.publish_squares(self._memory.squares)
 
     def _squares(self) -> Array:
@@ -106,8 +111,10 @@ class Blocks:
                     if (home, variant) not in calls:
                         calls[home, variant] = self._family.rule_call(home, variant)
                     rule, slots, scalars = calls[home, variant]
+                    observe(Moment.UPDATE)
                     update(rule, home.flat, total, slots, scalars, table)
         self._family.update(self._gradients, dense_done=True)
+        observe(Moment.ALL_UPDATED)
 
     @property
     def _takes_runs(self) -> bool:
@@ -121,6 +128,7 @@ class Blocks:
             return block.total
         total = self._memory.scratch[block.dtype][: block.total.size]
         if self._in_one_sweep:
+            observe(Moment.SUM)
             add_tree(block.rows, total)
         else:
             np.copyto(total, block.total)  # the other replicas read it too

@@ -20,6 +20,8 @@ from distopt.engine.streamed_step import StreamedStep
 from distopt.engine.sweep.sharing import agree_on_state, check_sharing, complete_slots
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.face import Face
+from distopt.process.moments import SKIP, Moment
+from distopt.process.observers import observe
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import check_variable, own_pairs, read_gradients, refuse_buffers
@@ -49,6 +51,8 @@ class BaseOptimizer(Face):
 
     def _do_step(self, grads_and_vars: Iterable[Pair], *, aggregates: bool, items: float | None) -> None:
         """Do one step: ``distopt/engine/step.py`` shows it from top to bottom."""
+        if observe(Moment.STEP, self) is SKIP:
+            return
         strategy = get_strategy()
         with telling_the_others(strategy.ready() if aggregates else None):
             self._refuse_if_unusable()
@@ -127,6 +131,8 @@ class BaseOptimizer(Face):
             >>> int(sgd.end_step())
             1
         """
+        if observe(Moment.STEP, self) is SKIP:
+            return
         self._give_up_step()
         if variables is not None:
             self._streamed_variables = list(variables)
