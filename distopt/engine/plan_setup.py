@@ -14,7 +14,7 @@ from distopt.engine.engine import Engine
 from distopt.engine.plan import Plan
 from distopt.engine.state.family import Family
 from distopt.engine.sweep.node_memory import NodeMemory
-from distopt.engine.sweep.sharing import share_state
+from distopt.engine.sweep.sharing import mark_shared_slots, share_state
 from distopt.errors import NoSharedMemoryError
 from distopt.memory.digests import digest
 from distopt.process.moments import Moment
@@ -73,10 +73,12 @@ def make_state(call: StepCall, gradients: Gradients) -> None:
     strategy, slots = call.strategy, call.engine.slots
     observe(Moment.STATE)
     call.family.create_state(gradients)
-    if strategy is not None and strategy.shares_parameters and slots.private:
+    if strategy is not None and strategy.shares_parameters:
         node = strategy.node()
         assert node is not None
-        share_state(call.family.kind, slots, gradients.slab, node)
+        if slots.left_behind:
+            share_state(call.family.kind, slots, gradients.slab, node)
+        mark_shared_slots(slots, node)
     observe(Moment.AGREED)
 
 

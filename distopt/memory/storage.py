@@ -75,6 +75,19 @@ class Storage:
         self._show(array)
         self.home, self.start = home, start
 
+    def adopt(self, array: Array, parts: list[tuple[int, int]], start: int) -> None:
+        """Live in memory that others have written, and copy the value into this replica's part of it.
+
+        Args:
+            array: the memory, in the variable's shape.
+            parts: the ranges of the flat buffer that are this replica's.
+            start: where the array begins in the flat buffer.
+        """
+        value = self.array.reshape(-1)
+        for begin, end in parts:
+            array.reshape(-1)[begin - start : end - start] = value[begin - start : end - start]
+        self._show(array)
+
     def note_difference(self) -> None:
         """Note that other replicas may have another value."""
         self.may_differ = True

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from schedules.known_broken import KNOWN_BROKEN
-from schedules.shelf import LEGACY, OPTIMIZERS, SHAREABLE, WITH_ACCUMULATION, WITH_AVERAGES, WITH_MASTERS, WITH_SCALE
+from schedules.shelf import LEGACY, OPTIMIZERS, SHAREABLE, WITH_ACCUMULATION, WITH_MASTERS, WITH_SCALE
 
 SHAPES = ((5000,), (3, 4), (66, 130), (), (9001,), (40, 3), (1,))
 LARGE = (131_072 + 17,)
@@ -104,20 +103,10 @@ LIMITED = frozenset(name for name in OPTIMIZERS if not name.startswith("composit
 def _draw_optimizers(rng: np.random.Generator, update: str) -> tuple[str, ...]:
     known = [name for name in OPTIMIZERS if update == "replicated" or name in SHAREABLE]
     first = str(rng.choice(known))
-    partners = [name for name in known if name not in WITH_ACCUMULATION | WITH_SCALE and _may_meet(first, name, update)]
+    partners = [name for name in known if name not in WITH_ACCUMULATION | WITH_SCALE]
     if first in WITH_ACCUMULATION | WITH_SCALE or not partners or rng.random() < 0.75:
         return (first,)
     return first, str(rng.choice(partners))
-
-
-def _may_meet(first: str, second: str, update: str) -> bool:
-    """Return whether two optimizers of the same variables are not known to be broken."""
-    both = {first, second}
-    if not both & WITH_MASTERS:
-        return True
-    if update == "shared" and "masters that follow a write in shared mode" in KNOWN_BROKEN:
-        return False
-    return not (both & WITH_AVERAGES and "masters beside an overwriting average" in KNOWN_BROKEN)
 
 
 def _draw_nodes(rng: np.random.Generator, replicas: int) -> tuple[int, ...]:
@@ -127,11 +116,8 @@ def _draw_nodes(rng: np.random.Generator, replicas: int) -> tuple[int, ...]:
 
 def _draw_actions(rng: np.random.Generator, program: Program) -> list[Action]:
     actions: list[Action] = []
-    given_up, has_saved = -1, False
+    has_saved = False
     has_items = rng.random() < 0.4
-    everything = tuple(range(len(program.variables)))
-    for k in _first_steps(program):
-        actions.append(Action("apply", k, everything, ("dense",) * len(everything), has_items))
     for _ in range(12):
         optimizer = int(rng.integers(len(program.optimizers)))
         what = str(rng.choice(STEPS_ARE if rng.random() < 0.7 else OTHERS))
@@ -141,28 +127,14 @@ def _draw_actions(rng: np.random.Generator, program: Program) -> list[Action]:
             what = "buffers"
         if not _can(program, program.optimizers[optimizer], what):
             what = "apply"
-        if "buffers" in what and given_up >= 0 and "buffers after a step was given up" in KNOWN_BROKEN:
-            what = "stream" if "stream" in what else "apply"
-        given_up = optimizer if what == "give up" else -1 if what in STEPS_ARE else given_up
         has_saved = has_saved or what == "checkpoint"
         actions.append(_draw_action(rng, program, what, optimizer, has_items=has_items))
     return actions
 
 
-def _first_steps(program: Program) -> list[int]:
-    """Return the optimizers whose first step must be over everything."""
-    broken: set[str] = set()
-    if "slots that a later step makes in shared mode" in KNOWN_BROKEN:
-        broken |= LEGACY
-    if "state of what no step has shared" in KNOWN_BROKEN:
-        broken |= WITH_AVERAGES
-    return [k for k, name in enumerate(program.optimizers) if program.update == "shared" and name in broken]
-
-
 def _has_all_slots(program: Program, actions: list[Action]) -> bool:
     """Return whether every variable has its slots; a checkpoint without them can't be restored with them."""
-    is_broken = program.update == "shared" and "state of what no step has shared" in KNOWN_BROKEN
-    return (program.optimizers[0] not in LEGACY and not is_broken) or any(
+    return program.optimizers[0] not in LEGACY or any(
         action.what in STEPS_ARE
         and not action.is_infinite
         and len(action.entries) == len(program.variables)
@@ -172,16 +144,12 @@ def _has_all_slots(program: Program, actions: list[Action]) -> bool:
 
 
 def _can(program: Program, optimizer: str, what: str) -> bool:
-    """Return whether an action is possible with this program, and not known to be broken."""
+    """Return whether an action is possible with this program."""
     is_shared, names = program.update == "shared", set(program.optimizers)
     if what in ("checkpoint", "restore"):
         return len(names) == 1 == len(program.optimizers)
     if what == "alone":
         return not is_shared and program.hook is None and not names & WITH_ACCUMULATION
-    if what == "assign" and is_shared and names & WITH_MASTERS:
-        return "masters that follow a write in shared mode" not in KNOWN_BROKEN
-    if what == "slot assign":
-        return not (is_shared and "slot assign in shared mode" in KNOWN_BROKEN)
     if what == "weights":
         return not names & WITH_ACCUMULATION
     return not (what == "rate" and optimizer.startswith("composite"))
@@ -201,8 +169,6 @@ def _draw_action(rng: np.random.Generator, program: Program, what: str, optimize
         patterns = rng.choice(["dense", "absent"] if rounds else PATTERNS, size=len(entries)).tolist()
     skips = program.optimizers[optimizer] in WITH_SCALE or program.on_nonfinite == "skip"
     may_be_infinite = skips and what != "alone"
-    if "skip with master weights" in KNOWN_BROKEN and set(program.optimizers) & WITH_MASTERS:
-        may_be_infinite = False
     return Action(
         what,
         optimizer,

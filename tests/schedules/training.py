@@ -86,6 +86,7 @@ class Training:
     def _buffers(self, number: int, action: Action) -> None:
         gradients, items = self._gradients(number, action)
         optimizer, chosen = self._of(action), self._chosen(action)
+        optimizer.cancel_step()
         buffers = optimizer.gradient_buffers(chosen)
         optimizer.apply_gradients(zip(_laid_into(buffers, gradients), chosen, strict=True), items=items)
         for buffer in buffers:

@@ -28,6 +28,7 @@ class SlotStore:
         self.segments: dict[Key, Segment | None] = {}
         self.shared: dict[Key, Node] = {}
         """The slots that are those of a node, not of one replica."""
+        self._unmarked: list[tuple[Variable, str]] = []
 
     def add(self, variable: Variable, label: str, slot: Variable) -> None:
         """Move a slot to where its variable's slots of this label lie."""
@@ -39,16 +40,32 @@ class SlotStore:
             number = sum(other is home for other, _ in self.flats)
             self.flats[key], self.segments[key] = home.parallel(number, slot.dtype)
         start = variable.storage.start
-        slot.storage.move_to(self.flats[key][start : start + variable.size].reshape(variable.shape))
+        target = self.flats[key][start : start + variable.size].reshape(variable.shape)
+        if key in self.shared:
+            slot.storage.adopt(target, home.parts(start, variable.size), start)
+        else:
+            slot.storage.move_to(target)
+        self._unmarked.append((variable, label))
 
     def of(self, variable: Variable) -> list[tuple[str, Variable]]:
         """Return the labels and slots of one variable."""
         return [(label, slot) for (owner, label), slot in self.table.items() if owner is variable]
 
     @property
-    def private(self) -> list[Key]:
-        """The keys of the slots that every replica has for itself."""
-        return [key for key in self.segments if key not in self.shared]
+    def left_behind(self) -> list[Key]:
+        """The keys of the slots that every replica has for itself, though their variables are the node's."""
+        return [key for key in self.segments if key not in self.shared and key[0].shared_by is not None]
+
+    def take_unmarked(self) -> list[tuple[Variable, Variable]]:
+        """Return the variables and slots that are the node's, and whose slots have not been told so; once."""
+        found, rest = [], []
+        for variable, label in self._unmarked:
+            if (variable.storage.buffer, label) in self.shared:
+                found.append((variable, self.table[variable, label]))
+            else:
+                rest.append((variable, label))
+        self._unmarked = rest
+        return found
 
     def shared_variables(self) -> set[Variable]:
         """Return the slots that are the node's."""

@@ -140,17 +140,22 @@ def share_state(kind: str, slots: SlotStore, slab: Slab, node: Node) -> None:
     Raises:
         NoSharedMemoryError: there is no room.
     """
-    homes, keys = [home for home in slab.homes if home.shared_by is None], slots.private
+    homes = [home for home in slab.homes if home.shared_by is None]
+    keys = [key for key in slots.segments if key in slots.left_behind or (key[0] in homes and key not in slots.shared)]
     agree(node.communicator, Call(f"sharing of parameters and slots by {kind}", lambda: _layout(slab, homes, keys)))
     node.unite([home.segment for home in homes] + [slots.segments[key] for key in keys])
     for home in homes:
         home.share(SharedByNode(node), home.owned(node.communicator.size)[node.communicator.index])
     slots.shared.update(dict.fromkeys(keys, node))
-    for (variable, label), slot in slots.table.items():
-        home, start = variable.storage.buffer, variable.storage.start
-        if (home, label) in keys:
-            ranges = [(begin - start, end - start) for begin, end in home.parts(start, variable.size)]
-            slot.storage.share(SharedSlot(node, ranges))
+    mark_shared_slots(slots, node)
+
+
+def mark_shared_slots(slots: SlotStore, node: Node) -> None:
+    """Let all replicas write the slots that are the node's together; local."""
+    for variable, slot in slots.take_unmarked():
+        start = variable.storage.start
+        parts = variable.storage.buffer.parts(start, variable.size)
+        slot.storage.share(SharedSlot(node, [(begin - start, end - start) for begin, end in parts]))
 
 
 def _layout(slab: Slab, homes: Sequence[FlatBuffer], slots: Sequence[Key]) -> dict[str, str]:
