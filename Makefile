@@ -18,7 +18,7 @@ LAUNCHING := $(addprefix tests/failing/test_,elastic.py first_failure.py orphans
 # chaos tries all
 ON_EITHER_MPI := $(addprefix tests/parallel/test_,beginning.py bits.py collectives.py communicator.py conformance.py \
 	header.py node.py oracle.py shared_mode.py step.py streaming.py summation.py uneven.py)
-PARALLEL_2 := $(ON_EITHER_MPI) $(addprefix tests/parallel/test_,every_row.py features.py)
+PARALLEL_2 := $(ON_EITHER_MPI) $(addprefix tests/parallel/test_,every_row.py features.py step_profile.py)
 PARALLEL_4 := $(PARALLEL_2)
 # The benchmarks with PyTorch's rows; make test runs all of them without
 TORCH_BENCHMARKS := test_adam_kernel.py test_layerwise.py test_ray_aggregation.py
