@@ -16,7 +16,6 @@ import distopt
 STILL_UP = {
     ("distribute.agreement.communicator", "distribute.node.staging"),
     ("distribute.agreement.header", "distribute.ending"),
-    ("distribute.agreement.summation", "distribute.transports.local"),
     ("distribute.node.rings", "distribute.transports.wire"),
 }
 

@@ -58,6 +58,22 @@ class Transfer(Protocol):
         """Move the arrays; returns when all that this replica sends and receives is done."""
 
 
+class Copies:
+    """A transfer inside a process.
+
+    Args:
+        pairs: source and target, either may be None.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Array | None, Array | None]]) -> None:
+        self._pairs = [(source, target) for source, target in pairs if source is not None and target is not None]
+
+    def __call__(self) -> None:
+        """Copy."""
+        for source, target in self._pairs:
+            np.copyto(target, source)
+
+
 class Communicator(abc.ABC):
     """How the replicas of one job reach each other."""
 

@@ -18,8 +18,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TypeAlias
 
-from distopt.distribute.agreement.communicator import Array, Communicator, Transfer
-from distopt.distribute.transports.local import Copies
+from distopt.distribute.agreement.communicator import Array, Communicator, Copies, Transfer
 from distopt.kernels import add_tree
 from distopt.memory.layout import aligned_zeros
 from distopt.process.moments import Moment

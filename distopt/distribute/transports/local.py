@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distopt.distribute.agreement.communicator import Array, Communicator, Transfer
+from distopt.distribute.agreement.communicator import Array, Communicator, Copies, Transfer
 
 
 class LocalCommunicator(Communicator):
@@ -35,19 +35,3 @@ class LocalCommunicator(Communicator):
     ) -> Transfer:
         """Prepare to copy the one array."""
         return Copies([(sends[0], receives[0])])
-
-
-class Copies:
-    """A transfer inside a process.
-
-    Args:
-        pairs: source and target, either may be None.
-    """
-
-    def __init__(self, pairs: Sequence[tuple[Array | None, Array | None]]) -> None:
-        self._pairs = [(source, target) for source, target in pairs if source is not None and target is not None]
-
-    def __call__(self) -> None:
-        """Copy."""
-        for source, target in self._pairs:
-            np.copyto(target, source)

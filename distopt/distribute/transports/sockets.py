@@ -16,13 +16,12 @@ from functools import cached_property
 
 import numpy as np
 
-from distopt.distribute.agreement.communicator import Array, Communicator, Transfer
+from distopt.distribute.agreement.communicator import Array, Communicator, Copies, Transfer
 from distopt.distribute.agreement.watchdog import Watch
 from distopt.distribute.node.mailbox import RECORD_BYTES, Mailbox
 from distopt.distribute.node.node import FlagBarrier, Node
 from distopt.distribute.node.rings import Rings
 from distopt.distribute.node.staging import Staging
-from distopt.distribute.transports.local import Copies
 from distopt.distribute.transports.one_thread import OneThread
 from distopt.distribute.transports.peers import Peers
 from distopt.distribute.transports.sockets_line import RayLine
