@@ -17,17 +17,14 @@ the hands of each transport, and the bits with it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from distopt.distribute.agreement.watchdog import Line, Watch
-
-if TYPE_CHECKING:
-    from distopt.distribute.node.staging import Staging
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -74,13 +71,37 @@ class Copies:
             np.copyto(target, source)
 
 
+class Stage(NamedTuple):
+    """One stage of a sum: call ``collect``, add ``rows`` into ``out``, call ``distribute``."""
+
+    collect: Transfer
+    rows: list[Array]
+    out: Array
+    distribute: Transfer
+
+
+class SharedSums(Protocol):
+    """Sums of arrays of the replicas' own, through memory that all of them share."""
+
+    def stages(self, flat: Array, limits: Callable[[int, int], list[int]]) -> list[Stage]:
+        """Return the stages of a sum.
+
+        Args:
+            flat: contiguous array of shape (n,).
+            limits: cuts a piece of so many elements into spans for so many replicas.
+        """
+
+    def abandon(self) -> None:
+        """Make this replica's thread that waits in a sum, and every later one, raise DeadCommunicatorError."""
+
+
 class Communicator(abc.ABC):
     """How the replicas of one job reach each other."""
 
     name: str
     """The transport's name, as messages show it."""
-    staging: Staging | None = None
-    """Memory that all replicas share, through which arrays of their own are summed; None: by transfers."""
+    staging: SharedSums | None = None
+    """Sums arrays of the replicas' own; None: transfers do."""
     _optimizers: int = 0
 
     @property

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TypeAlias
 
-from distopt.distribute.agreement.communicator import Array, Communicator, Copies, Transfer
+from distopt.distribute.agreement.communicator import Array, Communicator, Copies, Stage, Transfer
 from distopt.kernels import add_tree
 from distopt.memory.layout import aligned_zeros
 from distopt.process.moments import Moment
@@ -31,7 +31,6 @@ PIECE_BYTES = 32 << 20
 """A large array is summed in pieces of at most this size, which bounds the scratch memory."""
 
 _Prepare: TypeAlias = Callable[[Sequence[Array | None], Sequence[Array | None]], Transfer]
-_Stage: TypeAlias = tuple[Transfer, list[Array], Array, Transfer]
 
 _ALIGNMENT = 4096
 """Spans are cut on the block limits of the norms (elements)."""
@@ -48,7 +47,7 @@ class Summation:
 
     def __init__(self, communicator: Communicator, flat: Array, *, once: bool = False) -> None:
         prepare = functools.partial(communicator.prepare, once=once)
-        self._stages: list[_Stage] = []
+        self._stages: list[Stage] = []
         if communicator.size == 1 or flat.size == 0:
             return
         if communicator.staging is not None:
@@ -65,11 +64,11 @@ class Summation:
 
     def __call__(self) -> None:
         """Replace the buffer by its sum over replicas."""
-        for collect, rows, out, distribute in self._stages:
-            collect()
+        for stage in self._stages:
+            stage.collect()
             observe(Moment.SUM)
-            add_tree(rows, out)
-            distribute()
+            add_tree(stage.rows, stage.out)
+            stage.distribute()
 
 
 def sum_in_place(communicator: Communicator, flat: Array) -> None:
@@ -89,11 +88,11 @@ def span_limits(size: int, replicas: int) -> list[int]:
     return [blocks * r // replicas * unit for r in range(replicas)] + [size]
 
 
-def _by_doubling(communicator: Communicator, prepare: _Prepare, flat: Array) -> list[_Stage]:
+def _by_doubling(communicator: Communicator, prepare: _Prepare, flat: Array) -> list[Stage]:
     """Level by level of the tree, replicas exchange the sums of their nodes with those of the neighbouring node."""
     size, me = communicator.size, communicator.index
     other = aligned_zeros(flat.size, flat.dtype)
-    stages: list[_Stage] = []
+    stages: list[Stage] = []
     width = 1
     while width < size:
         left = me // (2 * width) * 2 * width
@@ -109,12 +108,12 @@ def _by_doubling(communicator: Communicator, prepare: _Prepare, flat: Array) -> 
             [flat if sources.get(r) == me else None for r in range(size)],
             [other if sources.get(me) == r else None for r in range(size)],
         )
-        stages.append((collect, rows, flat, Copies([])))
+        stages.append(Stage(collect, rows, flat, Copies([])))
         width *= 2
     return stages
 
 
-def _by_spans(communicator: Communicator, prepare: _Prepare, flat: Array, scratch: Array) -> _Stage:
+def _by_spans(communicator: Communicator, prepare: _Prepare, flat: Array, scratch: Array) -> Stage:
     """The owner of a span gets everybody's part of it, adds, and hands the sum back."""
     size, me = communicator.size, communicator.index
     spans = [flat[a:b] for a, b in pairwise(span_limits(flat.size, size))]
@@ -123,7 +122,7 @@ def _by_spans(communicator: Communicator, prepare: _Prepare, flat: Array, scratc
     rows.insert(me, mine)
     collect = prepare(_except(me, spans), _except(me, rows))
     distribute = prepare(_except(me, [mine] * size), _except(me, spans))
-    return collect, rows, mine, distribute
+    return Stage(collect, rows, mine, distribute)
 
 
 def _except(me: int, arrays: Sequence[Array]) -> list[Array | None]:

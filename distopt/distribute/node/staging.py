@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import pairwise
 
-from distopt.distribute.agreement.communicator import Array, Transfer
+from distopt.distribute.agreement.communicator import Array, Stage
 from distopt.distribute.node.node import Node
 from distopt.memory.layout import new_segment
 
@@ -39,10 +39,8 @@ class Staging:
         """Make this replica's thread that waits in a sum, and every later one, raise."""
         self._barrier.abandon()
 
-    def stages(
-        self, flat: Array, limits: Callable[[int, int], list[int]]
-    ) -> list[tuple[Transfer, list[Array], Array, Transfer]]:
-        """Return the stages of a sum: each a call, the rows to be added then, where to, and a call after that.
+    def stages(self, flat: Array, limits: Callable[[int, int], list[int]]) -> list[Stage]:
+        """Return the stages of a sum, one per piece.
 
         Args:
             flat: contiguous array of shape (n,).
@@ -52,9 +50,7 @@ class Staging:
         pieces = [flat[begin : begin + length] for begin in range(0, flat.size, length)]
         return [self._stage(k, piece, limits, is_last=k == len(pieces) - 1) for k, piece in enumerate(pieces)]
 
-    def _stage(
-        self, number: int, piece: Array, limits: Callable[[int, int], list[int]], *, is_last: bool
-    ) -> tuple[Transfer, list[Array], Array, Transfer]:
+    def _stage(self, number: int, piece: Array, limits: Callable[[int, int], list[int]], *, is_last: bool) -> Stage:
         rows = [memory[: piece.nbytes].view(piece.dtype) for memory in self._halves[number % 2]]
         spans = list(pairwise(limits(piece.size, len(rows))))
         begin, end = spans[self._place]
@@ -75,6 +71,6 @@ class Staging:
                     self._barrier()
 
         if is_small:
-            return collect, rows, piece, distribute
+            return Stage(collect, rows, piece, distribute)
         mine = [row[begin:end] for row in rows]
-        return collect, mine, mine[self._place], distribute
+        return Stage(collect, mine, mine[self._place], distribute)
