@@ -172,7 +172,7 @@ def neighbours():
 
 
 @pytest.mark.parametrize("length", [0, 1, 1000, 3_000_001])
-def test_arrays_that_go_through_rings_arrive(length, neighbours):
+def test_arrays_that_go_through_memory_arrive(length, neighbours):
     def exchange(me):
         received = [np.zeros(length + r, np.uint16) for r in range(3)]
         for turn in range(3):
@@ -231,7 +231,7 @@ def test_a_replica_of_one_node_that_was_told_to_stop_waiting_does(wait, neighbou
         neighbours[0].all_gather(record(0))
 
 
-def test_arrays_of_different_length_are_an_error_in_rings_too(neighbours):
+def test_arrays_of_different_length_are_an_error_in_memory_too(neighbours):
     def exchange(me):
         others = [None if r == me else np.zeros(3) for r in range(3)]
         sent = [None if r == me else np.zeros(4) for r in range(3)]
@@ -243,7 +243,7 @@ def test_arrays_of_different_length_are_an_error_in_rings_too(neighbours):
     together([lambda me=me: exchange(me) for me in range(3)])
 
 
-def test_who_waits_in_a_ring_hears_of_a_death(neighbours):
+def test_who_waits_in_a_transfer_through_memory_hears_of_a_death(neighbours):
     together([each.line for each in neighbours])
     timer = threading.Timer(0.2, neighbours[1]._peers.close)
     timer.start()

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from distopt.distribute.agreement.watchdog import Line, Watch
+from distopt.errors import ReplicaFailedError
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -53,6 +54,21 @@ class Transfer(Protocol):
 
     def __call__(self) -> None:
         """Move the arrays; returns when all that this replica sends and receives is done."""
+
+
+def does_something_else(replica: int, sent: str, awaited: str) -> ReplicaFailedError:
+    """Return the error that says that a replica sent what was not awaited: it has left the common order of calls.
+
+    Args:
+        replica: who it is.
+        sent: what it sent, in words.
+        awaited: what it should have sent.
+    """
+    return ReplicaFailedError(
+        f"replica {replica} does something else: it sent {sent} where {awaited} were awaited. It has failed in the "
+        "middle of a step, or the replicas do not make the same calls",
+        replica,
+    )
 
 
 class Copies:

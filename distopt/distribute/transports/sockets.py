@@ -20,8 +20,7 @@ from distopt.distribute.agreement.communicator import Array, Communicator, Copie
 from distopt.distribute.agreement.watchdog import Watch
 from distopt.distribute.node.mailbox import RECORD_BYTES, Mailbox
 from distopt.distribute.node.node import FlagBarrier, Node
-from distopt.distribute.node.rings import Rings
-from distopt.distribute.node.staging import Staging
+from distopt.distribute.node.staging import Exchange, Staging
 from distopt.distribute.transports.one_thread import OneThread
 from distopt.distribute.transports.peers import Peers
 from distopt.distribute.transports.sockets_line import RayLine
@@ -52,11 +51,11 @@ class RayCommunicator(Communicator):
         self._user = OneThread()
         self._mailbox: Mailbox | None = None
         self._gathered = np.empty(0, np.uint8)
-        self._rings: Rings | None = None
+        self._exchange: Exchange | None = None
         if self.size > 1 and len(set(self.nodes)) == 1:
             with contextlib.suppress(NoSharedMemoryError):
                 node = Node(self)
-                self._rings, self.staging = Rings(node, self._wire.check), Staging(node, self._operation)
+                self._exchange, self.staging = Exchange(node), Staging(node, self._operation)
             self.release()  # who trains may be another thread than who has formed the group
 
     @property
@@ -134,8 +133,8 @@ class RayCommunicator(Communicator):
         to_self = Copies([(sends[me], receives[me])])
         going = {r: _bytes_of(array) for r, array in enumerate(sends) if array is not None and r != me}
         coming = {r: _bytes_of(array) for r, array in enumerate(receives) if array is not None and r != me}
-        if self._rings is not None:
-            move = functools.partial(self._rings.exchange, going, coming)
+        if self._exchange is not None:
+            move = functools.partial(self._exchange, going, coming)
         else:
             sent, received = ({r: array.data for r, array in arrays.items()} for arrays in (going, coming))
             move = functools.partial(self._wire.exchange, Message.PAYLOAD, sent, received)

@@ -14,8 +14,9 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
+from distopt.distribute.agreement.communicator import does_something_else
 from distopt.distribute.agreement.watchdog import Watch
-from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLostError
+from distopt.errors import DeadCommunicatorError, ReplicaLostError
 
 _HEAD = struct.Struct("<QQ")
 _POLL_SECONDS = 0.05
@@ -115,22 +116,6 @@ def gone(replica: int, how: str) -> ReplicaLostError:
     )
 
 
-def something_else(replica: int, sent: tuple[Message, int], awaited: tuple[Message, int]) -> ReplicaFailedError:
-    """Return the error that says that a replica sent what was not awaited.
-
-    Args:
-        replica: who it is.
-        sent: what it sent, and how many bytes.
-        awaited: what it should have sent.
-    """
-    came, right = (f"{nbytes} bytes ({kind.name.lower()})" for kind, nbytes in (sent, awaited))
-    return ReplicaFailedError(
-        f"replica {replica} does something else: it sent {came} where {right} were awaited. It has failed in the "
-        "middle of a step, or the replicas do not make the same calls",
-        replica,
-    )
-
-
 class _Task(Protocol):
     replica: int
 
@@ -175,7 +160,11 @@ class _Coming:
     def _check(self, kind: int, nbytes: int) -> None:
         sent, awaited = (Message(kind), nbytes), (self._kind, self._view.nbytes)
         if sent != awaited:
-            raise something_else(self.replica, sent, awaited)
+            raise does_something_else(self.replica, _in_words(*sent), _in_words(*awaited))
+
+
+def _in_words(kind: Message, nbytes: int) -> str:
+    return f"{nbytes} bytes ({kind.name.lower()})"
 
 
 def _poll(going: Mapping[int, _Task], coming: Mapping[int, _Task]) -> set[int]:
