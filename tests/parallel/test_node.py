@@ -9,7 +9,8 @@ from random_steps import Run, Step, WithoutNode, train
 
 import distopt
 from distopt import Strategy
-from distopt.distribute.node.node import FlagBarrier, Node
+from distopt.distribute.node.barrier import FlagBarrier
+from distopt.distribute.node.node import Node
 from distopt.errors import DeadCommunicatorError, NoSharedMemoryError
 from distopt.memory.layout import new_segment
 from distopt.testing import SimulatedReplicas
@@ -194,7 +195,7 @@ def test_an_abandoned_barrier_raises():
 
 @pytest.fixture
 def without_memory(monkeypatch):
-    for module in ("distopt.memory.layout", "distopt.distribute.node.node"):
+    for module in ("distopt.memory.layout", "distopt.distribute.node.barrier"):
         monkeypatch.setattr(f"{module}.new_segment", lambda nbytes: None)
 
 

@@ -6,35 +6,15 @@ Either every replica of the job has what it asked for, or none has: then ``NoSha
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
-
 from distopt.distribute.agreement.communicator import Array, Barrier, Communicator
 from distopt.distribute.agreement.header import exchange_bytes
-from distopt.errors import DeadCommunicatorError, NoSharedMemoryError
-from distopt.memory.layout import new_segment
+from distopt.errors import NoSharedMemoryError
 from distopt.memory.segment import TICKET, Segment, map_segment
 
-SPIN_SECONDS = 0.002
-"""How long a replica that waits only yields its core; then it also sleeps, so that it burns none."""
-
-_NAPS = 50e-6, 1e-3
-"""The shortest and the longest sleep, seconds."""
-
 T = TypeVar("T")
-
-
-def nap(waited: float) -> None:
-    """Sleep for a little of the time that was waited already: what comes soon is seen soon, and waiting costs nothing.
-
-    Args:
-        waited: seconds.
-    """
-    time.sleep(min(max(_NAPS[0], waited / 16), _NAPS[1]))
 
 
 class Node:
@@ -120,52 +100,3 @@ class Node:
         if any(troubles):
             raise NoSharedMemoryError(next(text for text in troubles if text))
         return result  # type: ignore[return-value]
-
-
-class FlagBarrier:
-    """A barrier in shared memory: every replica counts its arrivals, and waits until the others have counted as many.
-
-    Args:
-        node: whose replicas meet; they make the barrier together.
-    """
-
-    def __init__(self, node: Node) -> None:
-        lines = len(node.members)
-        self._segment = new_segment(64 * lines)
-        node.unite([self._segment])
-        assert self._segment is not None
-        self._counts = self._segment.bytes.view(np.int64).data
-        self._mine = 8 * node.place  # a cache line each
-        self._others = [8 * k for k in range(lines) if k != node.place]
-        self._arrivals = 0
-        self._is_abandoned = False
-        self._watch = node.communicator.watch
-
-    def abandon(self) -> None:
-        """Make this replica's thread that waits in it, and every later call here, raise."""
-        self._is_abandoned = True
-
-    def __call__(self) -> None:
-        """Wait for the other replicas of the node."""
-        counts, self._arrivals = self._counts, self._arrivals + 1
-        os.sched_yield()  # a call of the kernel: what was written before is visible before the count
-        counts[self._mine] = self._arrivals
-        patience = 0.0
-        for other in self._others:
-            while counts[other] < self._arrivals:
-                os.sched_yield()
-                now = time.monotonic()
-                if not patience:
-                    patience = now + SPIN_SECONDS
-                    self._watch.begin_wait(now)
-                if now > patience:
-                    self._look_and_nap(now, now - patience)
-        if patience:
-            self._watch.end_wait()
-        os.sched_yield()
-
-    def _look_and_nap(self, now: float, waited: float) -> None:
-        if self._is_abandoned:
-            raise DeadCommunicatorError("this barrier was abandoned after a failure")
-        self._watch.look(now)
-        nap(waited)

@@ -17,8 +17,9 @@ import numpy as np
 
 from distopt.distribute.agreement.communicator import Array, Communicator, Copies, Transfer
 from distopt.distribute.agreement.watchdog import Line, Watch
+from distopt.distribute.node.barrier import FlagBarrier
 from distopt.distribute.node.mailbox import RECORD_BYTES, Mailbox
-from distopt.distribute.node.node import FlagBarrier, Node
+from distopt.distribute.node.node import Node
 from distopt.distribute.transports.mpi_line import MPILine, watch_of
 from distopt.distribute.transports.one_thread import OneThread
 from distopt.errors import (

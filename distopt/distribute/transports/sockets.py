@@ -18,8 +18,9 @@ import numpy as np
 
 from distopt.distribute.agreement.communicator import Array, Communicator, Copies, Transfer
 from distopt.distribute.agreement.watchdog import Watch
+from distopt.distribute.node.barrier import FlagBarrier
 from distopt.distribute.node.mailbox import RECORD_BYTES, Mailbox
-from distopt.distribute.node.node import FlagBarrier, Node
+from distopt.distribute.node.node import Node
 from distopt.distribute.node.staging import Exchange, Staging
 from distopt.distribute.transports.one_thread import OneThread
 from distopt.distribute.transports.peers import Peers

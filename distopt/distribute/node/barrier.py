@@ -1,0 +1,83 @@
+"""The barrier of a node: all that its replicas do in shared memory is put in order by it, and by nothing else."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+
+from distopt.distribute.node.node import Node
+from distopt.errors import DeadCommunicatorError
+from distopt.memory.layout import new_segment
+
+SPIN_SECONDS = 0.002
+"""How long a replica that waits only yields its core; then it also sleeps, so that it burns none."""
+
+_NAPS = 50e-6, 1e-3
+"""The shortest and the longest sleep, seconds."""
+
+_LINE = 64
+"""Bytes of a cache line: each count has one of its own."""
+
+
+class FlagBarrier:
+    """A barrier in shared memory: every replica counts its arrivals, and waits until the others have counted as many.
+
+    Args:
+        node: whose replicas meet; they make the barrier together.
+    """
+
+    def __init__(self, node: Node) -> None:
+        count = len(node.members)
+        segment = new_segment(_LINE * count)
+        node.unite([segment])
+        assert segment is not None
+        self._segment = segment
+        self._counts = segment.bytes.view(np.int64).data[:: _LINE // 8]
+        self._place, self._others = node.place, [k for k in range(count) if k != node.place]
+        self._arrivals = 0
+        self._is_abandoned = False
+        self._watch = node.communicator.watch
+
+    def abandon(self) -> None:
+        """Make this replica's thread that waits in it, and every later call here, raise."""
+        self._is_abandoned = True
+
+    def __call__(self, deadline: float | None = None) -> None:
+        """Wait for the other replicas of the node.
+
+        Args:
+            deadline: ``time.monotonic()`` time after which to give up; None waits.
+
+        Raises:
+            TimeoutError: the deadline passed.
+        """
+        counts, self._arrivals = self._counts, self._arrivals + 1
+        os.sched_yield()  # a call of the kernel: what was written before is visible before the count
+        counts[self._place] = self._arrivals
+        for other in self._others:
+            if counts[other] < self._arrivals:
+                self._wait(deadline)
+                break
+        os.sched_yield()
+
+    def _wait(self, deadline: float | None) -> None:
+        counts, arrivals, began = self._counts, self._arrivals, time.monotonic()
+        self._watch.begin_wait(began)
+        for other in self._others:
+            while counts[other] < arrivals:
+                os.sched_yield()
+                now = time.monotonic()
+                if now > began + SPIN_SECONDS:
+                    self._look_and_nap(now, now - began, deadline)
+        self._watch.end_wait()
+
+    def _look_and_nap(self, now: float, waited: float, deadline: float | None) -> None:
+        if deadline is not None and now > deadline:
+            raise TimeoutError("not every replica arrived before the deadline")
+        if self._is_abandoned:
+            raise DeadCommunicatorError("this barrier was abandoned after a failure")
+        self._watch.look(now)
+        # What comes soon is seen soon, and waiting for long costs nothing.
+        time.sleep(min(max(_NAPS[0], waited / 16), _NAPS[1]))
