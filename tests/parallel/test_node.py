@@ -164,6 +164,24 @@ def test_nobody_leaves_a_barrier_before_all_have_come(several):
     assert several(meet) == [0] * several.count
 
 
+def test_fences_stand_before_the_own_count_and_after_all_counts(several):
+    """What a processor may reorder, no test on another one shows: so where the fences stand is looked at."""
+
+    def meet():
+        node, seen = new_node(), []
+        barrier = FlagBarrier(node)
+        barrier._fence = lambda: seen.append(list(barrier._counts))
+        for _ in range(20):
+            barrier()
+        return node.place, seen
+
+    for place, seen in several(meet):
+        assert len(seen) == 40
+        for k, (before, after) in enumerate(zip(seen[::2], seen[1::2], strict=True)):
+            assert before[place] == k
+            assert min(after) >= k + 1
+
+
 def test_waiting_in_a_barrier_burns_no_core(several):
     def wait():
         barrier = flag_barrier()

@@ -10,6 +10,7 @@ import numpy as np
 from distopt.distribute.node.node import Node
 from distopt.errors import DeadCommunicatorError
 from distopt.memory.layout import new_segment
+from distopt.memory.fence import memory_fence
 
 SPIN_SECONDS = 0.002
 """How long a replica that waits only yields its core; then it also sleeps, so that it burns none."""
@@ -37,6 +38,7 @@ class FlagBarrier:
         self._counts = segment.bytes.view(np.int64).data[:: _LINE // 8]
         self._place, self._others = node.place, [k for k in range(count) if k != node.place]
         self._arrivals = 0
+        self._fence = memory_fence()
         self._is_abandoned = False
         self._watch = node.communicator.watch
 
@@ -54,13 +56,13 @@ class FlagBarrier:
             TimeoutError: the deadline passed.
         """
         counts, self._arrivals = self._counts, self._arrivals + 1
-        os.sched_yield()  # a call of the kernel: what was written before is visible before the count
+        self._fence()  # what was read and written before comes before the count
         counts[self._place] = self._arrivals
         for other in self._others:
             if counts[other] < self._arrivals:
                 self._wait(deadline)
                 break
-        os.sched_yield()
+        self._fence()  # and what is read and written after it comes after the others' counts
 
     def _wait(self, deadline: float | None) -> None:
         counts, arrivals, began = self._counts, self._arrivals, time.monotonic()
