@@ -34,7 +34,6 @@ class FlagBarrier:
         segment = new_segment(_LINE * count)
         node.unite([segment])
         assert segment is not None
-        self._segment = segment
         self._counts = segment.bytes.view(np.int64).data[:: _LINE // 8]
         self._place, self._others = node.place, [k for k in range(count) if k != node.place]
         self._arrivals = 0
@@ -65,14 +64,15 @@ class FlagBarrier:
         self._fence()  # and what is read and written after it comes after the others' counts
 
     def _wait(self, deadline: float | None) -> None:
-        counts, arrivals, began = self._counts, self._arrivals, time.monotonic()
-        self._watch.begin_wait(began)
+        counts, arrivals, now = self._counts, self._arrivals, time.monotonic()
+        patience = now + SPIN_SECONDS
+        self._watch.begin_wait(now)
         for other in self._others:
             while counts[other] < arrivals:
                 os.sched_yield()
                 now = time.monotonic()
-                if now > began + SPIN_SECONDS:
-                    self._look_and_nap(now, now - began, deadline)
+                if now > patience:
+                    self._look_and_nap(now, now - patience, deadline)
         self._watch.end_wait()
 
     def _look_and_nap(self, now: float, waited: float, deadline: float | None) -> None:

@@ -27,7 +27,6 @@ class Mailbox:
         segment = new_segment(2 * RECORD_BYTES * len(node.members))
         node.unite([segment])
         assert segment is not None
-        self._segment = segment
         self._records = segment.bytes.reshape(-1, 2, RECORD_BYTES)
         self._me, self._rounds = node.place, 0
 

@@ -42,8 +42,7 @@ class Staging:
 
     def __init__(self, node: Node, operation: Callable[[], AbstractContextManager[None]]) -> None:
         self._place, self._barrier, self._operation = node.place, node.barrier, operation
-        self._segment = new_segment(2 * _PIECE_BYTES)
-        memories = node.share(self._segment)
+        memories = node.share(new_segment(2 * _PIECE_BYTES))
         self._halves = [[memory[h * _PIECE_BYTES :][:_PIECE_BYTES] for memory in memories] for h in (0, 1)]
 
     def abandon(self) -> None:
@@ -105,7 +104,6 @@ class Exchange:
         segment = new_segment(boxes + 2 * count * count * 8)
         node.unite([segment])
         assert segment is not None
-        self._segment = segment
         self._boxes = segment.bytes[:boxes].reshape(2, count, count, -1)
         """By turn, sender and receiver."""
         self._sizes = segment.bytes[boxes:].view(np.int64).reshape(2, count, count)
