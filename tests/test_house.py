@@ -13,22 +13,7 @@ from house import FILES, MODULES, floor, imports, module_name, room
 import distopt
 
 # Arrows that still run up; each goes with the rebuilding of the engine, and none is added.
-STILL_UP = {
-    ("distribute.agreement.header", "distribute.ending"),
-    ("engine.agreement", "optimizers.common.base"),
-    ("engine.beginning", "optimizers.common.base"),
-    ("engine.divergence", "optimizers.common.base"),
-    ("engine.state.inspection", "optimizers.common.base"),
-    ("engine.step", "optimizers.common.base"),
-    ("engine.streaming.streaming", "engine.beginning"),
-    ("engine.streaming.streaming", "engine.step"),
-    ("engine.streaming.streaming", "optimizers.common.base"),
-    ("engine.sweep.sharing", "optimizers.common.base"),
-    ("engine.sweep.sweep", "optimizers.common.base"),
-    ("optimizers.common.serialization", "optimizers.keras3.optimizer"),
-    ("optimizers.common.serialization", "optimizers.legacy.base.optimizer"),
-    ("variables.variable", "variables.tracing"),
-}
+STILL_UP = {("distribute.agreement.header", "distribute.ending")}
 
 
 OPTIONAL = {"distopt.ray": "ray", "distopt.adapters.keras": "keras", "distopt.adapters.torch": "torch"}

@@ -9,8 +9,8 @@ import numpy as np
 
 from distopt.distribute.node.node import Node
 from distopt.errors import DeadCommunicatorError
-from distopt.memory.layout import new_segment
 from distopt.memory.fence import memory_fence
+from distopt.memory.layout import new_segment
 
 SPIN_SECONDS = 0.002
 """How long a replica that waits only yields its core; then it also sleeps, so that it burns none."""
