@@ -75,6 +75,8 @@ class Strategy:
         self.checks = Checks.from_environment("DISTOPT_CHECKS") if checks is None else checks
         self.deadlines = Deadlines.from_environment("DISTOPT_DEADLINES") if deadlines is None else deadlines
         self.receipt = os.environ.get("DISTOPT_RECEIPT") if receipt is None else receipt
+        self.inspects = self.checks.on_nonfinite is not None or self.receipt is not None
+        """Whether the sums of gradients are looked at before they are used."""
         self._greeted = False
         self._place: Place | None = None
         self._node: Node | None = None
@@ -129,11 +131,6 @@ class Strategy:
     def shares_parameters(self) -> bool:
         """Whether parameters and slots are those of the node."""
         return self.update == "shared" and self.num_replicas_in_sync > 1
-
-    @property
-    def inspects(self) -> bool:
-        """Whether the sums of gradients are looked at before they are used."""
-        return self.checks.on_nonfinite is not None or self.receipt is not None
 
     def node(self) -> Node | None:
         """Return the replicas of this node, or None where they can't share memory (collective at the first call)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,6 @@ from distopt.engine.call import StepCall
 from distopt.engine.plan import Plan
 from distopt.errors import InvalidArgumentError
 from distopt.process.moments import Moment
-from distopt.process.replica import current_replica
 from distopt.slabs.gradients import ABSENT, DENSE, SPARSE, Gradients
 
 
@@ -27,37 +25,42 @@ class Agreed:
     items: float | None
 
 
-def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbers: Mapping[str, float]) -> Agreed:
+def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbers: dict[str, float]) -> Agreed:
     """Exchange the step header; return what exists on any replica, and the items of all.
 
     Args:
         call: the step.
-        plan: of its list.
+        plan: of its list; None where nothing is communicated.
         gradients: this replica's.
         numbers: what was evaluated for this step, and must agree.
 
     Raises:
         InvalidArgumentError: gradients of no items that are not zero, on all replicas.
     """
-    assert plan is not None
-    communicator, replica, strategy = plan.communicator, current_replica(), call.aggregating_strategy
-    state_check, training = call.engine.state_check, call.engine.training
-    step, mine, items = training.calls, gradients.kinds, gradients.items
+    mine, items = gradients.kinds, gradients.items
+    if plan is None or not call.has_header:
+        return Agreed(mine, items)
+    communicator, replica, strategy = plan.communicator, call.replica, call.aggregating_strategy
+    training, state_check = call.engine.training, call.engine.state_check
+    step = int(training.iterations.storage.array)
+    if training.loss_scale is not None:
+        numbers = numbers | {"loss_scale": training.loss_scale.factor}
     named = " ".join([call.name, *numbers]).encode()
     header = functools.partial(
         agree,
         communicator,
         call.header(plan.slab, call.name, step, numbers),
-        call_digest=plan.call_digest(call.told),
+        call_digest=plan.call_digest(call.told) if plan.digest is None else plan.digest,
         hyper_digest=digest(named + struct.pack(f"<{len(numbers)}d", *numbers.values())),
         presence=digest(bytes(mine)),
         items=items,
     )
     if call.observers is not None:
         call.observers.tell(Moment.HEADER, None)
-    is_checked, state, flags = state_check.is_due(strategy), 0, 0
+    state, flags = 0, 0
+    is_checked = state_check.is_due(strategy)
     if is_checked:
-        if strategy.shares_parameters:
+        if call.shares:
             header()  # when all have come, nobody writes any more what is looked at now
         state, flags = state_check.digest(strategy, plan.slab, call.family.state())
     agreement = header(state=state, flags=flags | Flag.STOP * replica.stop_requested)

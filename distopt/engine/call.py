@@ -1,23 +1,22 @@
-"""One call of a step: who steps, among whom."""
+"""One call of a step: who steps, among whom, and what that implies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from distopt.distribute.agreement.communicator import Communicator
-from distopt.distribute.agreement.header import Call, telling_the_others
+from distopt.distribute.agreement.header import Call, offer_failure
 from distopt.distribute.strategy import Strategy
 from distopt.engine.engine import Engine
 from distopt.engine.state.family import Family
 from distopt.engine.sweep.sharing import needs_whole_sum
-from distopt.process.moments import Moment, Observers
-from distopt.process.replica import current_replica
+from distopt.errors import ReplicaError
+from distopt.process.moments import ACTIVE, Moment, Observers
+from distopt.process.replica import Replica
 from distopt.slabs.slab import Slab
 from distopt.telemetry.receipt_observer import observe_for_receipt
 
 
-@dataclass(slots=True)
 class StepCall:
     """What ``apply_gradients``, ``begin_step`` and ``end_step`` are called with.
 
@@ -25,26 +24,40 @@ class StepCall:
         family: the optimizer.
         engine: its engine.
         strategy: the replicas; None communicates nothing.
+        replica: this one.
         name: what the user called.
-        observers: found by itself.
     """
 
-    family: Family
-    engine: Engine
-    strategy: Strategy | None
-    name: str
-    observers: Observers | None = None
-    """Who is told of this step; None where nobody is."""
+    __slots__ = (
+        "communicator", "engine", "family", "has_header", "looks", "name", "observers", "replica", "shares", "strategy"
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        if self.strategy is not None and self.strategy.receipt is not None:
-            observe_for_receipt(self.strategy)
-        self.observers = current_replica().observers or None
-
-    @property
-    def communicator(self) -> Communicator | None:
+    def __init__(self, family: Family, engine: Engine, strategy: Strategy | None, replica: Replica, name: str) -> None:
+        self.family, self.engine, self.strategy, self.replica, self.name = family, engine, strategy, replica, name
+        self.communicator: Communicator | None = None if strategy is None else strategy.communicator
         """How the replicas reach each other; None where nothing is communicated."""
-        return None if self.strategy is None else self.strategy.communicator
+        self.has_header = strategy is not None and engine.options.lockstep
+        """Whether the replicas agree on this step."""
+        self.looks = False
+        """Whether the sums are looked at before anything is updated, and the replicas can talk about it."""
+        self.shares = False
+        """Whether parameters and slots are those of the node."""
+        self.observers: Observers | None = None
+        """Who is told of this step; None where nobody is."""
+        if strategy is not None:
+            self.looks = self.has_header and (strategy.inspects or engine.training.skips_nonfinite)
+            self.shares = strategy.update == "shared" and strategy.shares_parameters
+            if strategy.receipt is not None:
+                observe_for_receipt(strategy)
+        if ACTIVE:
+            self.observers = replica.observers or None
+
+    def is_free_of_sharing(self, slab: Slab) -> bool:
+        """Return whether neither this step nor anybody else shares the parameters of a list."""
+        for home in slab.homes:
+            if home.shared_by is not None:
+                return False
+        return self.strategy is not None and self.strategy.update == "replicated"
 
     @property
     def aggregating_strategy(self) -> Strategy:
@@ -52,21 +65,13 @@ class StepCall:
         assert self.strategy is not None
         return self.strategy
 
-    def telling_the_others(self) -> telling_the_others:
-        """Offer an exception of the block to the other replicas, in place of the header that would have followed."""
-        return telling_the_others(self.communicator)
+    def offer(self, error: Exception) -> None:
+        """Offer an exception to the other replicas, in place of the header that would have followed.
 
-    @property
-    def has_header(self) -> bool:
-        """Whether the replicas agree on this step."""
-        return self.strategy is not None and self.engine.options.lockstep
-
-    @property
-    def looks(self) -> bool:
-        """Whether the sums are looked at before anything is updated, and the replicas can talk about it."""
-        if self.strategy is None or not self.engine.options.lockstep:
-            return False
-        return self.strategy.inspects or self.engine.training.skips_nonfinite
+        An error between replicas is raised on all of them already.
+        """
+        if self.communicator is not None and not isinstance(error, ReplicaError):
+            offer_failure(self.communicator, error)
 
     def needs_whole_sum(self, slab: Slab) -> str | None:
         """Return what has to see the whole sum, as a message says it; None where a step can go block by block."""

@@ -30,15 +30,17 @@ class Engine:
 
     def _start_empty(self) -> None:
         self.state_check = StateCheck(self.training, self.slots)
-        self._slabs: dict[tuple[int, ...], Slab] = {}
+        self.slabs: dict[tuple[int, ...], Slab] = {}
+        """The gradients of every list of variables that was stepped, by the variables' ids."""
         self._slabs_with_slots: set[Slab] = set()
-        self._plans: dict[tuple[Slab, Communicator], Plan] = {}
+        self.plans: dict[tuple[Slab, Communicator | None], Plan] = {}
+        """What is prepared for each list among some replicas."""
         self._synchronised: dict[Communicator, set[Variable]] = {}
         self._numbers: dict[Communicator, int] = {}
 
     def known_slab(self, variables: Sequence[Variable]) -> Slab | None:
         """Return the memory for the gradients of these variables, if it has been made."""
-        return self._slabs.get(tuple(map(id, variables)))
+        return self.slabs.get(tuple(map(id, variables)))
 
     def new_slab(self, variables: Sequence[Variable], variants: Sequence[int]) -> Slab:
         """Place the variables, and make the memory for their gradients.
@@ -51,7 +53,7 @@ class Engine:
         place(variables, shareable=strategy.shares_parameters)
         shares = strategy.num_replicas_in_sync > 1
         slab = Slab(variables, strategy.replica_index if shares else None, variants)
-        self._slabs[tuple(map(id, variables))] = slab
+        self.slabs[tuple(map(id, variables))] = slab
         return slab
 
     def has_slots(self, slab: Slab) -> bool:
@@ -65,31 +67,26 @@ class Engine:
     @property
     def stepped(self) -> list[Variable]:
         """The variables of every list that was stepped."""
-        return list(dict.fromkeys(variable for slab in self._slabs.values() for variable in slab.variables))
+        return list(dict.fromkeys(variable for slab in self.slabs.values() for variable in slab.variables))
 
     def plan(self, slab: Slab, communicator: Communicator) -> Plan:
         """Return what is prepared for a list among some replicas."""
         key = slab, communicator
-        if key not in self._plans:
-            self._plans[key] = Plan(slab, communicator)
-        return self._plans[key]
-
-    @property
-    def plans(self) -> list[Plan]:
-        """All plans."""
-        return list(self._plans.values())
+        if key not in self.plans:
+            self.plans[key] = Plan(slab, communicator)
+        return self.plans[key]
 
     def forget_digests(self) -> None:
         """Describe every call again: the options have changed."""
-        for plan in self._plans.values():
+        for plan in self.plans.values():
             plan.forget_digest()
 
     def forget(self, communicator: Communicator) -> None:
         """Drop what was agreed on and prepared with replicas that are no more together."""
         self._synchronised.pop(communicator, None)
         self._numbers.pop(communicator, None)
-        for key in [key for key in self._plans if key[1] is communicator]:
-            self._plans.pop(key).end_stream()
+        for key in [key for key in self.plans if key[1] is communicator]:
+            self.plans.pop(key).end_stream()
 
     def note_member(self, communicator: Communicator) -> None:
         """Number this optimizer among those that these replicas step together."""

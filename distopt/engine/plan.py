@@ -29,7 +29,8 @@ class Plan:
         self.reductions = Reductions(communicator)
         self._stream: BucketSums | None = None
         self._has_stream = False
-        self._digest: int | None = None
+        self.digest: int | None = None
+        """Digest of a call over this list, where it need not be described again."""
 
     def settle(self, memory: NodeMemory | None) -> None:
         """Note that the replicas have agreed."""
@@ -41,16 +42,16 @@ class Plan:
         Args:
             told: returns the optimizer as all replicas know it.
         """
-        if self._digest is not None:
-            return self._digest
+        if self.digest is not None:
+            return self.digest
         fresh = digest(f"{told()}|{self.slab.description}".encode())
         if self.is_agreed:
-            self._digest = fresh
+            self.digest = fresh
         return fresh
 
     def forget_digest(self) -> None:
         """Describe the call again: the optimizer's options have changed."""
-        self._digest = None
+        self.digest = None
 
     def stream(self, make: Callable[[NodeMemory], BucketSums | None]) -> BucketSums | None:
         """Return the communication thread, made at the first streamed step; None where there is none."""

@@ -17,9 +17,6 @@ from distopt.engine.sweep.node_memory import NodeMemory
 from distopt.engine.sweep.sharing import mark_shared_slots, share_state
 from distopt.errors import NoSharedMemoryError
 from distopt.memory.digests import digest
-from distopt.process.moments import Moment
-from distopt.process.observers import observe
-from distopt.slabs.gradients import Gradients
 from distopt.slabs.slab import Slab, describe
 from distopt.variables.variable import Variable
 
@@ -41,8 +38,7 @@ def set_up_plan(call: StepCall, slab: Slab) -> Plan | None:
     new = describe(engine.not_synchronised(communicator, slab.variables))
     agree(communicator, call.header(slab, "first step over these variables", values={"not built before": new}))
     engine.note_member(communicator)
-    with call.telling_the_others():
-        engine.options.build_aggregator(slab.variables)
+    engine.options.build_aggregator(slab.variables)
     if strategy.broadcast:
         synchronise(call.family, engine, communicator, slab.variables)
     plan.settle(_share(call, slab))
@@ -68,18 +64,13 @@ def _share(call: StepCall, slab: Slab) -> NodeMemory | None:
         return None
 
 
-def make_state(call: StepCall, gradients: Gradients) -> None:
-    """Make the slots that this step needs; in shared mode they become those of the node (collective)."""
-    strategy, slots = call.strategy, call.engine.slots
-    observe(Moment.STATE)
-    call.family.create_state(gradients)
-    if strategy is not None and strategy.shares_parameters:
-        node = strategy.node()
-        assert node is not None
-        if slots.left_behind:
-            share_state(call.family.kind, slots, gradients.slab, node)
-        mark_shared_slots(slots, node)
-    observe(Moment.AGREED)
+def share_new_slots(call: StepCall, slab: Slab) -> None:
+    """In shared mode, make the slots that this step has made those of the node (collective)."""
+    node, slots = call.aggregating_strategy.node(), call.engine.slots
+    assert node is not None
+    if slots.left_behind:
+        share_state(call.family.kind, slots, slab, node)
+    mark_shared_slots(slots, node)
 
 
 def synchronise(family: Family, engine: Engine, communicator: Communicator, variables: Sequence[Variable]) -> None:

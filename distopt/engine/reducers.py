@@ -7,6 +7,7 @@ from typing import Protocol
 from distopt.aggregators.aggregator import FlatAggregator
 from distopt.arrays import Array
 from distopt.distribute.agreement.communicator import Communicator
+from distopt.engine.agreement import Agreed
 from distopt.engine.call import StepCall
 from distopt.engine.plan import Plan
 from distopt.engine.state.inspection import Ranges
@@ -43,19 +44,17 @@ class Reducer(Protocol):
         """Wait until nobody needs anything of this step any more."""
 
 
-def choose_reducer(
-    call: StepCall, plan: Plan | None, gradients: Gradients, divisor: float | None, *, is_settled: bool
-) -> Reducer:
+def choose_reducer(call: StepCall, plan: Plan | None, gradients: Gradients, agreed: Agreed) -> Reducer:
     """Return the way that this step takes.
 
     Args:
         call: the step.
         plan: of its list; None where nothing is communicated.
         gradients: what takes part.
-        divisor: what the sum is divided by, or None.
-        is_settled: whether nothing was written into the slab since the header.
+        agreed: on what.
     """
     family, options, looks = call.family, call.engine.options, call.looks
+    divisor = call.engine.training.divisor(agreed.items)
     if plan is None:
         return Alone(options, family, gradients, divisor)
     if not isinstance(options.aggregator, FlatAggregator | None):
@@ -63,9 +62,11 @@ def choose_reducer(
     memory = plan.memory
     if memory is None or not options.sums_flat:
         return WholeByMessages(plan.reductions, options, family, gradients, divisor, looks=looks)
-    if call.needs_whole_sum(gradients.slab) is not None:
+    is_plain = options.is_plain and family.updates_flat and not gradients.slab.has_duplicates
+    if (call.observers is not None or not is_plain) and call.needs_whole_sum(gradients.slab) is not None:
         return WholeFromNode(memory, options, family, gradients, divisor, looks=looks)
-    rescaling = Rescaling(options.clipping, divisor, looks=looks)
-    # Without a header nobody knows whether the others have written yet.
-    is_settled = is_settled and call.has_header and not gradients.are_summed
+    rescales = options.limits_gradients or looks or divisor is not None
+    rescaling = Rescaling(options.clipping, divisor, looks=looks) if rescales else None
+    # Nothing may have been written since the header; without one nobody knows whether the others have written yet.
+    is_settled = call.has_header and agreed.kinds is gradients.kinds and gradients.stream is None
     return Blocks(memory, family, gradients, rescaling, is_settled=is_settled)

@@ -26,17 +26,19 @@ nothing: it has no header, and takes this replica's gradients for the sum.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
-from distopt.engine.agreement import Agreed, agree_on_step
+from distopt.distribute.ending import note_broken_step
+from distopt.engine.agreement import agree_on_step
 from distopt.engine.call import StepCall
-from distopt.engine.plan_setup import make_state, set_up_plan
+from distopt.engine.plan_setup import set_up_plan, share_new_slots
 from distopt.engine.reducers import choose_reducer
 from distopt.engine.verdicts import choose_verdict
 from distopt.engine.watch import StepWatch
-from distopt.engine.writing import Writing
-from distopt.process.moments import Moment
-from distopt.process.replica import current_replica
+from distopt.errors import NonFiniteGradientError, ReplicaLostError
+from distopt.memory.storage import note_writes
+from distopt.process.moments import Moment, StopAtMoment
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import check_items
 from distopt.slabs.rows import collect_rows
@@ -50,53 +52,101 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
         read: returns this replica's gradients.
         items: of this replica's summed loss, as the user gave them; None where the loss is averaged.
     """
-    family, training = call.family, call.engine.training
-    with call.telling_the_others():  # 1
-        gradients = read()
-    plan = set_up_plan(call, gradients.slab)  # 2
-    with call.telling_the_others():
+    family, engine, training = call.family, call.engine, call.engine.training
+    try:
+        gradients = read()  # 1
+        plan = engine.plans.get((gradients.slab, call.communicator))  # 2
+        if plan is None or not plan.is_agreed:
+            plan = set_up_plan(call, gradients.slab)
         family.check(gradients)
         gradients.items = _checked(items, call)
-        if not training.accumulate(gradients):
+        if training.accumulation is not None and not training.accumulate(gradients):
             return
-        numbers = family.hyperparameters(gradients.slab) | training.numbers()
+        numbers = family.hyperparameters(gradients.slab)
+    except Exception as error:
+        call.offer(error)  # in place of the header, where the others wait
+        raise
 
-    agreed = Agreed(gradients.kinds, gradients.items)
-    if call.has_header:  # 3
-        agreed = agree_on_step(call, plan, gradients, numbers)
+    agreed = agree_on_step(call, plan, gradients, numbers)  # 3
     if not agreed.kinds:
         return
     if missing := gradients.take_part(agreed.kinds):
         family.missing(missing, everything=not gradients.entries)
 
-    watch = StepWatch.of(call, gradients, agreed)
+    watch = None if call.observers is None else StepWatch.of(call, gradients, agreed)
     with Writing(call, gradients) as writing:
-        make_state(call, gradients)
-        if watch is not None:
-            watch.tell(Moment.GRADIENTS)
-        divisor = training.divisor(agreed.items)
-        reducer = choose_reducer(call, plan, gradients, divisor, is_settled=agreed.kinds is gradients.kinds)
-        verdict = choose_verdict(call, gradients, reducer.overwritten)
+        _make_state(call, gradients, watch)
+        reducer = choose_reducer(call, plan, gradients, agreed)
+        verdict = choose_verdict(call, gradients, reducer)
         reducer.collect()  # 4
-        collect_rows(gradients, reducer.rows_travel_by, call.engine.options, divisor)
+        if gradients.sparse:
+            collect_rows(gradients, reducer.rows_travel_by, engine.options, training.divisor(agreed.items))
         squares = reducer.measure()
-        if watch is not None:
+        if watch:
             watch.tell(Moment.SUMS)
-        if not verdict.accepts(squares):
+        if verdict is not None and not verdict.accepts(squares):
             training.skip()
             return
         writing.begin()
         reducer.update()  # 5, 6
         training.count()  # 7
         reducer.publish()
-        call.engine.state_check.record_if_due(call.strategy, gradients.slab)
+        if call.shares:
+            engine.state_check.record_if_due(call.aggregating_strategy, gradients.slab)
         reducer.leave()
-        if watch is not None:
-            watch.tell(Moment.UPDATED, verdict.norm)
+        if watch:
+            watch.tell(Moment.UPDATED, None if verdict is None else verdict.norm)
+
+
+class Writing:
+    """The part of a step that writes: mark the optimizer as damaged where a failure leaves the step half done.
+
+    A verdict on the sum changes nothing. The loss of another replica leaves this one's state good as long as nothing is
+    written, and where all of its state is its own: an update of its own is complete before it waits for others again.
+
+    Args:
+        call: the step.
+        gradients: what takes part.
+    """
+
+    def __init__(self, call: StepCall, gradients: Gradients) -> None:
+        self._call, self._gradients = call, gradients
+        self._has_begun = False
+
+    def __enter__(self) -> Writing:
+        return self
+
+    def begin(self) -> None:
+        """Note that parameters are written from now on: open tapes must not mix old and new values."""
+        slab, entries = self._gradients.slab, self._gradients.entries
+        self._has_begun = True
+        note_writes(slab.storages if entries is slab.all_entries else [slab.storages[k] for k in entries])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, NonFiniteGradientError | StopAtMoment):
+            return
+        if isinstance(error, ReplicaLostError) and not (self._has_begun and self._call.shares):
+            return
+        note_broken_step()
+        self._call.engine.training.note_damage(error)
 
 
 def _checked(items: Any, call: StepCall) -> float | None:
     """Return ``items`` as a number, where there can be any."""
-    replica = current_replica()
+    replica = call.replica
     averaged_loss, replica.averaged_loss = replica.averaged_loss, None
-    return check_items(items, call.strategy is not None, averaged_loss)
+    return None if items is None else check_items(items, call.strategy is not None, averaged_loss)
+
+
+def _make_state(call: StepCall, gradients: Gradients, watch: StepWatch | None) -> None:
+    """Make the slots that this step needs; in shared mode they become those of the node (collective)."""
+    if watch:
+        watch.tell(Moment.STATE)
+    call.family.create_state(gradients)
+    if call.shares:
+        share_new_slots(call, gradients.slab)
+    if watch:
+        watch.tell(Moment.AGREED)
+        watch.tell(Moment.GRADIENTS)

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distopt.distribute.agreement.header import agree
+from distopt.distribute.agreement.header import agree, telling_the_others
 from distopt.engine.call import StepCall
 from distopt.engine.plan import Plan
 from distopt.engine.plan_setup import set_up_plan
@@ -41,7 +41,7 @@ class StreamedStep:
         self, call: StepCall, slab_of: Callable[[list[Variable]], Slab], variables: Sequence[Variable]
     ) -> None:
         self._call = call
-        with call.telling_the_others():
+        with telling_the_others(call.communicator):
             if not variables:
                 raise InvalidArgumentError("begin_step: no variables are known; pass the list of them the first time")
             slab = slab_of(list(variables))
@@ -71,7 +71,7 @@ class StreamedStep:
     def push(self, variable: Variable, gradient: Any) -> None:
         """Take one gradient; None says that there is none."""
         slab, kinds = self._gradients.slab, self._gradients.kinds
-        with self._call.telling_the_others():
+        with telling_the_others(self._call.communicator):
             entry = slab.entry_of.get(id(variable))
             if entry is None or kinds[entry]:
                 why = "was pushed before in this step" if entry is not None else "is none of this step's variables"

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from distopt.arrays import Array
 from distopt.engine.call import StepCall
-from distopt.engine.state.inspection import Inspection, Ranges, is_finite
+from distopt.engine.reducers import Reducer
+from distopt.engine.state.inspection import Inspection, is_finite
 from distopt.slabs.gradients import Gradients
 
 
@@ -23,16 +24,6 @@ class Verdict(Protocol):
         Args:
             squares: the sum of squares of every variable's gradient, where it was asked for.
         """
-
-
-class NoVerdict:
-    """Accept every sum."""
-
-    norm = None
-
-    def accepts(self, squares: Array | None) -> bool:
-        """Return True."""
-        return True
 
 
 class OwnVerdict:
@@ -52,20 +43,18 @@ class OwnVerdict:
         return is_finite(self._gradients)
 
 
-_NO_VERDICT = NoVerdict()
-
-
-def choose_verdict(call: StepCall, gradients: Gradients, overwritten: Ranges | None) -> Verdict:
-    """Return who judges the sum of this step.
+def choose_verdict(call: StepCall, gradients: Gradients, reducer: Reducer) -> Verdict | None:
+    """Return who judges the sum of this step, or None.
 
     Args:
         call: the step.
         gradients: what takes part, before it is summed.
-        overwritten: the parts of the slab that sums overwrite on this replica; None: all of it.
+        reducer: what sums it.
     """
     training, options = call.engine.training, call.engine.options
     if call.looks:
-        return Inspection(call.aggregating_strategy, training, gradients, overwritten, by_hook=not options.sums_flat)
+        strategy, overwritten = call.aggregating_strategy, reducer.overwritten
+        return Inspection(strategy, training, gradients, overwritten, by_hook=not options.sums_flat)
     if call.strategy is None and training.skips_nonfinite:
         return OwnVerdict(gradients)
-    return _NO_VERDICT
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -70,11 +71,16 @@ class Reading:
 Observer: TypeAlias = Callable[[Moment, Any], Any]
 
 
+ACTIVE: set[int] = set()
+"""The observers of this process that somebody has joined; empty in most programs, so that a look at it is enough."""
+
+
 class Observers:
     """Who is told of which moments; false where nobody is told of any."""
 
     def __init__(self) -> None:
         self._of: dict[Moment, list[Observer]] = {}
+        weakref.finalize(self, ACTIVE.discard, id(self)).atexit = False
 
     def __bool__(self) -> bool:
         return bool(self._of)
@@ -85,11 +91,14 @@ class Observers:
             known = self._of.setdefault(moment, [])
             if observer not in known:
                 known.append(observer)
+        ACTIVE.add(id(self))
 
     def remove(self, observer: Observer) -> None:
         """Tell an observer nothing any more."""
         remaining = {moment: [other for other in known if other != observer] for moment, known in self._of.items()}
         self._of = {moment: known for moment, known in remaining.items() if known}
+        if not self._of:
+            ACTIVE.discard(id(self))
 
     def want(self, moment: Moment) -> bool:
         """Return whether anybody is told of a moment."""

@@ -11,7 +11,9 @@ import numpy as np
 from distopt.arguments import as_float
 from distopt.errors import InvalidArgumentError
 from distopt.kernels.spans import COMPUTE_DTYPE
+from distopt.process.moments import ACTIVE
 from distopt.process.observers import observed_gradients
+from distopt.process.replica import Replica
 from distopt.slabs.fitting import Pair, as_pairs, fit
 from distopt.slabs.gradients import DENSE, SPARSE, Gradients
 from distopt.slabs.slab import Slab
@@ -19,7 +21,7 @@ from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
 
-def own_pairs(grads_and_vars: Iterable[Pair]) -> list[Pair]:
+def own_pairs(grads_and_vars: Iterable[Pair], replica: Replica) -> list[Pair]:
     """Return the user's pairs as a list, after checking that this replica owns the variables.
 
     Raises:
@@ -29,7 +31,8 @@ def own_pairs(grads_and_vars: Iterable[Pair]) -> list[Pair]:
     expected = "(gradient, Variable) pairs, such as zip(gradients, variables)"
     pairs = as_pairs(grads_and_vars, "apply_gradients received", expected)
     for _, variable in pairs:
-        variable.check_owner()
+        if variable.owner is not replica:
+            variable.check_owner()
     return pairs
 
 
@@ -41,7 +44,7 @@ def read_gradients(pairs: Iterable[Pair], gradients: Gradients, *, casts: bool) 
         gradients: over a slab that was made for these variables; filled.
         casts: whether a gradient of another floating dtype is cast (Keras 3) or refused (legacy).
     """
-    for k, (gradient, _) in enumerate(observed_gradients(pairs)):
+    for k, (gradient, _) in enumerate(observed_gradients(pairs) if ACTIVE else pairs):
         read_gradient(gradient, gradients, k, casts=casts)
 
 

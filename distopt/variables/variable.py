@@ -11,10 +11,10 @@ import numpy.typing as npt
 from distopt.arrays import Array, cast, to_array, to_dtype
 from distopt.errors import ForeignVariableError, InvalidArgumentError
 from distopt.memory.storage import Storage
-from distopt.process.moments import Moment
+from distopt.process.moments import ACTIVE, Moment
 from distopt.process.names import unique_name
 from distopt.process.observers import observe
-from distopt.process.replica import Replica, current_replica
+from distopt.process.replica import current_replica
 from distopt.variables.array_like import ArrayLike, Traced, snapshot
 from distopt.variables.indexed_slices import IndexedSlices
 
@@ -56,7 +56,8 @@ class Variable(ArrayLike):
         trainable: bool = True,
         constraint: Constraint | None = None,
     ) -> None:
-        self._replica = current_replica()
+        self.owner = current_replica()
+        """The replica that made it."""
         self.name = unique_name("Variable") if name is None else str(name)
         self.trainable = bool(trainable)
         if not (constraint is None or callable(constraint)):
@@ -71,11 +72,6 @@ class Variable(ArrayLike):
             array = cast(array, to_dtype(dtype), f"variable {self.name!r}")
         self.storage = Storage(np.array(array, order="C"))
 
-    @property
-    def owner(self) -> Replica:
-        """The replica that made it."""
-        return self._replica
-
     def check_owner(self) -> None:
         """Refuse the use by another replica than the one that made this variable.
 
@@ -83,9 +79,9 @@ class Variable(ArrayLike):
             ForeignVariableError: it is another's.
         """
         replica = current_replica()
-        if replica is not self._replica:
+        if replica is not self.owner:
             raise ForeignVariableError(
-                f"Variable {self.name!r} was made by {self._replica.name} and is used by {replica.name}; "
+                f"Variable {self.name!r} was made by {self.owner.name} and is used by {replica.name}; "
                 "replicas share no variables. Create it inside the function given to simulate."
             )
 
@@ -96,9 +92,9 @@ class Variable(ArrayLike):
     def as_operand(self) -> Any:
         """Return the value as an expression sees it: live memory, or a traced value where an open tape follows it."""
         value: Any = self._own()
-        if not self._replica.tapes:
+        if not self.owner.tapes:
             return value
-        for tape in self._replica.tapes:  # outermost first
+        for tape in self.owner.tapes:  # outermost first
             value = tape.follow(self, value)
         # A constant of the trace must not change with later assignments.
         return value.copy() if value is self.storage.view else value
@@ -182,7 +178,8 @@ class Variable(ArrayLike):
 
     def _write(self, value: Array) -> None:
         """Replace the value; where the memory is that of all replicas of a node, they do it together."""
-        observe(Moment.ASSIGN, self)
+        if ACTIVE:
+            observe(Moment.ASSIGN, self)
         shared_by = self.storage.shared_by
         if shared_by is None:
             self.storage.array[...] = value

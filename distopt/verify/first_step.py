@@ -22,6 +22,7 @@ import numpy as np
 
 from distopt.arrays import Array, wide_dtype
 from distopt.data.current import current_items
+from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.collectives import exchange
 from distopt.distribute.strategy import Strategy
 from distopt.engine import streamed_step
@@ -125,7 +126,7 @@ def _recorded(finish: Callable[..., None], output: Path) -> Callable[..., None]:
     @functools.wraps(finish)
     def recorded(call: StepCall, read: Callable[[], Gradients], items: float | None) -> None:
         strategy = call.strategy
-        with call.telling_the_others():
+        with telling_the_others(call.communicator):
             brought = read()
         slab = brought.slab
         if strategy is None or not slab.variables:
@@ -143,7 +144,8 @@ def _recorded(finish: Callable[..., None], output: Path) -> Callable[..., None]:
         entries = [(variable, variable.numpy()) for variable in slab.variables]
         # In place of the script's own: what they do can't be compared when what they get differs.
         options = call.engine.options
-        options.clipping.clipvalue = options.clipping.clipnorm = options.clipping.global_clipnorm = None
+        for limit in ("clipvalue", "clipnorm", "global_clipnorm"):
+            options.limit_by(limit, None)
         options.transform_by([record])
         finish(call, lambda: brought, items)
         if strategy.replica_index == 0:

@@ -372,7 +372,7 @@ def test_an_aggregator_without_lockstep_sends_no_records(few):
 
 def communication(optimizer):
     """The communication threads of an optimizer."""
-    return [plan.stream_in_use for plan in engine_of(optimizer).plans if plan.stream_in_use is not None]
+    return [plan.stream_in_use for plan in engine_of(optimizer).plans.values() if plan.stream_in_use is not None]
 
 
 def test_a_measured_size_is_the_same_everywhere(few, monkeypatch, capfd):

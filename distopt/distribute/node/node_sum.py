@@ -18,7 +18,7 @@ from distopt.distribute.agreement.communicator import Array
 from distopt.distribute.node.node import Node
 from distopt.kernels import add_tree
 from distopt.memory.layout import aligned_zeros
-from distopt.process.moments import Moment
+from distopt.process.moments import ACTIVE, Moment
 from distopt.process.observers import observe
 
 Ranges: TypeAlias = Sequence[tuple[int, int]]
@@ -45,7 +45,8 @@ class NodeSum:
 
     def __call__(self) -> None:
         """Put the sums into what this replica owns of its own buffer; the others' are left as they are."""
-        observe(Moment.SUM)
+        if ACTIVE:
+            observe(Moment.SUM)
         if self._partials is None:
             for rows in self._rows:
                 add_tree(rows, rows[self._place])

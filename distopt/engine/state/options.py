@@ -43,17 +43,18 @@ class StepOptions:
         self.aggregator: Hook | None = checked_hook("gradient_aggregator", aggregator)
         self.transformers: list[Hook] = checked_transformers(transformers)
         self.clipping, self.casts, self.merges_rows = clipping, casts, merges_rows
-        self._is_aggregator_built = False
-
-    @property
-    def sums_flat(self) -> bool:
+        self.sums_flat = self.aggregator is None or isinstance(self.aggregator, Sum)
         """Whether gradients are summed in distopt's own way, and nothing else."""
-        return self.aggregator is None or isinstance(self.aggregator, Sum)
-
-    @property
-    def lockstep(self) -> bool:
+        self.lockstep = bool(getattr(self.aggregator, "lockstep", True))
         """Whether all replicas make the same steps, and say so in a header."""
-        return bool(getattr(self.aggregator, "lockstep", True))
+        self._is_aggregator_built = False
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self.limits_gradients = self.clipping.active
+        """Whether any limit on the gradients is set."""
+        self.is_plain = self.sums_flat and not self.transformers and not self.limits_gradients
+        """Whether gradients are summed, and no more."""
 
     @property
     def wire(self) -> np.dtype[Any] | None:
@@ -63,11 +64,17 @@ class StepOptions:
     @property
     def hides_rows(self) -> bool:
         """Whether nothing looks at single rows before equal ones are added."""
-        return self.merges_rows or not (self.clipping.active or self.transformers)
+        return self.merges_rows or not (self.limits_gradients or self.transformers)
+
+    def limit_by(self, name: str, value: float | None) -> None:
+        """Limit aggregated gradients by ``clipvalue``, ``clipnorm`` or ``global_clipnorm`` from now on."""
+        setattr(self.clipping, name, value)
+        self._note_change()
 
     def transform_by(self, transformers: Sequence[Hook] | None) -> None:
         """Transform aggregated gradients by these functions from now on."""
         self.transformers = checked_transformers(transformers)
+        self._note_change()
 
     def build_aggregator(self, variables: Sequence[Variable]) -> None:
         """Let the aggregator make what it keeps for these variables, once."""
@@ -86,4 +93,6 @@ class StepOptions:
 
     def limits(self) -> dict[str, float]:
         """Return the limits that are set, by name."""
+        if not self.limits_gradients:
+            return {}
         return {name: value for name, value in vars(self.clipping).items() if value is not None}

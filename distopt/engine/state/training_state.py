@@ -5,7 +5,7 @@ from __future__ import annotations
 from distopt.engine.state.accumulation import Accumulation
 from distopt.engine.state.loss_scale import LossScale
 from distopt.errors import DamagedOptimizerError
-from distopt.process.moments import Moment
+from distopt.process.moments import ACTIVE, Moment
 from distopt.process.observers import observe
 from distopt.slabs.gradients import Gradients
 from distopt.variables.variable import Variable
@@ -15,16 +15,14 @@ class TrainingState:
     """The training state of one optimizer; only ``step.py`` and who restores it write it."""
 
     def __init__(self) -> None:
-        self._iterations: Variable | None = None
+        self.iterations: Variable
+        """The counter of calls, int64; ``count_with`` sets it."""
         self.accumulation: Accumulation | None = None
         self.loss_scale: LossScale | None = None
-        self._damage: str | None = None
-
-    @property
-    def iterations(self) -> Variable:
-        """The counter of calls, int64."""
-        assert self._iterations is not None
-        return self._iterations
+        self.skips_nonfinite = False
+        """Whether a step is left out, on all replicas, when the sum of its gradients is not finite."""
+        self.damage: str | None = None
+        """What a failed step has left behind, or None."""
 
     @property
     def calls(self) -> int:
@@ -41,14 +39,9 @@ class TrainingState:
         """How many steps were done."""
         return self.calls // self.micro_steps
 
-    @property
-    def skips_nonfinite(self) -> bool:
-        """Whether a step is left out, on all replicas, when the sum of its gradients is not finite."""
-        return self.loss_scale is not None and self.loss_scale.is_dynamic
-
     def count_with(self, iterations: Variable) -> None:
         """Count in this variable from now on."""
-        self._iterations = iterations
+        self.iterations = iterations
 
     def accumulate_in(self, accumulation: Accumulation | None) -> None:
         """Add up micro-steps from now on."""
@@ -57,10 +50,7 @@ class TrainingState:
     def scale_by(self, loss_scale: LossScale | None) -> None:
         """Divide by this loss scale from now on."""
         self.loss_scale = loss_scale
-
-    def numbers(self) -> dict[str, float]:
-        """Return the numbers of this state that replicas must agree on in each step."""
-        return {} if self.loss_scale is None else {"loss_scale": self.loss_scale.factor}
+        self.skips_nonfinite = loss_scale is not None and loss_scale.is_dynamic
 
     def divisor(self, items: float | None) -> float | None:
         """Return what the sum is divided by: its items, or the number of micro-steps; and the loss scale."""
@@ -99,7 +89,8 @@ class TrainingState:
             self.accumulation.clear()
         if self.loss_scale is not None:
             self.loss_scale.note(is_finite=is_finite)
-        observe(Moment.STEP_DONE)
+        if ACTIVE:
+            observe(Moment.STEP_DONE)
 
     def forget_micro_steps(self) -> None:
         """Give up the micro-steps since the last step: what lost replicas had added up is gone."""
@@ -109,11 +100,11 @@ class TrainingState:
 
     def note_damage(self, error: BaseException) -> None:
         """Note that a step, or a restore, failed after it had begun to write."""
-        self._damage = f"step {self.calls}: {type(error).__name__}: {error}"
+        self.damage = f"step {self.calls}: {type(error).__name__}: {error}"
 
     def note_restored(self) -> None:
         """Note that nothing is left of what a failure had broken."""
-        self._damage = None
+        self.damage = None
 
     def refuse_if_damaged(self, name: str) -> None:
         """Refuse a step after one that failed in the middle.
@@ -121,8 +112,8 @@ class TrainingState:
         Raises:
             DamagedOptimizerError: there was one.
         """
-        if self._damage is not None:
+        if self.damage is not None:
             raise DamagedOptimizerError(
-                f"optimizer {name!r} failed in an earlier step after it had begun to write ({self._damage}): its "
+                f"optimizer {name!r} failed in an earlier step after it had begun to write ({self.damage}): its "
                 "variables can't be trusted. Restore the last checkpoint (Checkpointer.restore), or make both anew"
             )

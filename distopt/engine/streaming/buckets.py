@@ -16,7 +16,7 @@ from distopt.distribute.node.node import Node
 from distopt.distribute.strategy import Strategy
 from distopt.engine.streaming.bucket_size import bucket_bytes
 from distopt.engine.sweep.node_memory import NodeMemory
-from distopt.process.moments import Moment
+from distopt.process.moments import ACTIVE, Moment
 from distopt.process.observers import observe
 
 _running: weakref.WeakSet[BucketSums] = weakref.WeakSet()
@@ -52,7 +52,8 @@ class BucketSums:
 
     def note(self, entry: int) -> None:
         """Note that a gradient lies in the slab."""
-        observe(Moment.PUSHED, entry)
+        if ACTIVE:
+            observe(Moment.PUSHED, entry)
         with self._changed:
             bucket = self._bucket_of[entry]
             self._missing[bucket] -= 1
@@ -65,7 +66,8 @@ class BucketSums:
         Raises:
             BaseException: what ended the thread.
         """
-        observe(Moment.WAIT)
+        if ACTIVE:
+            observe(Moment.WAIT)
         with self._changed:
             self._changed.wait_for(lambda: self._error is not None or self._next == len(self._sums))
             if self._error is not None:

@@ -17,7 +17,7 @@ from distopt.engine.sweep.partition import Block
 from distopt.engine.sweep.rescaling import Rescaling
 from distopt.kernels import add_tree, square_sums, tree_sum, update
 from distopt.memory.flat_buffer import FlatBuffer
-from distopt.process.moments import Moment
+from distopt.process.moments import ACTIVE, Moment
 from distopt.process.observers import observe
 from distopt.slabs.gradients import Gradients
 from distopt.transformers import Buffer, squares_of
@@ -30,36 +30,44 @@ class Blocks:
         memory: the slabs of the node's replicas.
         family: whose rule updates.
         gradients: what takes part; the slab is overwritten.
-        rescaling: what is done to the sums.
+        rescaling: what is done to the sums; None leaves them as they are.
         is_settled: whether every replica's slab is as it will be summed: the header came after the last writing.
     """
 
     def __init__(
-        self, memory: NodeMemory, family: Family, gradients: Gradients, rescaling: Rescaling, *, is_settled: bool
+        self,
+        memory: NodeMemory,
+        family: Family,
+        gradients: Gradients,
+        rescaling: Rescaling | None,
+        *,
+        is_settled: bool,
     ) -> None:
         self._memory, self._family, self._gradients, self._rescaling = memory, family, gradients, rescaling
-        self._plan, self._is_settled = memory.plan(gradients.dense), is_settled
-        self._after_norms = rescaling.needs_every_sum
-        can_sum_late = memory.node.is_whole_job and not gradients.are_summed
+        self._node, self._is_settled = memory.node, is_settled
+        self.rows_travel_by = memory.node.communicator
+        self._plan = memory.plan(gradients.dense)
+        self._after_norms = rescaling is not None and rescaling.needs_every_sum
+        can_sum_late = self._node.is_whole_job and gradients.stream is None
         self._in_one_sweep = can_sum_late and memory.is_shared and not self._after_norms
         """Whether a block is summed, limited and updated in one go."""
         self._sums_by_block = can_sum_late and (self._in_one_sweep or self._after_norms)
         """Whether a block is summed where it is worked on, while it stays in the cache."""
         self._rows: list[Buffer] = []
-        self.rows_travel_by = memory.node.communicator
 
     @property
     def overwritten(self) -> Ranges:
         """The parts of this replica's slab where sums come to lie."""
-        return self._plan.overwritten(self._memory.node.place)
+        return self._plan.overwritten(self._node.place)
 
     def collect(self) -> None:
         """Wait until every replica's gradients lie there; where sums need messages, make them."""
-        if self._gradients.stream is not None:
-            self._gradients.stream.wait()
+        stream = self._gradients.stream
+        if stream is not None:
+            stream.wait()
         if not self._is_settled:
-            self._memory.node.barrier()
-        if not self._sums_by_block and not self._gradients.are_summed:
+            self._node.barrier()
+        if not self._sums_by_block and stream is None:
             self._plan.sum()
 
     def measure(self) -> Array | None:
@@ -68,74 +76,82 @@ class Blocks:
         Returns:
             The sum of squares of every variable's gradient, where somebody wants it.
         """
-        self._rows = self._rescaling.row_buffers(self._gradients)
+        rescaling, squares = self._rescaling, None
+        if rescaling is not None:
+            self._rows = rescaling.row_buffers(self._gradients)
         if self._in_one_sweep:
             return None
-        if self._after_norms:
-            self._square()
-            observe(Moment.SQUARES)
-        if not self._memory.is_shared:
-            self._plan.publish(as_summed=not self._after_norms or self._rescaling.is_idle_before)
-        self._memory.node.barrier()
-        return self._squares() if self._after_norms else None
+        if rescaling is not None and self._after_norms:
+            self._square(rescaling)
+        if not self._memory.is_shared and not self._node.is_whole_job:
+            is_as_summed = rescaling is None or not self._after_norms or rescaling.is_idle_before
+            self._plan.publish(as_summed=is_as_summed)
+        self._node.barrier()
+        if rescaling is not None and self._after_norms:
+            squares = self._squares(rescaling)
+        return squares
 
-    def _square(self) -> None:
+    def _square(self, rescaling: Rescaling) -> None:
         """Do what comes before the norms, and put the block sums of squares where all replicas find them."""
         for held in self._plan.own:
             for block in held.blocks:
                 if self._sums_by_block:
-                    observe(Moment.SUM)
+                    if ACTIVE:
+                        observe(Moment.SUM)
                     add_tree(block.rows, block.total)
-                self._rescaling.before(block.buffer)
+                rescaling.before(block.buffer)
                 spans, places = block.norm_blocks
                 self._memory.squares[places] = square_sums(block.total, spans)
-        observe(Moment.SQUARES)
+        if ACTIVE:
+            observe(Moment.SQUARES)
         self._plan.publish_squares(self._memory.squares)
 
-    def _squares(self) -> Array:
+    def _squares(self, rescaling: Rescaling) -> Array:
         squares, first = squares_of(self._rows, self._gradients), self._memory.slab.first_norm_block
         for k in self._gradients.dense:
             squares[k] = tree_sum(self._memory.squares[first[k] : first[k + 1]])
-        self._rescaling.set_factors(squares, self._gradients.entries)
+        rescaling.set_factors(squares, self._gradients.entries)
+        if ACTIVE:
+            observe(Moment.SQUARES)
         return squares
 
     def update(self) -> None:
         """Update the parameters: all, or where they are the node's, this replica's part."""
-        for rows in self._rows:
-            self._rescaling.after(rows)
+        rescaling = self._rescaling
+        if rescaling is not None:
+            for rows in self._rows:
+                rescaling.after(rows)
+        is_idle = rescaling is None or (rescaling.is_idle_after and (self._after_norms or rescaling.is_idle_before))
+        uses_sums = is_idle and not self._in_one_sweep
         calls: dict[tuple[FlatBuffer, int], RuleCall] = {}
         for held in self._plan.own if self._memory.is_shared else self._plan.all:
-            for block in held.runs if self._takes_runs else held.blocks:
-                total = self._total(block)
+            for block in held.runs if uses_sums else held.blocks:
+                total = block.total if uses_sums else self._limited(block, rescaling)
                 for home, variant, table in block.updates:
-                    if (home, variant) not in calls:
-                        calls[home, variant] = self._family.rule_call(home, variant)
-                    rule, slots, scalars = calls[home, variant]
-                    observe(Moment.UPDATE)
-                    update(rule, home.flat, total, slots, scalars, table)
+                    call = calls.get((home, variant))
+                    if call is None:
+                        call = calls[home, variant] = self._family.rule_call(home, variant)
+                    if ACTIVE:
+                        observe(Moment.UPDATE)
+                    update(call[0], home.flat, total, call[1], call[2], table)
         self._family.update(self._gradients, dense_done=True)
-        observe(Moment.ALL_UPDATED)
+        if ACTIVE:
+            observe(Moment.ALL_UPDATED)
 
-    @property
-    def _takes_runs(self) -> bool:
-        """Whether sums are used where they lie: no block has to stay in the cache."""
-        is_idle = self._rescaling.is_idle_after and (self._after_norms or self._rescaling.is_idle_before)
-        return is_idle and not self._in_one_sweep
-
-    def _total(self, block: Block) -> Array:
-        """Return the sum of a block as the update takes it."""
-        if self._takes_runs:
-            return block.total
+    def _limited(self, block: Block, rescaling: Rescaling | None) -> Array:
+        """Return the sum of a block as the update takes it, in memory that nobody else sees."""
         total = self._memory.scratch[block.dtype][: block.total.size]
         if self._in_one_sweep:
-            observe(Moment.SUM)
+            if ACTIVE:
+                observe(Moment.SUM)
             add_tree(block.rows, total)
         else:
             np.copyto(total, block.total)  # the other replicas read it too
-        buffer = total, block.spans, block.entries
-        if not self._after_norms:
-            self._rescaling.before(buffer)
-        self._rescaling.after(buffer)
+        if rescaling is not None:
+            buffer = total, block.spans, block.entries
+            if not self._after_norms:
+                rescaling.before(buffer)
+            rescaling.after(buffer)
         return total
 
     def publish(self) -> None:
@@ -145,4 +161,4 @@ class Blocks:
 
     def leave(self) -> None:
         """Wait until the node's replicas have done their part: they read sums, or write parameters, of this one."""
-        self._memory.node.barrier()
+        self._node.barrier()

@@ -21,7 +21,7 @@ from distopt.engine.state.family import Family
 from distopt.engine.state.options import StepOptions
 from distopt.engine.sweep.node_memory import NodeMemory
 from distopt.kernels import divide
-from distopt.process.moments import Moment
+from distopt.process.moments import ACTIVE, Moment
 from distopt.process.observers import observe
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.rows import merge_rows
@@ -87,7 +87,8 @@ class Whole(abc.ABC):
             self._gradients.replace_from_hook(transformer(self._gradients.pairs()), hook)
         if self._options.transformers and self._options.merges_rows:  # they may return repeated rows
             merge_rows(self._gradients)
-        observe(Moment.UPDATE)
+        if ACTIVE:
+            observe(Moment.UPDATE)
         self._family.update(self._gradients, dense_done=False)
 
     def publish(self) -> None:  # noqa: B027 (only ``Alone`` has to tell something)

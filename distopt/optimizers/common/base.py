@@ -6,12 +6,13 @@ A family (a "face") translates names, hyperparameters, slot order and errors. Th
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from distopt.arrays import Array
 from distopt.distribute.agreement.header import telling_the_others
-from distopt.distribute.strategy import get_strategy
+from distopt.distribute.strategy import Strategy, get_strategy
 from distopt.engine.call import StepCall
 from distopt.engine.engine import Engine
 from distopt.engine.state.options import Hook, StepOptions
@@ -20,8 +21,9 @@ from distopt.engine.streamed_step import StreamedStep
 from distopt.engine.sweep.sharing import agree_on_state, check_sharing, complete_slots
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.face import Face
-from distopt.process.moments import SKIP, Moment
+from distopt.process.moments import ACTIVE, SKIP, Moment
 from distopt.process.observers import observe
+from distopt.process.replica import current_replica
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import check_variable, own_pairs, read_gradients, refuse_buffers
@@ -51,25 +53,32 @@ class BaseOptimizer(Face):
 
     def _do_step(self, grads_and_vars: Iterable[Pair], *, aggregates: bool, items: float | None) -> None:
         """Do one step: ``distopt/engine/step.py`` shows it from top to bottom."""
-        if observe(Moment.STEP, self) is SKIP:
+        if ACTIVE and observe(Moment.STEP, self) is SKIP:
             return
-        strategy = get_strategy()
-        with telling_the_others(strategy.ready() if aggregates else None):
-            self._refuse_if_unusable()
-            call = StepCall(self._family(), self._engine, strategy if aggregates else None, "apply_gradients")
+        call = self._call_of(get_strategy(), "apply_gradients", aggregates=aggregates)
+        do_step(call, functools.partial(self._read, call, grads_and_vars), items)
 
-        def read() -> Gradients:
-            gives_up = self._give_up_step()
-            pairs = own_pairs(grads_and_vars)
-            slab = self._slab_for([variable for _, variable in pairs])
-            check_sharing(strategy, slab, call.needs_whole_sum(slab))
-            if gives_up:
-                refuse_buffers(pairs, slab)
-            gradients = Gradients(slab)
-            read_gradients(pairs, gradients, casts=self._engine.options.casts)
-            return gradients
+    def _call_of(self, strategy: Strategy, name: str, *, aggregates: bool) -> StepCall:
+        communicator = strategy.ready() if aggregates else None
+        if "_engine" not in self.__dict__:
+            with telling_the_others(communicator):
+                raise RuntimeError(f"{type(self).__name__}.__init__ did not call super().__init__(...): call it first")
+        return StepCall(self._family(), self._engine, strategy if aggregates else None, current_replica(), name)
 
-        do_step(call, read, items)
+    def _read(self, call: StepCall, grads_and_vars: Iterable[Pair]) -> Gradients:
+        """Return this replica's gradients: stage 1 of a step."""
+        self._refuse_if_unusable()
+        gives_up = self._give_up_step()
+        pairs = own_pairs(grads_and_vars, call.replica)
+        variables = [variable for _, variable in pairs]
+        slab = self._engine.slabs.get(tuple(map(id, variables))) or self._slab_for(variables)
+        if not call.is_free_of_sharing(slab):
+            check_sharing(call.strategy or get_strategy(), slab, call.needs_whole_sum(slab))
+        if gives_up:
+            refuse_buffers(pairs, slab)
+        gradients = Gradients(slab)
+        read_gradients(pairs, gradients, casts=self._engine.options.casts)
+        return gradients
 
     def gradient_buffers(self, variables: Sequence[Variable]) -> list[Array]:
         """Return one writable array per variable, to compute gradients into: they are summed without a copy.
@@ -131,15 +140,14 @@ class BaseOptimizer(Face):
             >>> int(sgd.end_step())
             1
         """
-        if observe(Moment.STEP, self) is SKIP:
+        if ACTIVE and observe(Moment.STEP, self) is SKIP:
             return
         self._give_up_step()
         if variables is not None:
             self._streamed_variables = list(variables)
-        strategy = get_strategy()
-        with telling_the_others(strategy.ready()):
+        call = self._call_of(get_strategy(), "end_step", aggregates=True)
+        with telling_the_others(call.communicator):
             self._refuse_if_unusable()
-            call = StepCall(self._family(), self._engine, strategy, "end_step")
         self._streamed = StreamedStep(call, self._slab_for, self._streamed_variables)
 
     def push(self, variable: Variable, gradient: Any) -> None:

@@ -85,15 +85,14 @@ class Face(RuleUpdates, abc.ABC):
         return ", ".join(parts)
 
     def _refuse_if_unusable(self) -> None:
-        if "_engine" not in self.__dict__:
-            raise RuntimeError(f"{type(self).__name__}.__init__ did not call super().__init__(...): call it first")
         owner, replica = self._iterations.owner, current_replica()
         if owner is not replica:
             raise ForeignVariableError(
                 f"optimizer {self.name!r} was made by {owner.name} and is used by {replica.name}; replicas share no "
                 "optimizers. Make it inside the function given to simulate"
             )
-        self._engine.training.refuse_if_damaged(self.name)
+        if self._engine.training.damage is not None:
+            self._engine.training.refuse_if_damaged(self.name)
 
     def _family(self) -> Family:
         """Return this optimizer as the engine sees it."""

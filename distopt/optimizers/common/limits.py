@@ -16,7 +16,7 @@ def _limit(name: str) -> Any:
     def write(self: Limits, value: float | None) -> None:
         if value is not None:
             self._refuse_limit(name, value)
-        setattr(self._engine.options.clipping, name, checked_limit(name, value))
+        self._engine.options.limit_by(name, checked_limit(name, value))
 
     return property(read, write, doc=f"The limit {name}, or None.")
 
