@@ -2,7 +2,9 @@
 
 A launcher that is killed (SIGKILL, out of memory) takes its replicas along under some MPI libraries only, and the
 daemon between it and them takes them along under none. So a thread waits, without using the processor, for the end
-of any of them. Where the system can't wait for a process that is no child (before Linux 5.3) nothing is watched.
+of any of them. Where MPI is first used in an exit handler, which starts no thread, the main thread looks for them
+while it waits for other replicas. Where the system can't wait for a process that is no child (before Linux 5.3)
+nothing is watched.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
+from distopt.process.exiting import is_exiting
 from distopt.process.launcher import _DAEMONS, RUN_DIRECTORY, _ancestors, launched
 
 _watched: dict[int, str] = {}
@@ -21,6 +24,9 @@ _watched: dict[int, str] = {}
 
 _gone: list[str] = []
 """Who was gone before it could be watched."""
+
+_has_no_thread = False
+"""Whether the launcher is watched, but by no thread."""
 
 
 def note_launcher() -> None:
@@ -38,8 +44,19 @@ def note_launcher() -> None:
 @functools.cache
 def watch_launcher() -> None:
     """Watch the launcher from now on: when it is gone, this process ends. Called before the first use of MPI."""
-    if _watched or _gone:
-        threading.Thread(target=_watch, name="distopt launcher watch", daemon=True).start()
+    global _has_no_thread
+    if not _watched and not _gone:
+        return
+    _has_no_thread = is_exiting()
+    if not _has_no_thread:
+        threading.Thread(target=_end_with_launcher, name="distopt launcher watch", daemon=True).start()
+    look_for_launcher()
+
+
+def look_for_launcher() -> None:
+    """End this process if its launcher is gone, where no thread does so. Called again and again while it waits."""
+    if _has_no_thread:
+        _end_with_launcher(0)
 
 
 def _launcher_processes() -> Iterator[tuple[int, str]]:
@@ -55,13 +72,16 @@ def _launcher_processes() -> Iterator[tuple[int, str]]:
             return
 
 
-def _watch() -> None:
+def _end_with_launcher(milliseconds: int | None = None) -> None:
+    """End this process when its launcher is gone, if that is so within this time."""
     poll = select.poll()
     for descriptor in _watched:
         poll.register(descriptor, select.POLLIN)
-    who = _gone[0] if _gone else _watched[poll.poll()[0][0]]
+    gone = _gone or [_watched[descriptor] for descriptor, _ in poll.poll(milliseconds)]
+    if not gone:
+        return
     launch = launched()
     index = "" if launch is None else f" {launch.rank}"
     with suppress(OSError):  # whoever read it may be gone as well
-        os.write(2, f"\nReplica{index} stopped: its launcher is gone ({who})\n".encode())
+        os.write(2, f"\nReplica{index} stopped: its launcher is gone ({gone[0]})\n".encode())
     os._exit(1)

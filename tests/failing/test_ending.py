@@ -12,6 +12,25 @@ from mpi4py import MPI
 world = MPI.COMM_WORLD
 pair = world.Split(0 if world.rank < 2 else MPI.UNDEFINED)
 """
+# Python 3.12 and later start no thread in exit handlers; here, none does. The last handler registered runs first.
+WITHOUT_THREADS_AT_EXIT = """
+import atexit, threading
+def refuse(thread):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+atexit.register(setattr, threading.Thread, "start", refuse)
+"""
+FIRST_CALLS_AT_EXIT = {
+    "nobody calls anything": "import distopt",
+    "one has imported mpi4py": "import distopt\nif distopt.process.launcher.launched().rank: from mpi4py import MPI",
+    "others use a communicator of their own": (
+        f"{IN_PAIRS}\nif pair:\n    with Strategy(MPICommunicator(pair)).scope(): distopt.barrier()"
+    ),
+    "all call": "import atexit, distopt\natexit.register(lambda: distopt.barrier())\natexit.register(distopt.barrier)",
+    "one calls, the others have": (
+        "import atexit, distopt\nfirst = distopt.process.launcher.launched().rank == 0\n"
+        "atexit.register(distopt.barrier) if first else distopt.barrier()"
+    ),
+}
 
 
 def job(script, replicas=2):
@@ -28,6 +47,23 @@ def test_a_replica_outside_of_the_communicator_in_use_may_return(before, after):
     result = job(f"{script}{after}\nprint('done', flush=True)\n", replicas=3)
     assert result.status == 0, result.text
     assert result.output.count("done") == 3
+
+
+@pytest.mark.parametrize("calls", FIRST_CALLS_AT_EXIT)
+def test_the_exit_handlers_need_no_new_thread(calls):
+    script = f"{FIRST_CALLS_AT_EXIT[calls]}\nprint('done')\n{WITHOUT_THREADS_AT_EXIT}"
+    result = job(script, replicas=3)
+    assert result.status == 0, result.text
+    assert result.output.count("done") == 3
+    assert "Traceback" not in result.errors
+
+
+def test_a_replica_that_has_called_nothing_is_missed_by_those_who_call():
+    head = "import distopt\nfirst = distopt.process.launcher.launched().rank == 0\n"
+    result = job(f"{head}{WITHOUT_THREADS_AT_EXIT}if not first: distopt.barrier()\n", replicas=3)
+    assert result.status != 0
+    assert "ReplicaLeftError: replica 0 of 3 has ended" in result.errors
+    assert "RuntimeError" not in result.errors
 
 
 def test_a_replica_that_uses_mpi_and_leaves_is_missed():

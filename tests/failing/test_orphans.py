@@ -71,6 +71,21 @@ def test_a_launcher_that_was_killed_before_mpi_was_used():
     check_the_job_ends(mpirun_command(2), script, lambda found: found)
 
 
+def test_a_launcher_that_is_killed_while_a_replica_without_threads_waits_at_exit():
+    script = """
+import atexit, os, time
+import distopt
+from distopt.process.launcher import launched
+atexit.register(lambda: print(f"ready {os.getpid()}"))
+launcher = os.getppid()
+if launched().rank:
+    from mpi4py import MPI
+    print(f"ready {os.getpid()}")
+    while os.getppid() == launcher: time.sleep(0.01)
+"""
+    check_the_job_ends(mpirun_command(2), script, lambda found: found)
+
+
 def test_a_shell_script_between_the_launcher_and_the_replica(tmp_path):
     wrapper = tmp_path / "wrapper.sh"
     wrapper.write_text('#!/bin/sh\n"$@"\nexit $?\n')

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from distopt.distribute.agreement.checks import Deadlines
 from distopt.errors import StalledError
+from distopt.process.orphans import look_for_launcher
 from distopt.process.whereabouts import stacks, user_line_of
 
 ASK_SECONDS = 1.0
@@ -87,7 +88,7 @@ class Watch:
         self.lost: Exception | None = None
         """What whoever waits here must know: another replica has failed or died."""
         self._deadlines: Deadlines | None = None
-        self._next_look = math.inf
+        self._next_question = math.inf
         self._has_warned = False
 
     def begin(self, deadlines: Deadlines, line: Line | None = None) -> None:
@@ -117,7 +118,7 @@ class Watch:
     def begin_wait(self, now: float) -> None:
         """Note that this replica waits for others."""
         self.waiting_since = now
-        self._next_look = math.inf if self._deadlines is None else now + self._deadlines.warn
+        self._next_question = math.inf if self._deadlines is None else now + self._deadlines.warn
         self._has_warned = False
 
     def end_wait(self) -> None:
@@ -136,13 +137,14 @@ class Watch:
         """
         if self.lost is not None:
             raise self.lost
-        if now >= self._next_look and self._deadlines is not None:
+        look_for_launcher()
+        if now >= self._next_question and self._deadlines is not None:
             if self.line is None:
                 self._wait_for_strangers(self._deadlines)
             else:
                 self._ask(self.line, self._deadlines)
-            self._next_look = time.monotonic() + min(_LOOK_AGAIN_SECONDS, self._deadlines.warn)
-        return self._next_look
+            self._next_question = time.monotonic() + min(_LOOK_AGAIN_SECONDS, self._deadlines.warn)
+        return min(self._next_question, now + _LOOK_AGAIN_SECONDS)
 
     def status(self) -> Status:
         """Return what this replica is doing."""

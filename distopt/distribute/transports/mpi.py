@@ -29,6 +29,7 @@ from distopt.errors import (
     MissingExtraError,
 )
 from distopt.process import forked
+from distopt.process.exiting import is_exiting
 from distopt.process.launcher import launched
 from distopt.process.orphans import watch_launcher
 
@@ -147,14 +148,16 @@ class MPICommunicator(Communicator):
         return other
 
     def line(self) -> Line | None:
-        """Return a line on a duplicate of its own; None where the MPI library lets one thread in only."""
+        """Return a line on a duplicate of its own; None where it can have no thread on some replica (collective)."""
         mpi = load_mpi()
         if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
             return None
         watch = self.watch
         if watch.line is None:
-            watch.line = line = MPILine(mpi, self.duplicate(), self.nodes, watch.status)
-            line.end_before_mpi(watch)
+            comm = self.duplicate()
+            if not any(comm.allgather(is_exiting())):
+                watch.line = line = MPILine(mpi, comm, self.nodes, watch.status)
+                line.end_before_mpi(watch)
         return watch.line
 
     def release(self) -> None:

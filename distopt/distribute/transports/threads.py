@@ -86,7 +86,7 @@ class Hub:
                     self.late.add(index)
                     raise TimeoutError("not every simulated replica arrived before the deadline")
                 wake = min(watch.look(now), math.inf if deadline is None else deadline)
-                self.changed.wait(None if wake == math.inf else wake - now)
+                self.changed.wait(wake - now)
             watch.end_wait()
             return channel.results
 
