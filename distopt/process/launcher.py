@@ -14,7 +14,9 @@ REPLICA_PID = "DISTOPT_REPLICA_PID"
 RUN_DIRECTORY = "DISTOPT_RUN_DIR"
 """Set by ``distopt run``: where replicas leave what its last report needs."""
 
-_DAEMONS = ("hydra_pmi", "mpiexec", "mpirun", "orted", "orterun", "prted", "prterun", "slurmstepd")
+DAEMONS = ("hydra_pmi", "mpiexec", "mpirun", "orted", "orterun", "prted", "prterun", "slurmstepd")
+"""How the programs that start replicas are called, or begin."""
+
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0  # Slurm's numbers for the batch script, an interactive shell, ...
 _LAST_FILE = 500
 _STEP_VARIABLE = (
@@ -94,16 +96,16 @@ def _is_child_of_replica() -> bool:
         return False
     if not os.path.exists("/proc/self/stat"):
         return replica == os.getppid()
-    for pid, name in _ancestors():
+    for pid, name in ancestors():
         if pid == replica:
             return True
-        if name.startswith(_DAEMONS):
+        if name.startswith(DAEMONS):
             return False
     return False
 
 
-def _ancestors() -> Iterator[tuple[int, str]]:
-    """Process id and name of the parent, its parent and so on, as far as /proc shows them."""
+def ancestors() -> Iterator[tuple[int, str]]:
+    """Return process id and name of the parent, its parent and so on, as far as /proc shows them."""
     pid = os.getppid()
     while pid > 0:
         try:

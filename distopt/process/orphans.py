@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from distopt.process.exiting import is_exiting
-from distopt.process.launcher import _DAEMONS, RUN_DIRECTORY, _ancestors, launched
+from distopt.process.launcher import DAEMONS, RUN_DIRECTORY, ancestors, launched
 
 _watched: dict[int, str] = {}
 """File descriptors that become readable when a process ends, with its name."""
@@ -62,8 +62,8 @@ def look_for_launcher() -> None:
 def _launcher_processes() -> Iterator[tuple[int, str]]:
     """The daemons that lead from the launcher to this process, the launcher, and ``distopt run`` above it."""
     found = False
-    for pid, name in _ancestors():
-        if name.startswith(_DAEMONS):
+    for pid, name in ancestors():
+        if name.startswith(DAEMONS):
             found = True
             yield pid, name
         elif found:
