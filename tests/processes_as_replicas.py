@@ -7,12 +7,12 @@ from distopt.testing import MPIReplicas, ProcessReplicas
 
 
 @functools.cache
-def process_replicas(transport, nodes=None):
+def process_replicas(transport, nodes=()):
     """The processes of an MPI job or of a Ray group, on the nodes where they are or on others that they pretend."""
     if transport == "mpi":
         return MPIReplicas(nodes)
     communicator = distopt.get_strategy().communicator.twin()
-    if nodes is not None:
+    if nodes:
         communicator.nodes = nodes
     return ProcessReplicas(communicator, communicator.twin())
 

@@ -16,6 +16,7 @@ import distopt
 from distopt.distribute.agreement.checks import Deadlines
 from distopt.distribute.agreement.summation import Summation
 from distopt.distribute.transports import peers as connections
+from distopt.distribute.transports.peers import Peers
 from distopt.distribute.transports.sockets import RayCommunicator
 from distopt.errors import DeadCommunicatorError, MissingExtraError, ReplicaError, ReplicaFailedError, ReplicaLostError
 from distopt.testing import CommunicatorConformance, DeadlineConformance, OptimizerConformance
@@ -81,7 +82,7 @@ def record(number):
 
 
 def test_a_replica_that_is_gone_is_named_at_once(pair):
-    pair[1]._peers.close()
+    pair[1].peers.close()
     began = time.monotonic()
     with pytest.raises(ReplicaLostError, match="replica 1 is gone"):
         pair[0].all_gather(record(0))
@@ -92,7 +93,7 @@ def test_a_replica_that_is_gone_is_named_at_once(pair):
 
 def test_a_replica_that_goes_in_the_middle_of_a_transfer_is_named(pair):
     received = np.empty(10_000_000)
-    waiting = threading.Timer(0.2, pair[1]._peers.close)
+    waiting = threading.Timer(0.2, pair[1].peers.close)
     waiting.start()
     with pytest.raises(ReplicaLostError, match="replica 1 is gone"):
         pair[0].transfer([None, received.copy()], [None, received])
@@ -103,7 +104,7 @@ def test_what_a_replica_says_before_it_ends_is_what_the_others_raise(pair):
 
     def fail():
         lines[1].end(ValueError("the disk is full"))
-        pair[1]._peers.close()
+        pair[1].peers.close()
 
     timer = threading.Timer(0.1, fail)
     timer.start()
@@ -131,7 +132,7 @@ def test_who_waits_in_shared_memory_hears_of_a_death(says):
         if distopt.replica_index() == 1:
             if says == "it ends well":
                 communicator.line().end(RuntimeError("gone"))
-            communicator._peers.close()
+            communicator.peers.close()
             left.set()
             return "gone"
         left.wait()
@@ -245,7 +246,7 @@ def test_arrays_of_different_length_are_an_error_in_memory_too(neighbours):
 
 def test_who_waits_in_a_transfer_through_memory_hears_of_a_death(neighbours):
     together([each.line for each in neighbours])
-    timer = threading.Timer(0.2, neighbours[1]._peers.close)
+    timer = threading.Timer(0.2, neighbours[1].peers.close)
     timer.start()
     received = [None, np.empty(10_000_000), None]
     with pytest.raises(ReplicaLostError, match="replica 1 is gone"):
@@ -284,19 +285,13 @@ def test_a_replica_that_does_not_come_ends_in_an_error_after_the_deadline(pair):
 
 
 def test_two_threads_are_not_let_in_at_once(pair):
-    done = threading.Event()
-
-    def use():
-        pair[0]._enter()
-        done.wait(10)
-
-    thread = threading.Thread(target=use)
+    thread = threading.Thread(target=pair[0].all_gather, args=[record(0)])
     thread.start()
-    while pair[0]._user._thread is None:
+    while not pair[0].watch.waiting_since:
         time.sleep(0.001)
     with pytest.raises(ReplicaError, match="uses this communicator"):
         pair[0].all_gather(record(0))
-    done.set()
+    pair[1].all_gather(record(1))
     thread.join()
 
 
@@ -325,7 +320,7 @@ def test_strangers_are_turned_away_and_the_group_forms(data, two, monkeypatch):
 
 def test_another_secret_is_refused_by_both_ends(two, monkeypatch):
     monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.5)
-    two[1]._secret = bytes(32)
+    two[1] = Peers(1, two[1].members, bytes(32), two[1].listener)
     messages = []
 
     def connect(each):
@@ -347,7 +342,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 
 def test_one_node_listens_on_the_loopback_address_only():
     ends = make_peers((0, 0, 0))
-    assert {each._listener.getsockname()[0] for each in ends} == {"127.0.0.1"}
+    assert {each.listener.getsockname()[0] for each in ends} == {"127.0.0.1"}
     for each in ends:
         each.close()
 

@@ -34,7 +34,6 @@ class Group:
     """
 
     def __init__(self, peers: Peers) -> None:
-        self._peers = peers
         self._communicator = RayCommunicator(peers)
         self._line = self._communicator.line()
         self._replica = current_replica()
@@ -76,11 +75,15 @@ class Group:
         """End as a replica that has failed: the others raise where they wait for it."""
         self._close(error)
 
+    def forget_connections(self) -> None:
+        """Close this process's hold of the connections, in a child that was forked from the replica."""
+        self._communicator.peers.forget()
+
     def _close(self, error: BaseException | None) -> None:
         if self._is_member:
             self._is_member = False
             self._line.end(error)
-            self._peers.close()
+            self._communicator.peers.close()
             self._replica.default_strategy = None
 
 
@@ -161,6 +164,6 @@ def _mark_children() -> None:
 
     def close() -> None:
         for group in _current:
-            group._peers.forget()
+            group.forget_connections()
 
     forked.mark_children(close)

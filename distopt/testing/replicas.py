@@ -151,11 +151,8 @@ class MPIReplicas(ProcessReplicas):
         nodes: the node that each pretends to be on; by default it is where it is.
     """
 
-    def __init__(self, nodes: Sequence[int] | None = None) -> None:
-        communicator = MPICommunicator()
-        if nodes is not None:
-            communicator._nodes = tuple(nodes)
-        super().__init__(communicator, MPICommunicator())
+    def __init__(self, nodes: Sequence[int] = ()) -> None:
+        super().__init__(MPICommunicator(nodes=nodes), MPICommunicator())
 
 
 def _as_replica(communicator: Communicator, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:

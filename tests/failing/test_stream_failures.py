@@ -12,9 +12,8 @@ from distopt import Strategy, Variable
 from distopt.distribute import MPICommunicator
 
 me, size = distopt.replica_index(), distopt.num_replicas()
-communicator = MPICommunicator()
-if "nodes" in sys.argv:  # pretended ones, between which the communication threads send messages
-    communicator._nodes = tuple(r % 2 for r in range(size))
+# Pretended nodes, between which the communication threads send messages.
+communicator = MPICommunicator(nodes=[r % 2 for r in range(size)] if "nodes" in sys.argv else ())
 distopt.get_strategy().communicator = communicator
 variables = [Variable(np.zeros(n, "float32"), name=f"v{n}") for n in (10, 5000, 9000)]
 optimizer = distopt.optimizers.SGD(1.0)

@@ -37,8 +37,8 @@ class Actor:
         with distopt.ray.init_group(index, count, name):
             with distopt.Strategy(distopt.get_strategy().communicator, update=update).scope() as strategy:
                 place = strategy.place
-                peers = distopt.get_strategy().communicator._peers
-                listens = peers._listener.getsockname()[0]
+                peers = distopt.get_strategy().communicator.peers
+                listens = peers.listener.getsockname()[0]
                 return (place.node, place.index_on_node, place.replicas_on_node), train(), listens
 
 actors = [Actor.remote() for _ in range(sum(cpus))]

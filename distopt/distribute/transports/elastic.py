@@ -35,12 +35,6 @@ class ElasticCommunicator(MPICommunicator):
         """Every replica counts as a node of its own: nobody waits in memory for one that has died."""
         return tuple(range(self.size))
 
-    def twin(self) -> ElasticCommunicator:
-        """Return a communicator over a duplicate."""
-        other = ElasticCommunicator(self.comm)
-        other._own, other.watch = self.duplicate(), self.watch
-        return other
-
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every rank everybody's record."""
         return self._or_lost(lambda: super(ElasticCommunicator, self).all_gather(mine, deadline))

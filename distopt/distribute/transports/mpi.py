@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -46,6 +46,9 @@ _unfinished: list[Any] = []
 """Requests that were given up, with their buffers: MPI may still write there."""
 
 _yield_core = os.sched_yield
+
+_Message: TypeAlias = tuple[Callable[..., Any], Array, int]
+"""What makes the request, part of an array, and whom it goes to or comes from."""
 
 
 @functools.cache
@@ -82,6 +85,7 @@ class MPICommunicator(Communicator):
     Args:
         comm: an mpi4py intracommunicator; None means all processes of the job. It is duplicated at the first
             collective (which all its replicas reach together), so that the user's own messages can't interfere.
+        nodes: the node that every replica pretends to be on; by default it is where it is.
 
     One thread at a time uses it: another one may go on with it when the first has ended.
 
@@ -95,7 +99,7 @@ class MPICommunicator(Communicator):
 
     name = "mpi"
 
-    def __init__(self, comm: Any = None) -> None:
+    def __init__(self, comm: Any = None, nodes: Sequence[int] = ()) -> None:
         if comm is not None and not comm:
             raise InvalidArgumentError(
                 "MPICommunicator(MPI.COMM_NULL): this process is no member of that communicator (Split gives "
@@ -103,7 +107,7 @@ class MPICommunicator(Communicator):
             )
         self._given = comm
         self._own: Any = None
-        self._nodes: tuple[int, ...] = ()
+        self._nodes = tuple(nodes)
         self._gathered = np.empty(0, np.uint8)
         self._mailbox: Mailbox | None = None
         self._dead: str | None = None
@@ -141,11 +145,15 @@ class MPICommunicator(Communicator):
             self._nodes = tuple(names.index(host) for host in hosts)
         return self._nodes
 
-    def twin(self) -> MPICommunicator:
+    def twin(self) -> Self:
         """Return a communicator over a duplicate, which the ending leaves alone: its thread may be anywhere."""
-        other = MPICommunicator(self.comm)
-        other._own, other._nodes, other.watch = self.duplicate(), self.nodes, self.watch
+        other = type(self)(self.comm, self.nodes)
+        other.use(self.duplicate())
         return other
+
+    def use(self, own: Any) -> None:
+        """Send on a duplicate that somebody else has made, and knows the end of."""
+        self._own = own
 
     def line(self) -> Line | None:
         """Return a line on a duplicate of its own; None where it can have no thread on some replica (collective)."""
@@ -196,7 +204,7 @@ class MPICommunicator(Communicator):
         """Prepare to exchange arrays, pair by pair; what is called again and again has persistent requests."""
         own, me, size = self._open(), self.index, self.size
         receive, send = (own.Irecv, own.Isend) if once else (own.Recv_init, own.Send_init)
-        messages: list[tuple[Callable[..., Any], Array, int]] = []
+        messages: list[_Message] = []
         # Each rank begins with another partner, so that they do not all queue at the same one.
         for k in range(1, size):
             source, target = (me - k) % size, (me + k) % size
@@ -206,7 +214,31 @@ class MPICommunicator(Communicator):
             if outgoing is not None:
                 messages.extend((send, part, target) for part in _messages(outgoing))
         to_self = Copies([(sends[me], receives[me])])
-        return _Immediate(self, messages, to_self) if once else _Persistent(self, messages, to_self)
+        return self._immediate(messages, to_self) if once else self._persistent(messages, to_self)
+
+    def _immediate(self, messages: Sequence[_Message], to_self: Copies) -> Transfer:
+        """Return a transfer for one call: its requests are made when it is called."""
+
+        def transfer() -> None:
+            self._open()
+            requests = [start(part, peer) for start, part, peer in messages]
+            to_self()
+            self._wait(requests, None)
+
+        return transfer
+
+    def _persistent(self, messages: Sequence[_Message], to_self: Copies) -> Transfer:
+        """Return a transfer for many calls: its requests are made once."""
+        requests, start_all = [make(part, peer) for make, part, peer in messages], load_mpi().Prequest.Startall
+
+        def transfer() -> None:
+            self._open()
+            if requests:
+                start_all(requests)
+            to_self()
+            self._wait(requests, None)
+
+        return transfer
 
     def duplicate(self) -> Any:
         """Return a fresh duplicate of the user's communicator, for another library's collectives (collective)."""
@@ -252,39 +284,6 @@ class MPICommunicator(Communicator):
     def _note_interruption(self, error: BaseException) -> None:
         # Half-done operations can't be taken back: whatever came next would pair with the wrong message.
         self._dead = self._dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
-
-
-class _Immediate:
-    """A transfer for one call: its requests are made when it is called."""
-
-    def __init__(
-        self, communicator: MPICommunicator, messages: list[tuple[Callable[..., Any], Array, int]], to_self: Copies
-    ) -> None:
-        self._communicator, self._messages, self._to_self = communicator, messages, to_self
-
-    def __call__(self) -> None:
-        self._communicator._open()
-        requests = [start(part, peer) for start, part, peer in self._messages]
-        self._to_self()
-        self._communicator._wait(requests, None)
-
-
-class _Persistent:
-    """A transfer for many calls: its requests are made once."""
-
-    def __init__(
-        self, communicator: MPICommunicator, messages: list[tuple[Callable[..., Any], Array, int]], to_self: Copies
-    ) -> None:
-        self._communicator, self._to_self = communicator, to_self
-        self._requests = [make(part, peer) for make, part, peer in messages]
-        self._start = load_mpi().Prequest.Startall
-
-    def __call__(self) -> None:
-        self._communicator._open()
-        if self._requests:
-            self._start(self._requests)
-        self._to_self()
-        self._communicator._wait(self._requests, None)
 
 
 def _messages(array: Array) -> list[Array]:

@@ -7,6 +7,7 @@ can't is turned away. A replica listens on one port, on the loopback address whe
 from __future__ import annotations
 
 import hmac
+import itertools
 import os
 import socket
 import struct
@@ -71,7 +72,9 @@ class Peers:
 
     def __init__(self, index: int, members: Sequence[Member], secret: bytes, listener: socket.socket) -> None:
         self.index, self.members = index, tuple(members)
-        self._secret, self._listener = secret, listener
+        self._secret, self.listener = secret, listener
+        self.purposes = itertools.count()
+        """Numbers for what connections are for; all replicas draw them in the same order."""
         self._waiting: dict[tuple[int, int], socket.socket] = {}
         self._made: list[socket.socket] = []
         self._connecting = threading.Lock()
@@ -113,7 +116,7 @@ class Peers:
 
     def forget(self) -> None:
         """Close this process's hold of the connections: those of its parent, from which it was forked, go on."""
-        for each in [self._listener, *self._made]:
+        for each in [self.listener, *self._made]:
             each.close()
 
     def _call(self, replica: int, purpose: int, deadline: float) -> socket.socket:
@@ -139,8 +142,8 @@ class Peers:
     def _admit_one(self, awaited: Sequence[int], deadline: float) -> None:
         """Wait for the next one that knows the secret."""
         try:
-            self._listener.settimeout(_left(deadline))
-            connection, _ = self._listener.accept()
+            self.listener.settimeout(_left(deadline))
+            connection, _ = self.listener.accept()
         except TimeoutError:
             names = ", ".join(f"{r} ({self.members[r].address}, process {self.members[r].pid})" for r in awaited)
             raise ReplicaError(

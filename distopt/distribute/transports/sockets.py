@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -35,20 +34,20 @@ class RayCommunicator(Communicator):
 
     Args:
         peers: how they connect. All replicas make their communicators over it together, in the same order.
+        nodes: the node that every replica pretends to be on; by default it is where it is.
+        watch: what this replica does, where another communicator knows it already.
 
     One thread at a time uses it: another one may go on with it when the first has ended.
     """
 
     name = "ray"
 
-    def __init__(self, peers: Peers) -> None:
-        self._peers = peers
-        self._purposes = itertools.count()
-        self.watch = Watch(peers.index)
-        self._begin(next(self._purposes))
-
-    def _begin(self, purpose: int) -> None:
-        self._wire = Wire(self._peers.connect(purpose), self.watch)
+    def __init__(self, peers: Peers, nodes: Sequence[int] | None = None, watch: Watch | None = None) -> None:
+        self.peers = peers
+        if nodes is not None:
+            self.nodes = tuple(nodes)
+        self.watch = Watch(peers.index) if watch is None else watch
+        self._wire = Wire(peers.connect(next(peers.purposes)), self.watch)
         self._user = OneThread()
         self._mailbox: Mailbox | None = None
         self._gathered = np.empty(0, np.uint8)
@@ -62,31 +61,28 @@ class RayCommunicator(Communicator):
     @property
     def index(self) -> int:
         """This replica's index."""
-        return self._peers.index
+        return self.peers.index
 
     @property
     def size(self) -> int:
         """The number of replicas in the group."""
-        return len(self._peers.members)
+        return len(self.peers.members)
 
     @cached_property
     def nodes(self) -> tuple[int, ...]:
         """Every replica's Ray node."""
-        names = [member.node for member in self._peers.members]
+        names = [member.node for member in self.peers.members]
         distinct = list(dict.fromkeys(names))
         return tuple(distinct.index(name) for name in names)
 
     def twin(self) -> RayCommunicator:
         """Return a communicator over connections of its own."""
-        other = RayCommunicator.__new__(RayCommunicator)
-        other._peers, other._purposes, other.watch, other.nodes = self._peers, self._purposes, self.watch, self.nodes
-        other._begin(next(self._purposes))
-        return other
+        return RayCommunicator(self.peers, self.nodes, self.watch)
 
     def line(self) -> RayLine:
         """Return the line of all communicators of the group."""
         if not isinstance(self.watch.line, RayLine):
-            self.watch.line = RayLine(self._peers, next(self._purposes), self.nodes, self.watch)
+            self.watch.line = RayLine(self.peers, next(self.peers.purposes), self.nodes, self.watch)
         return self.watch.line
 
     def release(self) -> None:

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -221,7 +221,7 @@ class ThreadCommunicator(Communicator):
         self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
     ) -> Transfer:
         """Prepare to copy from the senders' arrays."""
-        return _ThreadTransfer(self, sends, receives)
+        return _ThreadTransfer(self._meet_for_payload, self._index, sends, receives)
 
     def _meet(self, channel: _Channel, contribution: Any, deadline: float | None = None) -> list[Any]:
         if self._dead:
@@ -251,16 +251,20 @@ class _ThreadLine:
 
 class _ThreadTransfer:
     def __init__(
-        self, communicator: ThreadCommunicator, sends: Sequence[Array | None], receives: Sequence[Array | None]
+        self,
+        meet: Callable[[Any], list[Any]],
+        index: int,
+        sends: Sequence[Array | None],
+        receives: Sequence[Array | None],
     ) -> None:
-        self._communicator, self._sends, self._receives = communicator, sends, receives
+        self._meet, self._index, self._sends, self._receives = meet, index, sends, receives
 
     def __call__(self) -> None:
-        offers = self._communicator._meet_for_payload(self._sends)
+        offers = self._meet(self._sends)
         for source, target in enumerate(self._receives):
             if target is not None:
-                np.copyto(target, offers[source][self._communicator.index])
-        self._communicator._meet_for_payload(None)  # the senders may write again after this
+                np.copyto(target, offers[source][self._index])
+        self._meet(None)  # the senders may write again after this
 
 
 class _ThreadBarrier:
