@@ -13,7 +13,7 @@ from house import FILES, MODULES, floor, imports, module_name, room
 import distopt
 
 # Arrows that still run up; each goes with the rebuilding of the engine, and none is added.
-STILL_UP = {("distribute.agreement.header", "distribute.ending")}
+STILL_UP: set[tuple[str, str]] = set()
 
 
 OPTIONAL = {"distopt.ray": "ray", "distopt.adapters.keras": "keras", "distopt.adapters.torch": "torch"}

@@ -18,7 +18,6 @@ a job in which some processes never import distopt must call ``MPI.Finalize()`` 
 from __future__ import annotations
 
 import atexit
-import builtins
 import contextlib
 import faulthandler
 import os
@@ -31,7 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from distopt.process import forked
+from distopt.process import forked, trouble
 from distopt.process.launcher import RUN_DIRECTORY, launched
 from distopt.process.orphans import note_launcher
 from distopt.process.system import describe_memory
@@ -51,9 +50,6 @@ STAGGER_SECONDS = 0.4
 
 INTERRUPTED = "interrupted (Ctrl-C)\n"
 
-_exit_status = 0
-_step_broken = False
-
 
 def install() -> None:
     """Install the hooks in a process that a launcher started; elsewhere do nothing. Starts nothing."""
@@ -62,54 +58,19 @@ def install() -> None:
     sys.excepthook = _on_exception
     threading.excepthook = _on_thread_exception
     sys.unraisablehook = _on_unraisable
-    sys.exit = _exit
+    trouble.notice_exits()
     atexit.register(_at_exit)
-    forked.mark_children(_prepare_child)
+    forked.mark_children(trouble.notice_all_exits)
     note_launcher()
     if not faulthandler.is_enabled() and sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__, all_threads=False)
 
 
-def forget_trouble() -> None:
-    """Note that all replicas go on together: an earlier failure in a step was caught."""
-    global _step_broken
-    _step_broken = False
-
-
-def note_broken_step() -> None:
-    """Note that this replica left a step in the middle: the others may wait for its part of the sum."""
-    global _step_broken
-    _step_broken = True
-
-
-class _Exit(SystemExit):
-    """Remembers the status when the interpreter itself asks for it, which means that nobody has caught the exit."""
-
-    @property
-    def code(self) -> Any:  # type: ignore[override]
-        global _exit_status
-        status = self.args[0] if self.args else None
-        if sys._getframe().f_back is None:
-            _exit_status = status if isinstance(status, int) else int(status is not None)
-        return status
-
-
-def _exit(status: Any = None, /) -> NoReturn:
-    """``sys.exit``: nothing else tells an exit handler what the status was."""
-    raise _Exit() if status is None else _Exit(status)
-
-
-def _prepare_child() -> None:
-    """In a forked child, which ends by ``_end_child``: let ``exit(n)`` and ``raise SystemExit(n)`` tell the status."""
-    builtins.SystemExit = _Exit  # type: ignore[misc]
-
-
 def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    global _exit_status
     from distopt.errors import ReplicaFailedError
 
     if forked.in_child:
-        _exit_status = 1
+        trouble.note_exit_status(1)
         sys.__excepthook__(kind, error, trace)
         return
     if isinstance(error, KeyboardInterrupt):
@@ -147,9 +108,10 @@ def _at_exit() -> None:
         _end_child()
     if forked.in_child or _is_finalized():
         return
-    if _exit_status != 0:
-        _fail(f"called sys.exit({_exit_status})\n", status=_exit_status)
-    if _step_broken:
+    status = trouble.exit_status()
+    if status != 0:
+        _fail(f"called sys.exit({status})\n", status=status)
+    if trouble.broken_by() is not None:
         _fail("ended after a failure inside a step (it was caught); the others wait for it\n")
     for communicator in _communicators():
         if communicator.size > 1:
@@ -169,7 +131,7 @@ def _end_child() -> None:
     """End before mpi4py finalises MPI: the connections are the replica's, and the child would wait for ever."""
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized():
-        _end_without_mpi(_exit_status)
+        _end_without_mpi(trouble.exit_status())
 
 
 def _fail(text: str, *, status: int = 1, is_consequence: bool = False) -> NoReturn:
@@ -177,7 +139,7 @@ def _fail(text: str, *, status: int = 1, is_consequence: bool = False) -> NoRetu
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not break this off
     mpi = None if _is_finalized() else sys.modules.get("distopt.distribute.transports.mpi")
-    is_short = _step_broken or text == INTERRUPTED
+    is_short = trouble.broken_by() is not None or text == INTERRUPTED
     deadline = time.monotonic() + (BROKEN_STEP_SECONDS if is_short else OFFER_SECONDS)
     is_agreed = False
     for communicator in [] if mpi is None else mpi.opened:

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from distopt.distribute.ending import note_broken_step
+from distopt.process.trouble import note_broken_step
 from distopt.engine.agreement import agree_on_step
 from distopt.engine.call import StepCall
 from distopt.engine.plan_setup import set_up_plan, share_new_slots
@@ -129,7 +129,7 @@ class Writing:
             return
         if isinstance(error, ReplicaLostError) and not (self._has_begun and self._call.shares):
             return
-        note_broken_step()
+        note_broken_step(error)
         self._call.engine.training.note_damage(error)
 
 

@@ -39,6 +39,8 @@ class Replica:
     """Set on all replicas in the same step, when one of them was asked to stop."""
     observers: Observers = field(default_factory=Observers)
     """Who is told of the moments of its steps."""
+    broken_by: type[BaseException] | None = None
+    """The kind of error that left a step in the middle, until the replicas agree on going on together."""
     _threads: threading.local = field(default_factory=threading.local)
 
     @property

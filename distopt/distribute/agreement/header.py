@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from distopt.distribute.agreement.communicator import Array, Communicator
-from distopt.distribute.ending import forget_trouble
 from distopt.errors import CollectiveMismatchError, ReplicaError, ReplicaFailedError, ReplicaLeftError
+from distopt.process.trouble import describe, forget_trouble
 from distopt.process.whereabouts import user_line
 
 _RECORD = struct.Struct("<BBxxxxxxqQQQdQBB6x")
@@ -155,7 +155,7 @@ def offer_failure(communicator: Communicator, error: BaseException, deadline: fl
     Returns:
         What each replica brought.
     """
-    return end_round(communicator, Kind.RAISED, f"{type(error).__name__}: {error}", deadline)
+    return end_round(communicator, Kind.RAISED, describe(error), deadline)
 
 
 def end_round(communicator: Communicator, kind: Kind, text: str, deadline: float | None = None) -> list[Kind]:
