@@ -28,12 +28,16 @@ import time
 import traceback
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from distopt.distribute.agreement import open_communicators
 from distopt.process import forked, trouble
 from distopt.process.launcher import RUN_DIRECTORY, launched
 from distopt.process.orphans import note_launcher
 from distopt.process.system import describe_memory
+
+if TYPE_CHECKING:
+    from distopt.distribute.agreement.communicator import Communicator
 
 OFFER_SECONDS = 3.0
 """How long a failing replica offers its failure to the others before it ends the job."""
@@ -116,7 +120,7 @@ def _at_exit() -> None:
     for communicator in _communicators():
         if communicator.size > 1:
             _leave(communicator, None)
-    if sys.modules["distopt.distribute.transports.mpi"].has_lost_replicas:
+    if open_communicators.has_lost_replicas():
         _end_without_mpi(0)  # Finalize would wait for the dead
 
 
@@ -138,11 +142,10 @@ def _fail(text: str, *, status: int = 1, is_consequence: bool = False) -> NoRetu
     """Offer the failure to the others, print it if it is the first, and end the job."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not break this off
-    mpi = None if _is_finalized() else sys.modules.get("distopt.distribute.transports.mpi")
     is_short = trouble.broken_by() is not None or text == INTERRUPTED
     deadline = time.monotonic() + (BROKEN_STEP_SECONDS if is_short else OFFER_SECONDS)
     is_agreed = False
-    for communicator in [] if mpi is None else mpi.opened:
+    for communicator in [] if _is_finalized() else open_communicators.opened():
         if communicator.size > 1:
             is_first = _leave(communicator, text, deadline, is_consequence)
             if is_first is False or (is_first is None and is_consequence):
@@ -165,7 +168,7 @@ def _give_way(index: int, seconds: float = 0.0) -> None:
 
 
 def _leave(
-    communicator: Any, failure: str | None, deadline: float | None = None, is_consequence: bool = False
+    communicator: Communicator, failure: str | None, deadline: float | None = None, is_consequence: bool = False
 ) -> bool | None:
     """Take part in the others' headers until all have ended.
 
@@ -195,15 +198,15 @@ def _leave(
     return bool(first == communicator.index)
 
 
-def _communicators() -> list[Any]:
+def _communicators() -> list[Communicator]:
     """Every communicator in use, and that of the job, so that nobody waits for it in vain; some of it may be dead."""
+    used = open_communicators.opened()
+    if open_communicators.has_lost_replicas():
+        return used
     from distopt.distribute.strategy import default_strategy
-    from distopt.distribute.transports.mpi import has_lost_replicas, opened
 
-    if has_lost_replicas:
-        return opened
     job = default_strategy().communicator
-    return [*(used for used in opened if used is not job), job]
+    return [*(each for each in used if each is not job), job]
 
 
 def _is_finalized() -> bool:

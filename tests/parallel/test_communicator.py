@@ -1,6 +1,6 @@
 import distopt
 from distopt.distribute import LocalCommunicator, MPICommunicator, ThreadCommunicator
-from distopt.distribute.transports import mpi
+from distopt.distribute.agreement.open_communicators import note_closed
 from distopt.distribute.transports.threads import Hub
 from distopt.testing import CommunicatorConformance, DeadlineConformance
 
@@ -22,7 +22,7 @@ class TestDeadline(DeadlineConformance):
                 return fn(distopt.get_strategy().communicator.twin())
             communicator = MPICommunicator()
             result = fn(communicator)
-            mpi.opened.remove(communicator)  # a dead one can't say goodbye
+            note_closed(communicator)  # a dead one can't say goodbye
             return result
 
         return replicas(run)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from distopt.distribute.agreement.communicator import Array, Transfer
-from distopt.distribute.transports import mpi as transport
+from distopt.distribute.agreement.open_communicators import note_closed, note_lost_replicas
 from distopt.distribute.transports.mpi import MPICommunicator, load_mpi
 from distopt.errors import InvalidArgumentError, ReplicaLostError
 
@@ -48,8 +48,8 @@ class ElasticCommunicator(MPICommunicator):
 
     def shrink(self) -> ElasticCommunicator:
         """Return the communicator of the survivors; all of them call it, and this one is used no more."""
-        transport.opened.remove(self)
-        transport.has_lost_replicas = True
+        note_closed(self)
+        note_lost_replicas()
         return ElasticCommunicator(self.comm.Shrink())
 
     def _open(self) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from distopt.distribute.agreement.communicator import Array, Communicator, Copies, Transfer
+from distopt.distribute.agreement.open_communicators import note_opened
 from distopt.distribute.agreement.watchdog import Line, Watch
 from distopt.distribute.node.barrier import FlagBarrier
 from distopt.distribute.node.mailbox import RECORD_BYTES, Mailbox
@@ -35,12 +36,6 @@ from distopt.process.orphans import watch_launcher
 
 MESSAGE_BYTES = 1 << 30
 """Longer arrays travel in several messages: counts above 2^31 are not safe in every MPI."""
-
-opened: list[MPICommunicator] = []
-"""Every communicator that this process has duplicated, in that order: the ending says goodbye on each."""
-
-has_lost_replicas = False
-"""Whether others have died and this one went on: some of the job can't come to its end any more."""
 
 _unfinished: list[Any] = []
 """Requests that were given up, with their buffers: MPI may still write there."""
@@ -255,7 +250,7 @@ class MPICommunicator(Communicator):
             own, request = self.comm.Idup()
             self._wait([request], None)
             self._own = own
-            opened.append(self)
+            note_opened(self)
         return self._own
 
     def _wait(self, requests: list[Any], deadline: float | None) -> None:
