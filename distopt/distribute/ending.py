@@ -18,23 +18,28 @@ a job in which some processes never import distopt must call ``MPI.Finalize()`` 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import faulthandler
-import os
 import signal
 import sys
 import threading
 import time
-import traceback
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from distopt.distribute.agreement import open_communicators
+from distopt.errors import ReplicaError, ReplicaFailedError
 from distopt.process import forked, trouble
-from distopt.process.launcher import RUN_DIRECTORY, launched
+from distopt.process.job_end import (
+    INTERRUPTED,
+    end_child,
+    end_job,
+    end_without_mpi,
+    format_failure,
+    give_way,
+    is_finalized,
+)
+from distopt.process.launcher import launched
 from distopt.process.orphans import note_launcher
-from distopt.process.system import describe_memory
 
 if TYPE_CHECKING:
     from distopt.distribute.agreement.communicator import Communicator
@@ -43,16 +48,10 @@ OFFER_SECONDS = 3.0
 """How long a failing replica offers its failure to the others before it ends the job."""
 
 BROKEN_STEP_SECONDS = 1.0
-"""The same after a failure inside a step, where the others wait for a payload and can hardly be told, and after Ctrl-C,
+"""The same after a failure inside a step, where the others wait for a payload and come to no header, and after Ctrl-C,
 which most often reaches them too."""
 
-DRAIN_SECONDS = 0.25
-"""How long the launcher is given to pass on what was printed."""
-
-STAGGER_SECONDS = 0.4
-"""How much later each replica prints a failure from before MPI was initialised, or an interruption."""
-
-INTERRUPTED = "interrupted (Ctrl-C)\n"
+_CAUGHT_IN_A_STEP = "ended after a failure inside a step (it was caught); the others wait for it\n"
 
 
 def install() -> None:
@@ -71,16 +70,13 @@ def install() -> None:
 
 
 def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    from distopt.errors import ReplicaFailedError
-
     if forked.in_child:
         trouble.note_exit_status(1)
         sys.__excepthook__(kind, error, trace)
-        return
-    if isinstance(error, KeyboardInterrupt):
-        _fail(INTERRUPTED, status=130)
-    text = _format(kind, error, trace)
-    _fail(text, is_consequence=isinstance(error, ReplicaFailedError))
+    elif isinstance(error, KeyboardInterrupt):
+        _fail(error, INTERRUPTED, status=130)
+    else:
+        _fail(error, format_failure(kind, error, trace), is_consequence=isinstance(error, ReplicaFailedError))
 
 
 def _on_thread_exception(args: threading.ExceptHookArgs) -> None:
@@ -90,112 +86,87 @@ def _on_thread_exception(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
         return
     name = "?" if args.thread is None else args.thread.name
-    text = _format(args.exc_type, args.exc_value, args.exc_traceback)
+    text = format_failure(args.exc_type, args.exc_value, args.exc_traceback)
     # The main thread may be inside an operation on the communicators: this one can't use them.
-    _end_job(f"in thread {name!r}:\n{text}", status=1)
+    end_job(f"in thread {name!r}:\n{text}", status=1)
 
 
 def _on_unraisable(args: sys.UnraisableHookArgs) -> None:
     """A Ctrl-C that comes while Python ends, or in a ``__del__``, would be ignored."""
     if issubclass(args.exc_type, KeyboardInterrupt) and not forked.in_child:
-        _fail(INTERRUPTED, status=130)
+        _fail(KeyboardInterrupt(), INTERRUPTED, status=130)
     sys.__unraisablehook__(args)
 
 
-def _format(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> str:
-    text = "".join(traceback.format_exception(kind, error, trace))
-    return f"{text}({describe_memory()})\n" if isinstance(error, MemoryError) else text
-
-
 def _at_exit() -> None:
+    status, broken_by = trouble.exit_status(), trouble.broken_by()
     if forked.in_child:
-        _end_child()
-    if forked.in_child or _is_finalized():
+        end_child(status)
         return
-    status = trouble.exit_status()
+    if is_finalized():
+        return
     if status != 0:
-        _fail(f"called sys.exit({status})\n", status=status)
-    if trouble.broken_by() is not None:
-        _fail("ended after a failure inside a step (it was caught); the others wait for it\n")
+        _fail(SystemExit(status), f"called sys.exit({status})\n", status=status)
+    if broken_by is not None:
+        is_consequence = issubclass(broken_by, ReplicaFailedError)
+        _fail(ReplicaError(_CAUGHT_IN_A_STEP.strip()), _CAUGHT_IN_A_STEP, is_consequence=is_consequence)
     for communicator in _communicators():
         if communicator.size > 1:
-            _leave(communicator, None)
+            _say_goodbye(communicator)
     if open_communicators.has_lost_replicas():
-        _end_without_mpi(0)  # Finalize would wait for the dead
+        end_without_mpi(0)  # Finalize would wait for the dead
 
 
-def _end_without_mpi(status: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
-            stream.flush()
-    os._exit(status)
+def _fail(error: BaseException, text: str, *, status: int = 1, is_consequence: bool = False) -> NoReturn:
+    """Tell the others of a failure, print it if it is the first, and end the job.
 
-
-def _end_child() -> None:
-    """End before mpi4py finalises MPI: the connections are the replica's, and the child would wait for ever."""
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized():
-        _end_without_mpi(trouble.exit_status())
-
-
-def _fail(text: str, *, status: int = 1, is_consequence: bool = False) -> NoReturn:
-    """Offer the failure to the others, print it if it is the first, and end the job."""
+    Args:
+        error: what happened.
+        text: what is printed of it.
+        status: what this process ends with.
+        is_consequence: whether it is what this replica was told of another's failure.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not break this off
-    is_short = trouble.broken_by() is not None or text == INTERRUPTED
+    is_interruption = isinstance(error, KeyboardInterrupt)
+    is_short = is_interruption or trouble.broken_by() is not None
     deadline = time.monotonic() + (BROKEN_STEP_SECONDS if is_short else OFFER_SECONDS)
+    communicators = [] if is_finalized() else open_communicators.opened()
+    communicators = [communicator for communicator in communicators if communicator.size > 1]
     is_agreed = False
-    for communicator in [] if _is_finalized() else open_communicators.opened():
-        if communicator.size > 1:
-            is_first = _leave(communicator, text, deadline, is_consequence)
-            if is_first is False or (is_first is None and is_consequence):
-                # Another replica's failure came first: it prints and ends the job; this one must not be quicker.
-                time.sleep(OFFER_SECONDS)
-                is_consequence = True
-            is_agreed = is_agreed or is_first is True
-    if text == INTERRUPTED and not is_agreed:
-        launch = launched()
-        _give_way(0 if launch is None else launch.rank, OFFER_SECONDS)
+    for communicator in communicators:
+        first = _announce(communicator, error, deadline, is_consequence)
+        if first != communicator.index and (first is not None or is_consequence):
+            # Another replica's failure came first: it prints and ends the job; this one must not be quicker.
+            time.sleep(OFFER_SECONDS)
+            is_consequence = True
+        is_agreed = is_agreed or first == communicator.index
+    if is_interruption and not is_agreed:
+        give_way(OFFER_SECONDS)
     if is_consequence:
-        _end_job("stopped, since another replica failed\n", status, is_first=False)
-    _end_job(text, status)
+        end_job("stopped, since another replica failed\n", status, is_first=False)
+    end_job(text, status)
 
 
-def _give_way(index: int, seconds: float = 0.0) -> None:
-    """Where replicas that can't agree on who was first fail alike, let the lowest one end the job before the rest."""
-    if index:
-        time.sleep(seconds + min(index, 4) * STAGGER_SECONDS)
+def _announce(communicator: Communicator, error: BaseException, deadline: float, is_consequence: bool) -> int | None:
+    from distopt.distribute.agreement.goodbye import announce_failure  # now, where it is loaded already
+
+    return announce_failure(communicator, error, deadline, is_consequence=is_consequence)
 
 
-def _leave(
-    communicator: Communicator, failure: str | None, deadline: float | None = None, is_consequence: bool = False
-) -> bool | None:
-    """Take part in the others' headers until all have ended.
+def _say_goodbye(communicator: Communicator) -> None:
+    """Wait until all have ended; where another one has failed, let it end the job."""
+    from distopt.distribute.agreement.goodbye import say_goodbye
 
-    Returns:
-        Whether this replica's failure is the first; None if the replicas can't agree on that any more.
-    """
-    from distopt.distribute.agreement.header import Kind, end_round
-
-    kind = Kind.GOODBYE if failure is None else Kind.CONSEQUENCE if is_consequence else Kind.RAISED
-    summary = "" if failure is None else failure.strip().splitlines()[-1]
     try:
-        while True:
-            kinds = end_round(communicator, kind, summary, deadline)
-            if all(k is Kind.GOODBYE for k in kinds):
-                return True
-            if Kind.CALL not in kinds:
-                break
-            deadline = deadline or time.monotonic() + 2 * OFFER_SECONDS
+        failed = say_goodbye(communicator, patience=2 * OFFER_SECONDS)
+    except ReplicaFailedError as heard:
+        failed = heard.replica_index
     except Exception:  # whatever keeps the replicas from agreeing on the end, the job must end
-        if failure is None:
-            _end_job("has ended, but the others did not follow: the job is over\n", status=1)
-        return None
-    first = min(range(len(kinds)), key=lambda r: (kinds[r] is not Kind.RAISED, kinds[r] is Kind.GOODBYE, r))
-    if failure is None:
+        end_job("has ended, but the others did not follow: the job is over\n", status=1)
+    if failed is not None:
         time.sleep(2 * OFFER_SECONDS)
-        _end_job("has ended early\n", status=1, is_first=False)
-    return bool(first == communicator.index)
+        end_job("has ended early\n", status=1, is_first=False)
 
 
 def _communicators() -> list[Communicator]:
@@ -207,43 +178,3 @@ def _communicators() -> list[Communicator]:
 
     job = default_strategy().communicator
     return [*(each for each in used if each is not job), job]
-
-
-def _is_finalized() -> bool:
-    """Whether the script has finalised MPI itself."""
-    mpi = sys.modules.get("mpi4py.MPI")
-    return mpi is not None and bool(mpi.Is_finalized())
-
-
-def _end_job(text: str, status: int, *, is_first: bool = True) -> NoReturn:
-    """Print a failure under its replica's name and end every process of the job."""
-    launch, mpi = launched(), sys.modules.get("mpi4py.MPI")
-    index = 0 if launch is None else launch.rank
-    if mpi is None:
-        _give_way(index)
-    message = f"\nReplica {index} failed: {text}" if "\n" not in text.strip() else f"\nReplica {index} failed:\n{text}"
-    sys.stdout.flush()
-    is_reported = is_first and _leave_report(index, message)
-    if not (is_reported and text == INTERRUPTED):  # ``distopt run`` says that itself, in one line
-        stream = sys.__stderr__ or sys.stderr  # libraries that wrap the excepthook may catch what goes to sys.stderr
-        stream.write(message)
-        stream.flush()
-    # A launcher drops what it has not read from its replicas' pipes when the job is aborted.
-    time.sleep(DRAIN_SECONDS)
-    if mpi is not None and mpi.Is_initialized() and not _is_finalized():
-        mpi.COMM_WORLD.Abort(status)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(DRAIN_SECONDS)  # another thread may be the one that the signal reaches
-    os._exit(status)
-
-
-def _leave_report(index: int, message: str) -> bool:
-    """Leave the failure where ``distopt run`` looks for it, to print it last; return whether it does."""
-    directory = os.environ.get(RUN_DIRECTORY)
-    if directory:
-        with contextlib.suppress(OSError):  # on another host than that of ``distopt run`` there is no such directory
-            Path(directory, f"failure-{index}.txt").write_text(message.lstrip())
-            return True
-    return False

@@ -9,7 +9,7 @@ from typing import Self
 
 import ray
 
-from distopt.distribute.agreement.header import Kind, end_round
+from distopt.distribute.agreement.goodbye import say_goodbye
 from distopt.distribute.strategy import Strategy
 from distopt.distribute.transports.peers import Member, Peers, listen
 from distopt.distribute.transports.sockets import RayCommunicator
@@ -59,13 +59,10 @@ class Group:
             ReplicaFailedError: another replica has failed meanwhile.
         """
         try:
-            while self._is_member and self._communicator.size > 1:
-                kinds = end_round(self._communicator, Kind.GOODBYE, "")
-                failed = [r for r, kind in enumerate(kinds) if kind in (Kind.RAISED, Kind.CONSEQUENCE)]
-                if failed:
-                    raise ReplicaFailedError(f"replica {failed[0]} failed while this one had ended", failed[0])
-                if Kind.CALL not in kinds:
-                    break
+            if self._is_member and self._communicator.size > 1:
+                failed = say_goodbye(self._communicator)
+                if failed is not None:
+                    raise ReplicaFailedError(f"replica {failed} failed while this one had ended", failed)
         except BaseException as error:
             self.fail(error)
             raise

@@ -1,0 +1,112 @@
+"""How a replica ends its process, and with it the job: a failure is printed under the replica's name, then Abort.
+
+After a failure MPI is never finalised: that would wait for the others. Where MPI was not initialised the others can't
+be told, so the process ends by a signal, which every launcher takes as the end of the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from distopt.process.launcher import RUN_DIRECTORY, launched
+from distopt.process.system import describe_memory
+
+DRAIN_SECONDS = 0.25
+"""How long the launcher is given to pass on what was printed."""
+
+STAGGER_SECONDS = 0.4
+"""How much later each replica prints a failure from before MPI was initialised, or an interruption."""
+
+INTERRUPTED = "interrupted (Ctrl-C)\n"
+
+
+def end_job(text: str, status: int, *, is_first: bool = True) -> NoReturn:
+    """Print a failure under its replica's name and end every process of the job.
+
+    Args:
+        text: of the failure.
+        status: what this process ends with.
+        is_first: whether no other replica's failure has come before, so that this one is to be printed last.
+    """
+    index, mpi = index_in_job(), sys.modules.get("mpi4py.MPI")
+    if mpi is None:
+        give_way()
+    message = f"\nReplica {index} failed: {text}" if "\n" not in text.strip() else f"\nReplica {index} failed:\n{text}"
+    sys.stdout.flush()
+    is_reported = is_first and _leave_report(index, message)
+    if not (is_reported and text == INTERRUPTED):  # ``distopt run`` says that itself, in one line
+        stream = sys.__stderr__ or sys.stderr  # libraries that wrap the excepthook may catch what goes to sys.stderr
+        stream.write(message)
+        stream.flush()
+    # A launcher drops what it has not read from its replicas' pipes when the job is aborted.
+    time.sleep(DRAIN_SECONDS)
+    if mpi is not None and mpi.Is_initialized() and not is_finalized():
+        mpi.COMM_WORLD.Abort(status)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(DRAIN_SECONDS)  # another thread may be the one that the signal reaches
+    os._exit(status)
+
+
+def end_without_mpi(status: int) -> NoReturn:
+    """End this process and leave MPI as it is."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
+            stream.flush()
+    os._exit(status)
+
+
+def end_child(status: int) -> None:
+    """End a forked child before mpi4py finalises MPI: the connections are the replica's, and it would wait for ever."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized():
+        end_without_mpi(status)
+
+
+def give_way(seconds: float = 0.0) -> None:
+    """Where replicas that can't agree on who was first fail alike, let the lowest one end the job before the rest.
+
+    Args:
+        seconds: how long that may take.
+    """
+    index = index_in_job()
+    if index:
+        time.sleep(seconds + min(index, 4) * STAGGER_SECONDS)
+
+
+def index_in_job() -> int:
+    """Return this replica's number among those that the launcher started."""
+    launch = launched()
+    return 0 if launch is None else launch.rank
+
+
+def is_finalized() -> bool:
+    """Return whether the script has finalised MPI itself."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and bool(mpi.Is_finalized())
+
+
+def format_failure(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> str:
+    """Return the traceback; where memory has run out, with what is used and allowed."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    return f"{text}({describe_memory()})\n" if isinstance(error, MemoryError) else text
+
+
+def _leave_report(index: int, message: str) -> bool:
+    """Leave the failure where ``distopt run`` looks for it, to print it last; return whether it does."""
+    directory = os.environ.get(RUN_DIRECTORY)
+    if directory:
+        with contextlib.suppress(OSError):  # on another host than that of ``distopt run`` there is no such directory
+            Path(directory, f"failure-{index}.txt").write_text(message.lstrip())
+            return True
+    return False
