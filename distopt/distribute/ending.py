@@ -3,7 +3,8 @@
 * It returned: at exit it says goodbye in place of a header and waits for the others; when all have said it, MPI
   is finalised. Others that are still stepping get ``ReplicaLeftError`` instead of waiting for ever.
 * It failed (an exception in any thread, ``sys.exit(n)``): it offers its failure in place of a header for
-  ``OFFER_SECONDS``, so that the others raise too. The first failure alone prints its traceback, last; then Abort.
+  ``OFFER_SECONDS``, so that the others raise too; then ``Communicator.fail`` tells those who came to none. The first
+  failure alone prints its traceback, last; then Abort.
 * It failed before MPI was initialised: the others can't be told, so it ends by a signal, which every launcher
   takes as the end of the job.
 
@@ -145,6 +146,8 @@ def _fail(error: BaseException, text: str, *, status: int = 1, is_consequence: b
         give_way(OFFER_SECONDS)
     if is_consequence:
         end_job("stopped, since another replica failed\n", status, is_first=False)
+    for communicator in communicators:
+        communicator.fail(error)
     end_job(text, status)
 
 

@@ -54,7 +54,8 @@ def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]
 
     def run(index: int) -> None:
         hub.watches[index].thread = threading.get_ident()
-        strategy = Strategy(ThreadCommunicator(hub, index))
+        communicator = ThreadCommunicator(hub, index)
+        strategy = Strategy(communicator)
         name = f"simulated replica {index}"
         enter_replica(Replica(name=name, default_strategy=strategy, observers=observers.copy()))
         failure: BaseException | None = None
@@ -69,7 +70,9 @@ def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]
             code = failure
             failure = ReplicaError(f"replica {index} called sys.exit({code.code!r})")
             failure.__cause__ = code
-        hub.end(index, failure)
+        if failure is not None:
+            communicator.fail(failure)
+        hub.leave(index)
 
     threads = [threading.Thread(target=run, args=(r,), name=f"replica-{r}", daemon=True) for r in range(num_replicas)]
     with limit_threads(), simulation():

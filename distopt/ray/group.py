@@ -35,7 +35,7 @@ class Group:
 
     def __init__(self, peers: Peers) -> None:
         self._communicator = RayCommunicator(peers)
-        self._line = self._communicator.line()
+        self._communicator.line()
         self._replica = current_replica()
         count_anew()
         self._replica.default_strategy = Strategy(self._communicator)
@@ -66,22 +66,24 @@ class Group:
         except BaseException as error:
             self.fail(error)
             raise
-        self._close(None)
+        if self._is_member:
+            self._communicator.leave()
+            self._close()
 
     def fail(self, error: BaseException) -> None:
         """End as a replica that has failed: the others raise where they wait for it."""
-        self._close(error)
+        if self._is_member:
+            self._communicator.fail(error)
+            self._close()
 
     def forget_connections(self) -> None:
         """Close this process's hold of the connections, in a child that was forked from the replica."""
         self._communicator.peers.forget()
 
-    def _close(self, error: BaseException | None) -> None:
-        if self._is_member:
-            self._is_member = False
-            self._line.end(error)
-            self._communicator.peers.close()
-            self._replica.default_strategy = None
+    def _close(self) -> None:
+        self._is_member = False
+        self._communicator.peers.close()
+        self._replica.default_strategy = None
 
 
 _current: list[Group] = []

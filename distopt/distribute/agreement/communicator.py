@@ -7,6 +7,8 @@ A transport moves bytes and nothing else. It knows two operations, both called b
 
 The two never pair with one another: a replica that offers its failure in a header can't be taken for a payload.
 
+It also says one word in a hurry: ``fail`` tells the others not to wait for this replica any more.
+
 Everything above (agreement, the order of summation, broadcast) is written once, on these two. Whether the replicas
 call the same thing is settled by the step header *before* a payload moves, so a transport may trust its callers.
 
@@ -208,6 +210,23 @@ class Communicator(abc.ABC):
 
     def abandon(self) -> None:  # noqa: B027 (where nobody waits there is nothing to do)
         """Make this replica's thread that waits in this communicator, and every later call, raise."""
+
+    @abc.abstractmethod
+    def fail(self, error: BaseException) -> None:
+        """Tell the other replicas that this one has failed: the last that it does here and in all twins.
+
+        Whoever waits for this replica, now or later, in a header, a payload or a node's memory, raises
+        ReplicaFailedError within a second or so, and has a dead communicator. What this replica itself was told of
+        another's failure is passed on as it is. A failure that all can go on after is offered in the header instead
+        (``telling_the_others``), and so, for a while, is one that ends the job (``goodbye``): there all agree on
+        which came first. This is for those who come to no header.
+
+        Never raises, in whatever state the communicator is; waits for no other replica, but a few seconds for one that
+        does not even take a message.
+
+        Args:
+            error: why this replica ends.
+        """
 
     def transfer(self, sends: Sequence[Array | None], receives: Sequence[Array | None]) -> None:
         """Prepare a transfer and do it once."""

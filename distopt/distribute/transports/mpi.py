@@ -159,9 +159,15 @@ class MPICommunicator(Communicator):
         if watch.line is None:
             comm = self.duplicate()
             if not any(comm.allgather(is_exiting())):
-                watch.line = line = MPILine(mpi, comm, self.nodes, watch.status)
-                line.end_before_mpi(watch)
+                watch.line = line = MPILine(mpi, comm, self.nodes, watch)
+                line.stop_before_mpi()
         return watch.line
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the other replicas, on the line; where there is none, they are told in headers only."""
+        is_usable = self._own is not None and not forked.in_child and not load_mpi().Is_finalized()
+        if is_usable and isinstance(self.watch.line, MPILine):
+            self.watch.line.end(error)
 
     def release(self) -> None:
         """Let whichever thread comes next use this communicator."""
@@ -263,6 +269,8 @@ class MPICommunicator(Communicator):
                     _yield_core()
                     if self._dead is not None:
                         raise DeadCommunicatorError(self._dead)
+                    if watch.lost is not None:
+                        raise watch.lost
                     now = time.monotonic()
                     if deadline is not None and now > deadline:
                         raise TimeoutError("not every replica arrived before the deadline")

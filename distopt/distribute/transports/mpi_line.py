@@ -9,14 +9,15 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from distopt.distribute.agreement.watchdog import Status, Watch
+from distopt.distribute.transports.last_word import as_error, last_word
 from distopt.process.silence import explain_process
 
-_ASKED, _ANSWERED = 1, 2
+_ASKED, _ANSWERED, _ENDED = 1, 2, 3
+_END_SECONDS = 1.0
 _TICK_SECONDS = 0.1
 _ASKING_TICK_SECONDS = 0.005
 
@@ -42,11 +43,11 @@ class MPILine:
         mpi: the module mpi4py.MPI.
         comm: a communicator that nobody else uses; all replicas make the line together.
         nodes: the node of every replica.
-        status: returns this replica's status.
+        watch: what this replica does; learns there who is lost.
     """
 
-    def __init__(self, mpi: Any, comm: Any, nodes: tuple[int, ...], status: Callable[[], Status]) -> None:
-        self._mpi, self._comm, self._nodes, self._status = mpi, comm, nodes, status
+    def __init__(self, mpi: Any, comm: Any, nodes: tuple[int, ...], watch: Watch) -> None:
+        self._mpi, self._comm, self._nodes, self._watch = mpi, comm, nodes, watch
         self._pids = comm.allgather(os.getpid())
         self._sent: list[Any] = []
         self._question = 0
@@ -54,16 +55,33 @@ class MPILine:
         self._thread = threading.Thread(target=self._answer, name="distopt watchdog", daemon=True)
         self._thread.start()
 
-    def end_before_mpi(self, watch: Watch) -> None:
-        """End before MPI is finalised, at exit or by the script: no thread may be inside it then."""
+    def stop_before_mpi(self) -> None:
+        """Stop before MPI is finalised, at exit or by the script: no thread may be inside it then."""
 
-        def end(*_: Any) -> None:
-            watch.end()
+        def stop(*_: Any) -> None:
+            self._watch.end()
             self._ended.set()
             self._thread.join()
 
-        atexit.register(end)
-        self._mpi.COMM_SELF.Set_attr(self._mpi.Comm.Create_keyval(delete_fn=end), None)
+        atexit.register(stop)
+        self._mpi.COMM_SELF.Set_attr(self._mpi.Comm.Create_keyval(delete_fn=stop), None)
+
+    def end(self, error: BaseException) -> None:
+        """Tell the others that this replica has failed: those who wait for it raise. Never raises."""
+        word = json.dumps(last_word(self._comm.rank, error)).encode()
+        sent = []
+        for replica in range(self._comm.size):
+            if replica != self._comm.rank:
+                with contextlib.suppress(self._mpi.Exception):  # it has died
+                    sent.append(self._comm.Isend(word, dest=replica, tag=_ENDED))
+        deadline = time.monotonic() + _END_SECONDS
+        while time.monotonic() < deadline and not self._are_done(sent):
+            time.sleep(_ASKING_TICK_SECONDS)
+
+    def _are_done(self, requests: list[Any]) -> bool:
+        with contextlib.suppress(self._mpi.Exception):
+            return all(request.Test() for request in requests)
+        return False
 
     def ask(self, seconds: float) -> list[Status | None]:
         """Return every replica's status, None where there was no answer in time."""
@@ -71,7 +89,7 @@ class MPILine:
         self._question += 1
         question = self._question.to_bytes(8, "little")
         statuses: list[Status | None] = [None] * comm.size
-        statuses[me] = self._status()
+        statuses[me] = self._watch.status()
         others = [r for r in range(comm.size) if r != me]
         self._sent += [(comm.Isend(question, dest=r, tag=_ASKED), question) for r in others]
         deadline = time.monotonic() + seconds
@@ -96,8 +114,10 @@ class MPILine:
     def _answer_questions(self) -> None:
         sent: list[Any] = []
         while not self._ended.wait(_TICK_SECONDS):
+            for _, word in self._received(_ENDED):
+                self._watch.lost = self._watch.lost or as_error(json.loads(word))
             for source, question in self._received(_ASKED):
-                data = question + json.dumps(asdict(self._status())).encode()
+                data = question + json.dumps(asdict(self._watch.status())).encode()
                 sent.append((self._comm.Isend(data, dest=source, tag=_ANSWERED), data))
             sent = [(request, data) for request, data in sent if not request.Test()]
 

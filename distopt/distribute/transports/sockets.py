@@ -85,6 +85,16 @@ class RayCommunicator(Communicator):
             self.watch.line = RayLine(self.peers, next(self.peers.purposes), self.nodes, self.watch)
         return self.watch.line
 
+    def fail(self, error: BaseException) -> None:
+        """Tell the other replicas, on the line; where there is none yet, they see how this one's connections end."""
+        if isinstance(self.watch.line, RayLine):
+            self.watch.line.end(error)
+
+    def leave(self) -> None:
+        """Tell the other replicas, which have all said goodbye, that the end of this one is no death."""
+        if isinstance(self.watch.line, RayLine):
+            self.watch.line.end(None)
+
     def release(self) -> None:
         """Let whichever thread comes next use this communicator."""
         self._user.release()

@@ -10,16 +10,15 @@ import select
 import socket
 import struct
 import threading
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from distopt.distribute.agreement.watchdog import Status, Watch
+from distopt.distribute.transports.last_word import as_error, last_word
 from distopt.distribute.transports.peers import Peers
 from distopt.distribute.transports.wire import gone
-from distopt.errors import ReplicaFailedError, ReplicaLostError
 from distopt.process.silence import explain_process
 
 _LENGTH = struct.Struct("<I")
@@ -70,15 +69,7 @@ class RayLine:
             error: what happened; None where all replicas have agreed on the end. What this replica itself has only
                 heard of another is passed on as it is: whoever hears of it first here raises the same.
         """
-        self._tell_all({"ended": None if error is None else self._account_of(error)})
-
-    def _account_of(self, error: BaseException) -> dict[str, Any]:
-        if isinstance(error, ReplicaLostError):
-            return {"lost": str(error)}
-        if isinstance(error, ReplicaFailedError):
-            return {"failed": str(error), "replica": error.replica_index}
-        text = "".join(traceback.format_exception_only(error)).strip()
-        return {"failed": f"replica {self._index} failed: {text}", "replica": self._index}
+        self._tell_all({"ended": None if error is None else last_word(self._index, error)})
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         for replica in self._sockets:
@@ -117,10 +108,7 @@ class RayLine:
                     self._answers[replica] = Status(**message["status"])
                     self._answered.notify_all()
         elif message["ended"] is not None:
-            said = message["ended"]
-            is_lost = "lost" in said
-            error = ReplicaLostError(said["lost"]) if is_lost else ReplicaFailedError(said["failed"], said["replica"])
-            self._note_end(replica, error)
+            self._note_end(replica, as_error(message["ended"]))
         self._ended.update([replica] if "ended" in message else [])
 
     def _note_end(self, replica: int, error: Exception) -> None:

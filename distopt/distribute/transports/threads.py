@@ -90,12 +90,16 @@ class Hub:
             watch.end_wait()
             return channel.results
 
-    def end(self, index: int, failure: BaseException | None) -> None:
-        """Note that a replica has returned or raised, and wake those who wait for it."""
+    def fail(self, index: int, failure: BaseException) -> None:
+        """Note that a replica has failed, and wake those who wait for it."""
+        with self.changed:
+            self.failures.append((index, failure))
+            self.changed.notify_all()
+
+    def leave(self, index: int) -> None:
+        """Note that a replica's function is over, and wake those who wait for it."""
         with self.changed:
             self.left.add(index)
-            if failure is not None:
-                self.failures.append((index, failure))
             self.changed.notify_all()
 
     def channels_of(self, number: int) -> tuple[_Channel, _Channel]:
@@ -145,6 +149,8 @@ class Hub:
     def _raise_if_somebody_ended(self, channel: _Channel) -> None:
         if self.first_failure is not None:
             index, failure = self.first_failure
+            if isinstance(failure, ReplicaFailedError):
+                raise ReplicaFailedError(str(failure), failure.replica_index)
             raise ReplicaFailedError(f"replica {index} raised {type(failure).__name__}: {failure}", replica_index=index)
         awaited = self.left & (set(channel.members) - channel.contributions.keys())
         if awaited:
@@ -222,6 +228,10 @@ class ThreadCommunicator(Communicator):
     ) -> Transfer:
         """Prepare to copy from the senders' arrays."""
         return _ThreadTransfer(self._meet_for_payload, self._index, sends, receives)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the other replicas."""
+        self._hub.fail(self._index, error)
 
     def _meet(self, channel: _Channel, contribution: Any, deadline: float | None = None) -> list[Any]:
         if self._dead:
