@@ -1,5 +1,6 @@
 """Replicas over the connections of Ray's transport, as threads of one process: without a Ray cluster."""
 
+import multiprocessing
 import os
 import secrets
 import threading
@@ -44,6 +45,13 @@ def together(functions):
     return [result for result, _ in outcomes]
 
 
+def as_replica(peers, fn, args):
+    """Call a function as the replica at one end."""
+    communicator = RayCommunicator(peers)
+    enter_replica(Replica(name=f"connected replica {peers.index}", default_strategy=Strategy(communicator)))
+    return fn(*args)
+
+
 class ConnectedReplicas(Replicas):
     """Every call makes a group of its own."""
 
@@ -55,13 +63,38 @@ class ConnectedReplicas(Replicas):
     def __call__(self, fn, *args):
         ends = make_peers(self.nodes)
 
-        def replica(peers):
-            communicator = RayCommunicator(peers)
-            enter_replica(Replica(name=f"connected replica {peers.index}", default_strategy=Strategy(communicator)))
-            return fn(*args)
-
         try:
-            return together([lambda peers=peers: replica(peers) for peers in ends])
+            return together([lambda peers=peers: as_replica(peers, fn, args) for peers in ends])
         finally:
             for peers in ends:
                 peers.close()
+
+
+class ForkedReplicas(Replicas):
+    """A group of its own for every call, in which each replica is a process."""
+
+    transport = "ray"
+
+    def __init__(self, nodes):
+        self.nodes, self.count = nodes, len(nodes)
+
+    def __call__(self, fn, *args):
+        ends, fork = make_peers(self.nodes), multiprocessing.get_context("fork")
+        results = [fork.Pipe(duplex=False) for _ in ends]
+
+        def replica(index):
+            for other in ends[:index] + ends[index + 1 :]:
+                other.forget()
+            results[index][1].send(as_replica(ends[index], fn, args))
+
+        processes = [fork.Process(target=replica, args=[index], daemon=True) for index in range(self.count)]
+        for process in processes:
+            process.start()
+        for end, (_, writer) in zip(ends, results, strict=True):
+            end.forget()
+            writer.close()
+        outcomes = [reader.recv() if reader.poll(60) else "it hangs" for reader, _ in results]
+        for process in processes:
+            process.join(1)
+            process.kill()
+        return outcomes

@@ -9,7 +9,7 @@ import time
 import ml_dtypes
 import numpy as np
 import pytest
-from connected import ConnectedReplicas, make_peers, together
+from connected import ConnectedReplicas, ForkedReplicas, make_peers, together
 from support import SOON
 
 import distopt
@@ -19,7 +19,7 @@ from distopt.distribute.transports import peers as connections
 from distopt.distribute.transports.peers import Peers
 from distopt.distribute.transports.sockets import RayCommunicator
 from distopt.errors import DeadCommunicatorError, MissingExtraError, ReplicaError, ReplicaFailedError, ReplicaLostError
-from distopt.testing import CommunicatorConformance, DeadlineConformance, OptimizerConformance
+from distopt.testing import CommunicatorConformance, DeadlineConformance, FailureConformance, OptimizerConformance
 
 OWN_FIXTURES = {"replicas"}
 NODES = [(0,), (0, 0), (0, 1), (0, 1, 0), (0, 0, 0, 1), (0, 1, 2, 3, 4)]
@@ -34,12 +34,26 @@ class TestCommunicator(CommunicatorConformance):
     pass
 
 
-class TestDeadline(DeadlineConformance):
+class WithFreshCommunicators:
     def with_fresh_communicators(self, replicas, fn):
         def run():
             return fn(distopt.get_strategy().communicator.twin())
 
         return replicas(run)
+
+
+class TestDeadline(WithFreshCommunicators, DeadlineConformance):
+    pass
+
+
+class TestFailure(WithFreshCommunicators, FailureConformance):
+    pass
+
+
+class TestFailureOfProcesses(WithFreshCommunicators, FailureConformance):
+    @pytest.fixture(params=[(0, 0), (0, 1, 0)], ids=str)
+    def replicas(self, request):
+        return ForkedReplicas(request.param)
 
 
 @pytest.mark.parametrize("update", ["replicated", "shared"])

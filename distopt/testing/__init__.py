@@ -2,6 +2,7 @@
 
 from distopt.testing.aggregator import AggregatorConformance
 from distopt.testing.communicator import CommunicatorConformance, DeadlineConformance
+from distopt.testing.failure import FailureConformance
 from distopt.testing.optimizer import OptimizerConformance
 from distopt.testing.replicas import LocalReplica, MPIReplicas, ProcessReplicas, Replicas, SimulatedReplicas
 
@@ -9,6 +10,7 @@ __all__ = [
     "AggregatorConformance",
     "CommunicatorConformance",
     "DeadlineConformance",
+    "FailureConformance",
     "LocalReplica",
     "MPIReplicas",
     "OptimizerConformance",
