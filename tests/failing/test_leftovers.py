@@ -29,11 +29,11 @@ END = {
     "exits": "if rank == 1: sys.exit(3)\nstep(1)",
     "is killed": "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\nstep(1)",
     "is killed in a sweep": """
-from distopt.distribute import node_sum
-from distopt.optimizers import sweep
+from distopt.distribute.node import node_sum
+from distopt.engine.sweep import blocks
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
-if rank == 1: node_sum.add_tree = sweep.add_tree = die
+if rank == 1: node_sum.add_tree = blocks.add_tree = die
 step(1)
 """,
 }
@@ -76,10 +76,10 @@ NO_ROOM = {
         "import resource\nfrom mpi4py import MPI\nresource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
     ),
     "full /dev/shm": f"import os\ndel os.memfd_create\ndef full(*_): raise {FULL}\nos.posix_fallocate = full\n",
-    "no /dev/shm": f"{NO_MEMFD}from distopt import shared_memory\nshared_memory._FALLBACK = '/nowhere'\n",
+    "no /dev/shm": f"{NO_MEMFD}from distopt.memory import segment\nsegment._FALLBACK = '/nowhere'\n",
     "one replica has none": (
-        "from distopt.process.launcher import launched\nfrom distopt import shared_memory\n"
-        f"def full(*_): raise {FULL}\nif launched().rank == 1: shared_memory._memory_file = full\n"
+        "from distopt.process.launcher import launched\nfrom distopt.memory import segment\n"
+        f"def full(*_): raise {FULL}\nif launched().rank == 1: segment._memory_file = full\n"
     ),
 }
 
@@ -99,11 +99,11 @@ def test_without_room_the_job_goes_on_by_messages_and_says_so_once(reason, updat
 
 LATE_FAILURES = {
     "in the sum, while others wait in the barrier": """
-from distopt.distribute import node_sum
-from distopt.optimizers import sweep
+from distopt.distribute.node import node_sum
+from distopt.engine.sweep import blocks
 def fail(*arguments):
     raise ValueError("boom")
-if rank == 1: node_sum.add_tree = sweep.add_tree = fail
+if rank == 1: node_sum.add_tree = blocks.add_tree = fail
 step(1)
 """,
     "between begin_step and end_step": """
@@ -113,10 +113,10 @@ optimizer.push(v, np.ones(50_000, "float32"))
 optimizer.end_step()
 """,
     "in the update": """
-from distopt.optimizers import sweep
+from distopt.engine.sweep import blocks
 def fail(*arguments):
     raise ValueError("boom")
-if rank == 1: sweep.update = fail
+if rank == 1: blocks.update = fail
 step(1)
 """,
 }
