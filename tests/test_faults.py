@@ -14,9 +14,11 @@ from support import run, script_file, started
 import distopt
 from distopt.errors import CollectiveMismatchError, InvalidArgumentError, ReplicaError
 from distopt.optimizers import SGD, legacy
+from distopt.process.moments import Moment
+from distopt.process.observers import is_observed
 from distopt.testing.faults.injection import inject
 from distopt.testing.faults.kinds import KINDS, Fault, InjectedError
-from distopt.testing.faults.places import PLACES, WITHOUT_STEP, find
+from distopt.testing.faults.places import PLACES, WITHOUT_STEP
 from distopt.testing.faults.sentences import parse
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
@@ -92,11 +94,8 @@ class TestSentences:
         assert parse(str(fault)) == fault
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_every_place_is_a_function_of_the_library(place):
-    for target in PLACES[place]:
-        owner, name = find(target)
-        assert callable(vars(owner)[name])
+def test_every_place_but_the_exit_is_a_moment_of_the_library():
+    assert [place for place, moment in PLACES.items() if not isinstance(moment, Moment)] == ["at exit"]
 
 
 STEP_PLACES = ["before the header", "in the header", "after the header", "in the payload", "in the update"]
@@ -203,16 +202,15 @@ class TestTheInjection:
             train()
 
     def test_the_library_is_as_before(self):
-        def functions():
-            found = [find(target) for targets in PLACES.values() for target in targets]
-            return [vars(owner)[name] for owner, name in found]
+        def observed():
+            return [moment for moment in Moment if is_observed(moment)]
 
-        before = functions()
+        before = observed()
         with inject("raise replica 0 in the update at step 0"):
-            during = functions()
+            during = observed()
             with pytest.raises(InjectedError):
                 train()
-        assert functions() == before != during
+        assert observed() == before != during
 
 
 SCRIPT = """

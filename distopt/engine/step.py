@@ -29,7 +29,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from distopt.process.trouble import note_broken_step
 from distopt.engine.agreement import agree_on_step
 from distopt.engine.call import StepCall
 from distopt.engine.plan_setup import set_up_plan, share_new_slots
@@ -39,6 +38,7 @@ from distopt.engine.watch import StepWatch
 from distopt.errors import NonFiniteGradientError, ReplicaLostError
 from distopt.memory.storage import note_writes
 from distopt.process.moments import Moment, StopAtMoment
+from distopt.process.trouble import note_broken_step
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import check_items
 from distopt.slabs.rows import collect_rows

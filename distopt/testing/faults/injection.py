@@ -11,28 +11,29 @@ A sentence says what happens, on which replica, where and when::
     hang replica 0 at exit
 
 A step's number is ``optimizer.iterations`` before it: the first step is 0. ``in a checkpoint at step n`` is the
-checkpoint of n steps. Each fault happens once. The library knows nothing of this: what it calls is wrapped while an
-injection lasts.
+checkpoint of n steps. Each fault happens once. An injection is an observer of steps, as receipts are: the library knows
+nothing of it.
 """
 
 from __future__ import annotations
 
 import atexit
-import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.access import counter_of
 from distopt.process.launcher import launched
+from distopt.process.moments import Moment
+from distopt.process.observers import add_observer, remove_observer
 from distopt.process.replica import Replica, current_replica
-from distopt.testing.faults.kinds import KINDS, Fault, Moment
-from distopt.testing.faults.places import PLACES, STEP_BEGINS, find
+from distopt.testing.faults.kinds import KINDS, Fault, Occasion
+from distopt.testing.faults.places import PLACES
 from distopt.testing.faults.sentences import parse
+from distopt.variables.variable import Variable
 
 
 def inject(*faults: str | Fault) -> Injection:
@@ -74,13 +75,12 @@ class Injection:
     def __init__(self, faults: Iterable[Fault]) -> None:
         self._pending = list(faults)
         self._lock = threading.Lock()
-        self._steps: WeakKeyDictionary[Replica, tuple[Any, int]] = WeakKeyDictionary()
-        """The optimizer and the number of the step that each replica of this process began last."""
+        self._steps: WeakKeyDictionary[Replica, _Step] = WeakKeyDictionary()
+        """The step that each replica of this process began last."""
         self._seen: set[int] = set()
-        self._undo: list[Callable[[], None]] = []
-        places = dict.fromkeys(fault.place for fault in self._pending)
-        for target in dict.fromkeys([*STEP_BEGINS, *(target for place in places for target in PLACES[place])]):
-            self._wrap(target)
+        self._is_over = False
+        places = [PLACES[fault.place] for fault in self._pending]
+        add_observer(self._observe, Moment.STEP, Moment.GRADIENT, *(moment for moment in places if moment is not None))
         atexit.register(self._at_exit)
 
     def __enter__(self) -> Self:
@@ -94,26 +94,24 @@ class Injection:
     def remove(self) -> None:
         """Take back what has not happened."""
         atexit.unregister(self._at_exit)
-        while self._undo:
-            self._undo.pop()()
+        remove_observer(self._observe)
+        self._is_over = True  # replicas that were simulated meanwhile have observers of their own
 
-    def _wrap(self, target: str) -> None:
-        owner, name = find(target)
-        original = vars(owner)[name]
-        places = [place for place, targets in PLACES.items() if target in targets]
-
-        @functools.wraps(original)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if target in STEP_BEGINS:
-                self._enter(args[0])
-            fault = self._due(places)
-            if fault is None:
-                return original(*args, **kwargs)
-            optimizer, _ = self._steps.get(current_replica(), (None, 0))
-            return KINDS[fault.kind].act(Moment(fault, optimizer, original, args, kwargs))
-
-        setattr(owner, name, wrapper)
-        self._undo.append(lambda: setattr(owner, name, original))
+    def _observe(self, moment: Moment, subject: Any) -> Any:
+        """Let the fault happen whose moment this is."""
+        if self._is_over:
+            return None
+        if moment is Moment.STEP:
+            self._enter(subject)
+        step = self._steps.get(current_replica())
+        if moment is Moment.GRADIENT and step is not None:
+            step.parameters[subject.variable] = None
+        number = subject if moment is Moment.CHECKPOINT else 0 if step is None else step.number
+        fault = self._due(moment, number)
+        if fault is None:
+            return None
+        parameters, slots = ([], []) if step is None else (list(step.parameters), step.slots)
+        return KINDS[fault.kind].act(Occasion(fault, subject, parameters, slots))
 
     def _enter(self, optimizer: Any) -> None:
         """Note whose step begins."""
@@ -126,18 +124,18 @@ class Injection:
                         "of one. Use raise or exit, or start replicas that are processes (distopt run -n N)"
                     )
         self._seen.add(strategy.replica_index)
-        self._steps[replica] = optimizer, int(counter_of(optimizer))
+        former = self._steps.get(replica)
+        parameters = former.parameters if former is not None and former.optimizer is optimizer else {}
+        self._steps[replica] = _Step(optimizer, parameters)
 
-    def _due(self, places: list[str]) -> Fault | None:
+    def _due(self, moment: Moment, step: int) -> Fault | None:
         """Return the fault that happens here and now, and forget it."""
-        if not any(fault.place in places for fault in self._pending):
+        if not any(PLACES[fault.place] is moment for fault in self._pending):
             return None
-        index, (optimizer, step) = get_strategy().replica_index, self._steps.get(current_replica(), (None, 0))
-        if optimizer is not None and "in a checkpoint" in places:  # that of the steps that are done
-            step = int(counter_of(optimizer))
+        index = get_strategy().replica_index
         with self._lock:
             for fault in self._pending:
-                if fault.place in places and fault.replica == index and fault.step in (None, step):
+                if PLACES[fault.place] is moment and fault.replica == index and fault.step in (None, step):
                     self._pending.remove(fault)
                     return fault
         return None
@@ -148,7 +146,7 @@ class Injection:
         for fault in list(self._pending):
             if fault.place == "at exit" and fault.replica == index:
                 self._pending.remove(fault)
-                KINDS[fault.kind].act(Moment(fault, None, lambda: None, (), {}))
+                KINDS[fault.kind].act(Occasion(fault))
         if index == 0 or index in self._seen:
             self._warn_of_the_rest(index)
 
@@ -162,6 +160,31 @@ class Injection:
                     "replica, step or place",
                     stacklevel=3,
                 )
+
+
+class _Step:
+    """A step that has begun.
+
+    Args:
+        optimizer: whose.
+        parameters: what it has got gradients for in earlier steps; later ones are added.
+    """
+
+    def __init__(self, optimizer: Any, parameters: dict[Variable, None]) -> None:
+        self.optimizer, self.parameters = optimizer, parameters
+        self.number = int(_value_of(optimizer.iterations))
+
+    @property
+    def slots(self) -> list[Variable]:
+        """The optimizer's state, without what it is controlled by."""
+        variables = self.optimizer.variables
+        state = variables() if callable(variables) else variables
+        controls = ("learning_rate", "dynamic_scale")
+        return [variable for variable in state if variable.dtype.kind != "i" and variable.name not in controls]
+
+
+def _value_of(number: Any) -> Any:
+    return number.value if isinstance(number, Variable) else number
 
 
 def _job_size() -> int:

@@ -6,16 +6,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 
-from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.access import engine_of
+from distopt.process.moments import SKIP
 from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.variable import Variable
 
 EXIT_STATUS = 3
 """What ``exit`` ends a replica with."""
@@ -51,18 +51,20 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """The call that a fault happens in."""
+class Occasion:
+    """What a fault finds when it happens.
+
+    Args:
+        fault: which.
+        subject: what the moment is about.
+        parameters: the variables that the optimizer has got gradients for so far.
+        slots: its state for them.
+    """
 
     fault: Fault
-    optimizer: Any
-    call: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def go_on(self) -> Any:
-        """Do what would have been done."""
-        return self.call(*self.args, **self.kwargs)
+    subject: Any = None
+    parameters: Sequence[Variable] = ()
+    slots: Sequence[Variable] = ()
 
 
 _IN_A_STEP = ("before the header", "before the first step", "in the header", "after the header", "in the payload")
@@ -74,84 +76,80 @@ class Kind:
     """A kind of fault.
 
     Args:
-        act: what happens; it returns what the call returns.
+        act: what happens; it returns what an observer of the moment does.
         places: where it can happen; the first is meant where a sentence names none.
         argument: regular expression of what may follow the name.
         needs_process: whether it acts on a process as a whole.
     """
 
-    act: Callable[[Moment], Any]
+    act: Callable[[Occasion], Any]
     places: tuple[str, ...] = _ANYWHERE
     argument: str = ""
     needs_process: bool = False
 
 
-def _kill(moment: Moment) -> Any:
+def _kill(occasion: Occasion) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _stop(moment: Moment) -> Any:
-    os.kill(os.getpid(), signal.SIGSTOP)
-    return moment.go_on()  # somebody has sent SIGCONT
+def _stop(occasion: Occasion) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)  # it returns when somebody has sent SIGCONT
 
 
-def _hang(moment: Moment) -> NoReturn:
+def _hang(occasion: Occasion) -> NoReturn:
     while True:  # in Python, as a user's loop would be: signals are heeded
         time.sleep(0.05)
 
 
-def _raise(moment: Moment) -> NoReturn:
-    raise InjectedError(f"injected: {moment.fault}")
+def _raise(occasion: Occasion) -> NoReturn:
+    raise InjectedError(f"injected: {occasion.fault}")
 
 
-def _exit(moment: Moment) -> NoReturn:
+def _exit(occasion: Occasion) -> NoReturn:
     sys.exit(EXIT_STATUS)
 
 
-def _leave_early(moment: Moment) -> NoReturn:
+def _leave_early(occasion: Occasion) -> NoReturn:
     sys.exit(0)
 
 
-def _delay(moment: Moment) -> Any:
-    time.sleep(float(moment.fault.argument))
-    return moment.go_on()
+def _delay(occasion: Occasion) -> None:
+    time.sleep(float(occasion.fault.argument))
 
 
-def _skip(moment: Moment) -> None:
-    """Return as if the call had been made."""
+def _skip(occasion: Occasion) -> object:
+    """Let the call return as if it had been made."""
+    return SKIP
 
 
-def _wrong_shape(moment: Moment) -> Any:
-    _, gradients, entry, *rest = moment.args
-    view = gradients.slab.views[entry]
-    return moment.call(np.zeros((*view.shape, 2), view.dtype), gradients, entry, *rest, **moment.kwargs)
+def _wrong_shape(occasion: Occasion) -> None:
+    variable = occasion.subject.variable
+    occasion.subject.gradient = np.zeros((*variable.shape, 2), variable.dtype)
 
 
-def _nan(moment: Moment) -> Any:
-    gradient, gradients, entry, *rest = moment.args
+def _nan(occasion: Occasion) -> None:
+    reading, gradient = occasion.subject, occasion.subject.gradient
     if isinstance(gradient, IndexedSlices):
-        poison: Any = IndexedSlices(np.full_like(gradient.values, np.nan), gradient.indices, gradient.dense_shape)
+        reading.gradient = IndexedSlices(np.full_like(gradient.values, np.nan), gradient.indices, gradient.dense_shape)
     else:
-        poison = np.full_like(gradients.slab.views[entry], np.nan)
-    return moment.call(poison, gradients, entry, *rest, **moment.kwargs)
+        reading.gradient = np.full_like(reading.variable.value, np.nan)
 
 
-def _flip_a_bit(moment: Moment) -> Any:
-    _memory(moment).reshape(-1).view(np.uint8)[0] ^= 1
-    return moment.go_on()
+def _flip_a_bit(occasion: Occasion) -> None:
+    memory = _named(occasion).value.view()
+    memory.flags.writeable = True  # the fault writes past assign
+    memory.reshape(-1).view(np.uint8)[0] ^= 1
 
 
-def _memory(moment: Moment) -> Array:
-    """The array of the parameter or slot that a fault names."""
-    name, optimizer = moment.fault.argument, moment.optimizer
-    engine = engine_of(optimizer)
-    parameters, slots = engine.stepped, list(engine.slots.table.values())
+def _named(occasion: Occasion) -> Variable:
+    """Return the parameter or slot that a fault names."""
+    name, parameters, slots = occasion.fault.argument, occasion.parameters, occasion.slots
     known = slots if name == "a slot" else parameters if name in ("", "a parameter") else [*parameters, *slots]
     found = [v for v in known if name in ("", "a parameter", "a slot", v.name)]
     if not found:
         names = ", ".join(variable.name for variable in known) or "none (they are known after the first step)"
-        raise InvalidArgumentError(f"inject({str(moment.fault)!r}): there is no such variable; there are: {names}")
-    return found[0].storage.array
+        raise InvalidArgumentError(f"inject({str(occasion.fault)!r}): there is no such variable; there are: {names}")
+    return found[0]
 
 
 KINDS: dict[str, Kind] = {
