@@ -8,12 +8,11 @@ the script says. ``distopt verify`` compares two such recordings.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,11 @@ import numpy as np
 
 from distopt.arrays import Array, wide_dtype
 from distopt.data.current import current_items
-from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.collectives import exchange
-from distopt.distribute.strategy import Strategy
-from distopt.engine import streamed_step
-from distopt.engine.call import StepCall
-from distopt.optimizers.common import base
-from distopt.slabs.fitting import Pair
-from distopt.slabs.gradients import Gradients
+from distopt.distribute.strategy import Strategy, get_strategy
+from distopt.process.moments import Moment, StopAtMoment
+from distopt.process.observers import add_observer
+from distopt.slabs.report import StepReport
 from distopt.variables.indexed_slices import IndexedSlices
 
 
@@ -92,7 +88,7 @@ class Recording:
         return cls(head["items"], head["examples"], entries)
 
 
-class FirstStepDone(SystemExit):
+class FirstStepDone(StopAtMoment):
     """Ends the script, on every replica."""
 
 
@@ -100,64 +96,59 @@ def main(output: str, script: str, *arguments: str) -> None:
     """Run a script until its first step is recorded."""
     sys.argv = [script, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(script))
-    Strategy.__init__ = _replicated(Strategy.__init__)  # type: ignore[method-assign]
-    for module in (base, streamed_step):
-        module.do_step = _recorded(module.do_step, Path(output))  # type: ignore[attr-defined]
+    add_observer(Recorder(Path(output)), Moment.STEP, Moment.GRADIENTS, Moment.SUMS)
     with contextlib.suppress(FirstStepDone):
         runpy.run_path(script, run_name="__main__")
 
 
-def _replicated(init: Callable[..., None]) -> Callable[..., None]:
-    """Make every strategy one whose replicas have their own parameters, so that the whole sum can be seen.
+class Recorder:
+    """Records the first step that aggregates, and ends the program there: an observer of steps.
+
+    What comes after the sum (limits, transformers, the update) can't be compared when what it gets differs.
+
+    Args:
+        output: the file that replica 0 writes.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._counts: list[list[Any]] = []
+        self._values: list[Array] = []
+
+    def __call__(self, moment: Moment, subject: Any) -> None:
+        """Note what a step has at a moment."""
+        if moment is Moment.STEP:
+            _replicate(get_strategy())
+        elif moment is Moment.GRADIENTS:
+            self._note_counts(subject)
+        else:
+            self._save(subject)
+            raise FirstStepDone
+
+    def _note_counts(self, report: StepReport) -> None:
+        mine = json.dumps([None if report.items is None else float(report.items), current_items()]).encode()
+        with report.strategy.scope():
+            self._counts = [json.loads(text) for text in exchange("distopt verify", mine)]
+        self._values = [value.copy() for value in report.parameters]
+
+    def _save(self, report: StepReport) -> None:
+        if report.strategy.replica_index != 0:
+            return
+        variables, gradients = report.gradients.slab.variables, report.by_variable
+        entries = [
+            _entry(variable, value, None if gradient is None else _copy(gradient))
+            for variable, value, gradient in zip(variables, self._values, gradients, strict=True)
+        ]
+        items, examples = zip(*self._counts, strict=True)
+        Recording(items, examples, entries).save(self._output)
+
+
+def _replicate(strategy: Strategy) -> None:
+    """Let every replica have its own parameters, so that the whole sum can be seen.
 
     It writes no receipt: a run that ends after one step would pass for the continuation of the one in the directory.
     """
-
-    @functools.wraps(init)
-    def replicated(self: Strategy, *args: Any, **options: Any) -> None:
-        init(self, *args, **options | {"update": "replicated", "receipt": None})
-
-    return replicated
-
-
-def _recorded(finish: Callable[..., None], output: Path) -> Callable[..., None]:
-    """Wrap the end of every step: the first one that aggregates is recorded, and the last one."""
-
-    @functools.wraps(finish)
-    def recorded(call: StepCall, read: Callable[[], Gradients], items: float | None) -> None:
-        strategy = call.strategy
-        with telling_the_others(call.communicator):
-            brought = read()
-        slab = brought.slab
-        if strategy is None or not slab.variables:
-            finish(call, lambda: brought, items)
-            return
-        with strategy.scope():
-            mine = json.dumps([None if items is None else float(items), current_items()]).encode()
-            counts = [json.loads(text) for text in exchange("distopt verify", mine)]
-        pairs: list[Pair] = []
-
-        def record(grads_and_vars: list[Pair]) -> list[Pair]:
-            pairs.extend((_copy(gradient), variable) for gradient, variable in grads_and_vars)
-            return grads_and_vars
-
-        entries = [(variable, variable.numpy()) for variable in slab.variables]
-        # In place of the script's own: what they do can't be compared when what they get differs.
-        options = call.engine.options
-        for limit in ("clipvalue", "clipnorm", "global_clipnorm"):
-            options.limit_by(limit, None)
-        options.transform_by([record])
-        finish(call, lambda: brought, items)
-        if strategy.replica_index == 0:
-            gradients = {id(variable): gradient for gradient, variable in pairs}
-            Recording(
-                [count[0] for count in counts],
-                [count[1] for count in counts],
-                [_entry(variable, value, gradients.get(id(variable))) for variable, value in entries],
-            ).save(output)
-        raise FirstStepDone
-
-    return recorded
+    strategy.update, strategy.receipt = "replicated", None
 
 
 def _copy(gradient: Any) -> Array | IndexedSlices:
