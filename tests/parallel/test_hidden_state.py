@@ -230,6 +230,21 @@ def test_an_average_beside_another_optimizers_master_weights():
     assert values(w.numpy()) == [12.0]
 
 
+def test_an_average_beside_another_optimizers_check_of_memory():
+    def train():
+        w, u = zeros("w", "u")
+        plain, average = SGD(1.0), SGD(1.0, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=1)
+        average.build([w, u])
+        average.apply_gradients([(full(0), w), (full(0), u)])
+        plain.apply_gradients([(full(1), w)])
+        average.apply_gradients([(full(0), u)])
+        plain.apply_gradients([(full(0), w)])
+        return values(w.numpy())
+
+    checks = Checks(state_every=1)
+    assert distopt.simulate(2, lambda: under("shared", train, checks=checks)) == [[-1.0]] * 2
+
+
 def test_master_weights_outlive_a_step_that_is_left_out():
     def train():
         w = Variable([1.0], dtype="float16", name="w")

@@ -38,6 +38,7 @@ LEGACY = frozenset(name for name in OPTIMIZERS if name.startswith("legacy"))
 SHAREABLE = frozenset(OPTIMIZERS) - {"composite loss scale", "composite routes", "Lamb"}
 WITH_ACCUMULATION = frozenset({"accumulation"})
 WITH_AVERAGES = frozenset({"average", "Adam with average"})
+OVERWRITING = frozenset({"average"})
 WITH_MASTERS = frozenset({"masters", "Adam with masters"})
 WITH_SCALE = frozenset({"composite loss scale", "legacy loss scale"})
 
