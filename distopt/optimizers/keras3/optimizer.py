@@ -19,7 +19,7 @@ from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.rule_updates import constrain, rounds
 from distopt.optimizers.keras3.exchange import Exchange
 from distopt.optimizers.keras3.moving_average import MovingAverage
-from distopt.optimizers.keras3.state import State
+from distopt.optimizers.keras3.options import Options
 from distopt.optimizers.keras3.weight_decay import WeightDecay
 from distopt.optimizers.schedules.serialization import deserialize
 from distopt.process.names import unique_name
@@ -32,7 +32,7 @@ from distopt.variables.tape import compute_gradients
 from distopt.variables.variable import Variable
 
 
-class Optimizer(WeightDecay, MovingAverage, Exchange, State):
+class Optimizer(WeightDecay, MovingAverage, Exchange, Options):
     """Base class of the Keras 3 family.
 
     One step: sum the gradients over replicas, clip the sum, transform it, update every variable, apply constraints.

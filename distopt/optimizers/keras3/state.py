@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from distopt.arguments import positive
 from distopt.arrays import Array, to_dtype
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.plan_setup import synchronise
-from distopt.engine.state.loss_scale import LossScale
 from distopt.engine.state.options import Hook
 from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import place
@@ -29,7 +27,6 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
     """The part of the Keras 3 optimizer that makes and keeps variables."""
 
     use_ema: Any
-    _is_spared: Any
 
     def __init__(
         self, learning_rate: Any, aggregator: Hook | None, transformers: Sequence[Hook] | None, clipping: Clipping
@@ -43,11 +40,6 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
         self._trainable_variables: list[Variable] = []
         self._indices: dict[int, int] = {}
         self._set_learning_rate(learning_rate)
-
-    def _refuse_limit(self, name: str, value: float) -> None:
-        others = {other: limit for other, limit in vars(self._engine.options.clipping).items() if other != name}
-        if any(limit is not None for limit in others.values()):
-            raise InvalidArgumentError(f"{name}={value!r}: one limit at a time; {self.name!r} has {others}")
 
     @property
     def iterations(self) -> Any:
@@ -76,37 +68,8 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
         accumulation = self._engine.training.accumulation
         return set() if accumulation is None else set(accumulation.sums.values())
 
-    def _identity(self) -> str:
-        fixed = ("use_ema", "gradient_accumulation_steps", "master_weights")
-        options = [f"{name}={getattr(self, name)}" for name in fixed if getattr(self, name)]
-        spared = [variable.name for variable in self._trainable_variables if self._is_spared(variable)]
-        return ", ".join([super()._identity(), *options, *([f"no decay of {spared}"] if spared else [])])
-
     def _trained(self) -> Iterable[Variable]:
         return self._trainable_variables
-
-    @property
-    def loss_scale_factor(self) -> float | None:
-        """What the loss was multiplied by, or None."""
-        training = self._engine.training
-        return None if training.loss_scale is None or training.skips_nonfinite else training.loss_scale.factor
-
-    @loss_scale_factor.setter
-    def loss_scale_factor(self, value: float | None) -> None:
-        owner = type(self).__name__
-        scale = None if value is None else LossScale(positive(owner, "loss_scale_factor", value))
-        self._engine.training.scale_by(scale)
-
-    @property
-    def gradient_accumulation_steps(self) -> int | None:
-        """How many calls make a step, or None."""
-        accumulation = self._engine.training.accumulation
-        return None if accumulation is None else accumulation.steps
-
-    def scale_loss(self, loss: Any) -> Any:
-        """Return a loss multiplied by the loss scale."""
-        scale = self._engine.training.loss_scale
-        return loss if scale is None else loss * scale.factor
 
     def get_weights(self) -> list[Array]:
         """Return copies of the values of ``variables``; with ``update="shared"`` a collective.

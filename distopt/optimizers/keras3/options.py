@@ -1,0 +1,50 @@
+"""What every optimizer of the Keras 3 family can do beside its rule: limits, loss scale, accumulation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distopt.arguments import positive
+from distopt.engine.state.loss_scale import LossScale
+from distopt.errors import InvalidArgumentError
+from distopt.optimizers.keras3.state import State
+
+
+class Options(State):
+    """The options that all optimizers of the Keras 3 family share, as attributes; not for users."""
+
+    _is_spared: Any
+
+    def _refuse_limit(self, name: str, value: float) -> None:
+        others = {other: limit for other, limit in vars(self._engine.options.clipping).items() if other != name}
+        if any(limit is not None for limit in others.values()):
+            raise InvalidArgumentError(f"{name}={value!r}: one limit at a time; {self.name!r} has {others}")
+
+    @property
+    def loss_scale_factor(self) -> float | None:
+        """What the loss was multiplied by, or None."""
+        training = self._engine.training
+        return None if training.loss_scale is None or training.skips_nonfinite else training.loss_scale.factor
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, value: float | None) -> None:
+        owner = type(self).__name__
+        scale = None if value is None else LossScale(positive(owner, "loss_scale_factor", value))
+        self._engine.training.scale_by(scale)
+
+    @property
+    def gradient_accumulation_steps(self) -> int | None:
+        """How many calls make a step, or None."""
+        accumulation = self._engine.training.accumulation
+        return None if accumulation is None else accumulation.steps
+
+    def scale_loss(self, loss: Any) -> Any:
+        """Return a loss multiplied by the loss scale."""
+        scale = self._engine.training.loss_scale
+        return loss if scale is None else loss * scale.factor
+
+    def _identity(self) -> str:
+        fixed = ("use_ema", "gradient_accumulation_steps", "master_weights")
+        options = [f"{name}={getattr(self, name)}" for name in fixed if getattr(self, name)]
+        spared = [variable.name for variable in self._trainable_variables if self._is_spared(variable)]
+        return ", ".join([super()._identity(), *options, *([f"no decay of {spared}"] if spared else [])])
