@@ -6,22 +6,22 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 
 from distopt.arguments import count, evaluated, finite, flag, unknown_arguments
+from distopt.arrays import Array
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.accumulation import Accumulation
 from distopt.engine.state.options import Hook
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.rule_updates import constrain, rounds
-from distopt.optimizers.keras3.exchange import Exchange
 from distopt.optimizers.keras3.moving_average import MovingAverage
 from distopt.optimizers.keras3.options import Options
+from distopt.optimizers.keras3.stateless import step_on_values
 from distopt.optimizers.keras3.weight_decay import WeightDecay
-from distopt.optimizers.schedules.serialization import deserialize
 from distopt.process.names import unique_name
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
@@ -32,7 +32,7 @@ from distopt.variables.tape import compute_gradients
 from distopt.variables.variable import Variable
 
 
-class Optimizer(WeightDecay, MovingAverage, Exchange, Options):
+class Optimizer(WeightDecay, MovingAverage, Options):
     """Base class of the Keras 3 family.
 
     One step: sum the gradients over replicas, clip the sum, transform it, update every variable, apply constraints.
@@ -79,9 +79,6 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, Options):
 
     _casts_gradients = True
     _merges_rows = True
-    _hyperparameters: ClassVar[tuple[str, ...]] = ()
-    """The constructor's arguments beyond those of this class, attributes of the same names: replicas must agree on
-    those that are numbers, and the config holds all of them."""
 
     def __init__(
         self,
@@ -176,6 +173,37 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, Options):
             raise InvalidArgumentError(f"apply received {len(grads)} gradients for {len(variables)} variables")
         return self.apply_gradients(zip(grads, variables, strict=True))
 
+    def stateless_apply(
+        self, optimizer_variables: Sequence[Any], grads: Sequence[Any], trainable_variables: Sequence[Any]
+    ) -> tuple[list[Array], list[Array]]:
+        """Do a step on values: neither the optimizer nor its variables are changed.
+
+        Among replicas it sums gradients as a step does.
+
+        Args:
+            optimizer_variables: values in the order of ``variables``; not changed.
+            grads: gradients in the order of the variables that the optimizer was built for.
+            trainable_variables: values of those; not changed.
+
+        Returns:
+            The new values of the trainable variables and of the optimizer's.
+
+        Raises:
+            InvalidArgumentError: the optimizer is not built; lists of other lengths or shapes.
+
+        Example:
+            >>> import distopt
+            >>> w = distopt.Variable([1.0])
+            >>> sgd = distopt.optimizers.SGD(0.5)
+            >>> sgd.build([w])
+            >>> (new,), (iteration, rate) = sgd.stateless_apply([0, 0.5], [[1.0]], [[3.0]])
+            >>> new, int(iteration), w.numpy()
+            (array([2.5], dtype=float32), 1, array([1.], dtype=float32))
+
+        Source: Keras 3 ``keras.optimizers.Optimizer.stateless_apply``.
+        """
+        return step_on_values(self, self._trainable_variables, optimizer_variables, grads, trainable_variables)
+
     def minimize(
         self,
         loss: Any,
@@ -235,13 +263,6 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, Options):
         numbers = {name: float(value) for name, value in own.items() if isinstance(value, (int, float))}
         return {"learning_rate": number} | numbers | self._changeable_options() | self._engine.options.limits()
 
-    def _changeable_options(self) -> dict[str, float]:
-        """The options that may change from step to step, on all replicas alike."""
-        options = {"weight_decay": self.weight_decay}
-        if self.use_ema:
-            options |= {"ema_momentum": self.ema_momentum, "ema_overwrite_frequency": self.ema_overwrite_frequency}
-        return {name: float(value) for name, value in options.items() if value is not None}
-
     def _create_state(self, gradients: Gradients) -> None:
         """Slots are made by ``build``; exact copies follow what was assigned."""
         self._renew_masters()
@@ -275,38 +296,6 @@ class Optimizer(WeightDecay, MovingAverage, Exchange, Options):
             )
         if get_strategy().replica_index == 0:
             warnings.warn(f"Gradients do not exist for variables {names} when minimizing the loss.", stacklevel=5)
-
-    # Serialisation
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
-        rate = self._learning_rate_config()
-        base = {"name": self.name, "learning_rate": rate} | {name: getattr(self, name) for name in _OPTIONS}
-        base |= vars(self._engine.options.clipping) | ({"master_weights": True} if self.master_weights else {})
-        return base | {name: getattr(self, name) for name in self._hyperparameters}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        """Make an optimizer from what ``get_config`` returned (not changed).
-
-        Args:
-            config: the arguments.
-            custom_objects: classes of schedules of your own, by name.
-        """
-        arguments = dict(config)
-        if isinstance(arguments.get("learning_rate"), dict):
-            arguments["learning_rate"] = deserialize(arguments["learning_rate"], custom_objects)
-        return cls(**arguments)
-
-
-_OPTIONS = (
-    "weight_decay",
-    "use_ema",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-)
 
 
 def _snake_case(name: str) -> str:

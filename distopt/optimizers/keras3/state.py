@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,39 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
         accumulation = self._engine.training.accumulation
         if accumulation is not None:
             accumulation.go_on(self._step_counter)
+
+    def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
+        """Put the values of ``variables`` into a store, under "0", "1", ...; with ``update="shared"`` a collective.
+
+        Args:
+            store: a dict, or a group of an HDF5 file; changed.
+
+        Example:
+            >>> import distopt
+            >>> store = {}
+            >>> distopt.optimizers.SGD(0.5).save_own_variables(store)
+            >>> {name: float(value) for name, value in store.items()}
+            {'0': 0.0, '1': 0.5}
+        """
+        for number, value in enumerate(self.get_weights()):
+            store[str(number)] = value
+
+    def load_own_variables(self, store: MutableMapping[str, Any]) -> None:
+        """Set the values of ``variables`` from what ``save_own_variables`` has stored.
+
+        Args:
+            store: as there; not changed.
+
+        Raises:
+            InvalidArgumentError: another number of values, or other shapes (Keras 3 warns and loads nothing); nothing
+                has been changed.
+        """
+        if len(store) != len(self.variables):
+            raise InvalidArgumentError(
+                f"load_own_variables: the store has {len(store)} values, and {self.name!r} has {len(self.variables)} "
+                "variables" + ("" if self.built else ": call build(trainable_variables) first")
+            )
+        self.set_weights([np.asarray(store[str(number)]) for number in range(len(store))])
 
     def _prepare_for(self, variables: list[Variable]) -> None:
         if not self.built:
