@@ -14,57 +14,64 @@ from distopt.variables.variable import Variable
 
 
 class LearningRate:
-    """The part of the Keras 3 optimizer that holds the learning rate.
+    """The learning rate of one optimizer, and what it comes from.
 
-    A number becomes a float32 Variable: ``optimizer.learning_rate.assign(0.1)`` and
-    ``optimizer.learning_rate *= 0.5`` work.
+    Args:
+        owner: the optimizer's class, for messages.
+        value: a number, which becomes a float32 Variable; a schedule; or a function without arguments.
+
+    Example:
+        >>> rate = LearningRate("SGD", 0.5)
+        >>> _ = rate.source.assign(0.25)
+        >>> rate.config()
+        0.25
     """
 
-    name: str
-    _step_counter: Variable
-    _learning_rate: Any = None
+    def __init__(self, owner: str, value: Any) -> None:
+        self._owner = owner
+        self.source: Any = None
+        """A Variable, a schedule or a function."""
+        self.set(value)
 
-    @property
-    def learning_rate(self) -> Any:
-        """The current learning rate: a Variable; or the value of the schedule or function."""
-        return self._learning_rate if isinstance(self._learning_rate, Variable) else self._current_learning_rate()
+    def set(self, value: Any) -> None:
+        """Take a number, a schedule or a function from now on; a number over a number goes into the same Variable."""
+        if callable(value):
+            self.source = value
+            return
+        number = finite(self._owner, "learning_rate", value)
+        if isinstance(self.source, Variable):
+            self.source.assign(np.float32(number))
+        else:
+            self.source = Hyperparameter(number, "learning_rate")
 
-    @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
-        if callable(self._learning_rate) and not callable(value):
+    def replace(self, value: Any, name: str) -> None:
+        """Do the same for the optimizer ``name``, but put no number over a schedule or a function.
+
+        Raises:
+            TypeError: it would.
+        """
+        if callable(self.source) and not callable(value):
             raise TypeError(
-                f"the learning rate of {self.name!r} is a schedule or a function, and a number is not settable "
+                f"the learning rate of {name!r} is a schedule or a function, and a number is not settable "
                 "over it: set another schedule or function, or make the optimizer with a number"
             )
-        self._set_learning_rate(value)
+        self.set(value)
 
     @property
-    def lr(self) -> Any:
-        """Not there: in this family it is called ``learning_rate``, and a new attribute would change nothing."""
-        raise AttributeError(f"{type(self).__name__} has no lr: it is called learning_rate")
+    def variables(self) -> list[Variable]:
+        """The Variable of a number; nothing for a schedule or a function."""
+        return [self.source] if isinstance(self.source, Variable) else []
 
-    @lr.setter
-    def lr(self, value: Any) -> None:
-        raise AttributeError(f"{type(self).__name__} has no lr: set learning_rate = {value!r}")
-
-    def _set_learning_rate(self, value: Any) -> None:
-        if callable(value):
-            self._learning_rate = value
-            return
-        number = finite(type(self).__name__, "learning_rate", value)
-        if isinstance(self._learning_rate, Variable):
-            self._learning_rate.assign(np.float32(number))
-        else:
-            self._learning_rate = Hyperparameter(number, "learning_rate")
-
-    def _current_learning_rate(self) -> Any:
-        rate = self._learning_rate
+    def at(self, calls: Variable) -> Any:
+        """Return the value after so many calls of the optimizer."""
+        rate = self.source
         if isinstance(rate, Variable):
             return rate.storage.array[()]
-        return rate(int(self._step_counter)) if isinstance(rate, LearningRateSchedule) else rate()
+        return rate(int(calls)) if isinstance(rate, LearningRateSchedule) else rate()
 
-    def _learning_rate_config(self) -> Any:
-        rate = self._learning_rate
+    def config(self) -> Any:
+        """Return what a config holds: a number, or a schedule as a dictionary; a function as it is."""
+        rate = self.source
         if isinstance(rate, Variable):
             return float(rate)
         return serialize(rate) if isinstance(rate, LearningRateSchedule) else rate

@@ -250,8 +250,8 @@ class Optimizer(WeightDecay, MovingAverage, Options):
             raise NotImplementedError(f"{type(self).__name__} must override update_step")
 
     def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
-        rate = self._current_learning_rate()
-        if isinstance(self._learning_rate, Variable):
+        rate = self._rate.at(self._step_counter)
+        if self._rate.variables:
             number = finite(self.name, "learning_rate", float(rate))
         else:
             number = evaluated(self.name, int(self._step_counter), "learning_rate", rate)

@@ -15,7 +15,6 @@ class Options(State):
     """The options that all optimizers of the Keras 3 family share, as attributes; not for users."""
 
     _is_spared: Any
-    _learning_rate_config: Any
     weight_decay: Any
     ema_momentum: Any
     ema_overwrite_frequency: Any
@@ -68,8 +67,9 @@ class Options(State):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
-        rate = self._learning_rate_config()
-        base = {"name": self.name, "learning_rate": rate} | {name: getattr(self, name) for name in _OPTIONS}
+        base = {"name": self.name, "learning_rate": self._rate.config()} | {
+            name: getattr(self, name) for name in _OPTIONS
+        }
         base |= vars(self._engine.options.clipping) | ({"master_weights": True} if self.master_weights else {})
         return base | {name: getattr(self, name) for name in self._hyperparameters}
 

@@ -23,7 +23,7 @@ from distopt.transformers import Clipping
 from distopt.variables.variable import Variable
 
 
-class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
+class State(Limits, MasterWeights, BaseOptimizer):
     """The part of the Keras 3 optimizer that makes and keeps variables."""
 
     use_ema: Any
@@ -39,7 +39,31 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
         self._own_variables: list[Variable] = []
         self._trainable_variables: list[Variable] = []
         self._indices: dict[int, int] = {}
-        self._set_learning_rate(learning_rate)
+        self._rate = LearningRate(type(self).__name__, learning_rate)
+
+    @property
+    def learning_rate(self) -> Any:
+        """The current learning rate: a Variable; or the value of the schedule or function."""
+        source = self._rate.source
+        return source if isinstance(source, Variable) else self._rate.at(self._step_counter)
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self._rate.replace(value, self.name)
+
+    @property
+    def _learning_rate(self) -> Any:
+        """What the learning rate comes from, by Keras' name."""
+        return self._rate.source
+
+    @property
+    def lr(self) -> Any:
+        """Not there: in this family it is called ``learning_rate``, and a new attribute would change nothing."""
+        raise AttributeError(f"{type(self).__name__} has no lr: it is called learning_rate")
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} has no lr: set learning_rate = {value!r}")
 
     @property
     def iterations(self) -> Any:
@@ -55,8 +79,7 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
     @property
     def variables(self) -> list[Variable]:
         """All state: iteration, learning_rate (where it is a number), then slots; parameters are not in it."""
-        rate = [self._learning_rate] if isinstance(self._learning_rate, Variable) else []
-        return [self._step_counter, *rate, *self._own_variables]
+        return [self._step_counter, *self._rate.variables, *self._own_variables]
 
     def _state(self) -> list[Variable]:
         # Not the learning rate: replicas that were given different ones are told so in the next header.
@@ -142,7 +165,7 @@ class State(LearningRate, Limits, MasterWeights, BaseOptimizer):
             self._slab_for(variables)
 
     def _sources(self) -> dict[str, Any]:
-        return {} if self._learning_rate is None else {"learning_rate": self._learning_rate}
+        return {"learning_rate": self._rate.source}
 
     def build(self, variables: Sequence[Variable]) -> None:
         """Make the optimizer's variables; a call of one's own also makes every replica start from replica 0's values.

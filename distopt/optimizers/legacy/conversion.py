@@ -157,7 +157,7 @@ def _keys_of(optimizer: BaseOptimizer, places: Mapping[Variable, int]) -> list[_
         for variable, sums in accumulation.sums.items() if accumulation else ():
             known[sums] = number, places[variable], "gradient_accumulator"
         known[counter_of(part)] = number, None, "iterations"
-        rate = getattr(part, "_learning_rate", None)
+        rate = family_of(part).sources().get("learning_rate") if isinstance(part, Optimizer) else None
         if isinstance(rate, Variable):
             known[rate] = number, None, "learning_rate"
         for weight in _weights(part):
