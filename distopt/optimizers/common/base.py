@@ -15,7 +15,7 @@ from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.strategy import Strategy, get_strategy
 from distopt.engine.call import StepCall
 from distopt.engine.engine import Engine
-from distopt.engine.state.options import Hook, StepOptions
+from distopt.engine.state.options import StepOptions
 from distopt.engine.step import do_step
 from distopt.engine.streamed_step import StreamedStep
 from distopt.engine.sweep.sharing import agree_on_state, check_sharing, complete_slots
@@ -28,23 +28,16 @@ from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import check_variable, own_pairs, read_gradients, refuse_buffers
 from distopt.slabs.slab import Slab
-from distopt.transformers import Clipping
 from distopt.variables.variable import Variable
 
 
 class BaseOptimizer(Face):
     """The common part of both families; not for users."""
 
-    _casts_gradients: bool
-    """Whether a gradient of another dtype is cast to the variable's, or refused."""
-    _merges_rows: bool
-    """Whether equal rows of sparse gradients are added before clipping, or after the transformers."""
     _is_copy = False
 
-    def __init__(self, aggregator: Hook | None, transformers: Sequence[Hook] | None, clipping: Clipping) -> None:
+    def __init__(self, options: StepOptions) -> None:
         super().__init__()
-        casts, merges_rows = self._casts_gradients, self._merges_rows
-        options = StepOptions(aggregator, transformers, clipping, casts=casts, merges_rows=merges_rows)
         self._engine = Engine(options)
         self._streamed: StreamedStep | None = None
         self._streamed_variables: list[Variable] = []

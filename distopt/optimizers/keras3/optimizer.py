@@ -15,7 +15,7 @@ from distopt.arrays import Array
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.accumulation import Accumulation
-from distopt.engine.state.options import Hook
+from distopt.engine.state.options import Hook, StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.rule_updates import constrain, rounds
 from distopt.optimizers.keras3.moving_average import MovingAverage
@@ -77,9 +77,6 @@ class Optimizer(WeightDecay, MovingAverage, Options):
     rows of a sparse gradient are not added (here they are, before clipping).
     """
 
-    _casts_gradients = True
-    _merges_rows = True
-
     def __init__(
         self,
         learning_rate: Any = 0.001,
@@ -108,8 +105,11 @@ class Optimizer(WeightDecay, MovingAverage, Options):
                 + ", ".join(f"{k}={v!r}" for k, v in limits.items())
             )
         checked = {k: checked_limit(k, v) for k, v in limits.items()}
-        self.name = name or unique_name(_snake_case(owner))
-        super().__init__(learning_rate, gradient_aggregator, gradient_transformers, Clipping(**checked))
+        name = name or unique_name(_snake_case(owner))
+        options = StepOptions(
+            gradient_aggregator, gradient_transformers, Clipping(**checked), casts=True, merges_rows=True
+        )
+        super().__init__(name, options, learning_rate)
         self._step_learning_rate: Any = None
         self._set_weight_decay(weight_decay)
         self._set_moving_average(use_ema, ema_momentum, ema_overwrite_frequency)
@@ -250,8 +250,8 @@ class Optimizer(WeightDecay, MovingAverage, Options):
             raise NotImplementedError(f"{type(self).__name__} must override update_step")
 
     def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
-        rate = self._rate.at(self._step_counter)
-        if self._rate.variables:
+        rate = self._own_learning_rate.at(self._step_counter)
+        if self._own_learning_rate.variables:
             number = finite(self.name, "learning_rate", float(rate))
         else:
             number = evaluated(self.name, int(self._step_counter), "learning_rate", rate)

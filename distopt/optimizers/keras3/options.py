@@ -67,7 +67,7 @@ class Options(State):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
-        base = {"name": self.name, "learning_rate": self._rate.config()} | {
+        base = {"name": self.name, "learning_rate": self._own_learning_rate.config()} | {
             name: getattr(self, name) for name in _OPTIONS
         }
         base |= vars(self._engine.options.clipping) | ({"master_weights": True} if self.master_weights else {})

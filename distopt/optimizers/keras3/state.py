@@ -10,7 +10,7 @@ import numpy as np
 from distopt.arrays import Array, to_dtype
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.plan_setup import synchronise
-from distopt.engine.state.options import Hook
+from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import place
 from distopt.optimizers.common.base import BaseOptimizer
@@ -19,7 +19,6 @@ from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.optimizers.keras3.master_weights import MasterWeights
 from distopt.slabs.intake import check_variable
 from distopt.slabs.slab import Slab
-from distopt.transformers import Clipping
 from distopt.variables.variable import Variable
 
 
@@ -28,10 +27,9 @@ class State(Limits, MasterWeights, BaseOptimizer):
 
     use_ema: Any
 
-    def __init__(
-        self, learning_rate: Any, aggregator: Hook | None, transformers: Sequence[Hook] | None, clipping: Clipping
-    ) -> None:
-        super().__init__(aggregator, transformers, clipping)
+    def __init__(self, name: str, options: StepOptions, learning_rate: Any) -> None:
+        super().__init__(options)
+        self.name = name
         self.built = False
         self._building_for_step = False
         self._step_counter = Variable(np.int64(0), name="iteration", dtype="int64", trainable=False)
@@ -39,22 +37,22 @@ class State(Limits, MasterWeights, BaseOptimizer):
         self._own_variables: list[Variable] = []
         self._trainable_variables: list[Variable] = []
         self._indices: dict[int, int] = {}
-        self._rate = LearningRate(type(self).__name__, learning_rate)
+        self._own_learning_rate = LearningRate(type(self).__name__, learning_rate)
 
     @property
     def learning_rate(self) -> Any:
         """The current learning rate: a Variable; or the value of the schedule or function."""
-        source = self._rate.source
-        return source if isinstance(source, Variable) else self._rate.at(self._step_counter)
+        source = self._own_learning_rate.source
+        return source if isinstance(source, Variable) else self._own_learning_rate.at(self._step_counter)
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
-        self._rate.replace(value, self.name)
+        self._own_learning_rate.replace(value, self.name)
 
     @property
     def _learning_rate(self) -> Any:
         """What the learning rate comes from, by Keras' name."""
-        return self._rate.source
+        return self._own_learning_rate.source
 
     @property
     def lr(self) -> Any:
@@ -79,7 +77,7 @@ class State(Limits, MasterWeights, BaseOptimizer):
     @property
     def variables(self) -> list[Variable]:
         """All state: iteration, learning_rate (where it is a number), then slots; parameters are not in it."""
-        return [self._step_counter, *self._rate.variables, *self._own_variables]
+        return [self._step_counter, *self._own_learning_rate.variables, *self._own_variables]
 
     def _state(self) -> list[Variable]:
         # Not the learning rate: replicas that were given different ones are told so in the next header.
@@ -165,7 +163,7 @@ class State(Limits, MasterWeights, BaseOptimizer):
             self._slab_for(variables)
 
     def _sources(self) -> dict[str, Any]:
-        return {"learning_rate": self._rate.source}
+        return {"learning_rate": self._own_learning_rate.source}
 
     def build(self, variables: Sequence[Variable]) -> None:
         """Make the optimizer's variables; a call of one's own also makes every replica start from replica 0's values.

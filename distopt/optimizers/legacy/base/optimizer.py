@@ -11,7 +11,7 @@ from typing import Any, Self
 from distopt.arguments import real, unknown_arguments
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
-from distopt.engine.state.options import Hook
+from distopt.engine.state.options import Hook, StepOptions
 from distopt.errors import InvalidArgumentError, UnknownArgumentError
 from distopt.memory.arena import place
 from distopt.optimizers.common.base import BaseOptimizer
@@ -66,9 +66,6 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
     Source: ``tf_keras.optimizers.legacy.Optimizer``.
     """
 
-    _casts_gradients = False
-    _merges_rows = False
-
     def __init__(
         self,
         name: str,
@@ -92,7 +89,8 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
         self._given_aggregator = gradient_aggregator
         if type(self)._aggregate_gradients is not Options._aggregate_gradients:
             gradient_aggregator = self._aggregate_gradients
-        BaseOptimizer.__init__(self, gradient_aggregator, gradient_transformers, Clipping())
+        options = StepOptions(gradient_aggregator, gradient_transformers, Clipping(), casts=False, merges_rows=False)
+        BaseOptimizer.__init__(self, options)
         Slots.__init__(self)
         self._set_clipping(**{k: kwargs.get(k) for k in known[:3]})
         self._initial_decay = float(kwargs.get("decay") or 0.0)
