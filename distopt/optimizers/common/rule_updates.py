@@ -10,7 +10,7 @@ import numpy as np
 from distopt.engine.engine import Engine
 from distopt.engine.state.family import RuleCall
 from distopt.engine.state.slot_store import ranges_to_spans
-from distopt.kernels import Rule, decayed, mastered, update
+from distopt.kernels import Rule, update
 from distopt.memory.flat_buffer import FlatBuffer
 from distopt.slabs.gradients import Gradients
 from distopt.variables.indexed_slices import IndexedSlices
@@ -26,10 +26,6 @@ class RuleUpdates:
     """What a built-in optimizer is to the engine: a rule, the labels of its slots, and its scalars."""
 
     _engine: Engine
-
-    def __init__(self) -> None:
-        self._step_decay = 0.0
-        """The fraction of a decaying weight that this step takes from it."""
 
     def _rule(self) -> Rule | None:
         """The update rule; None where a class updates by methods of its own."""
@@ -61,12 +57,8 @@ class RuleUpdates:
 
     def _call(self, home: FlatBuffer, variant: int, scalars: Sequence[float]) -> RuleCall:
         """Return rule, slots and scalars of the variables of one buffer that are updated alike."""
-        rule, labels, flats = self._known_rule(), self._slot_labels(), self._engine.slots.flats
-        if variant & DECAYED:
-            rule, scalars = decayed(rule), (*scalars, self._step_decay)
-        if variant & MASTERED:
-            rule, labels = mastered(rule), (*labels, "master")
-        return rule, [flats[home, label] for label in labels], scalars
+        flats = self._engine.slots.flats
+        return self._known_rule(), [flats[home, label] for label in self._slot_labels()], scalars
 
     def _step_call(self, home: FlatBuffer, variant: int) -> RuleCall:
         """Return the same, with the scalars of this step."""

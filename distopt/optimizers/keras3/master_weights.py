@@ -6,36 +6,67 @@ from typing import Any
 
 import numpy as np
 
-from distopt.arguments import hook_name
+from distopt.arguments import flag, hook_name
+from distopt.engine.state.family import RuleCall
+from distopt.engine.state.slot_store import SlotStore
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.rule_updates import MASTERED, RuleUpdates
+from distopt.kernels import mastered
+from distopt.memory.flat_buffer import FlatBuffer
+from distopt.optimizers.common.rule_updates import MASTERED
 from distopt.variables.variable import Variable
 
+LABEL = "master"
+"""The label of the slots that hold exact copies."""
 
-class MasterWeights(RuleUpdates):
-    """The part of the Keras 3 optimizer that keeps float32 copies; state of such a variable is float32 too."""
 
-    name: str
-    master_weights: bool
-    _updates_flat: Any
+class MasterWeights:
+    """Which weights of one optimizer have an exact copy in float32, and which state of a weight its copy is of.
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._master_versions: dict[Variable, tuple[int, int]] = {}
+    Other slots of such a weight are float32 too.
 
-    def _has_master(self, variable: Variable) -> bool:
-        return self.master_weights and variable.dtype.itemsize == 2
+    Args:
+        owner: the optimizer's class, for messages.
+        are_kept: whether there are copies at all.
+    """
 
-    def _variant_of(self, variable: Variable) -> int:
-        return super()._variant_of(variable) | (MASTERED if self._has_master(variable) else 0)
+    def __init__(self, owner: str, are_kept: Any) -> None:
+        self._owner = owner
+        self.are_kept: bool = flag(owner, "master_weights", are_kept)
+        self._writes: dict[Variable, tuple[int, int]] = {}
+        """How often a weight and its copy had been written when both were equal."""
 
-    def _slot_dtype(self, variable: Variable) -> np.dtype[Any]:
-        return np.dtype(np.float32) if self._has_master(variable) else variable.dtype
+    def has(self, variable: Variable) -> bool:
+        """Whether a weight has, or gets, a copy."""
+        return self.are_kept and variable.dtype.itemsize == 2
 
-    def _check_master(self, variable: Variable) -> None:
-        if not self._updates_flat:
+    def slot_dtype(self, variable: Variable) -> np.dtype[Any]:
+        """Return the dtype of a weight's slots."""
+        return np.dtype(np.float32) if self.has(variable) else variable.dtype
+
+    def variant_of(self, variable: Variable) -> int:
+        """Return MASTERED, or 0 for a variable without a copy."""
+        return MASTERED if self.has(variable) else 0
+
+    def extended(self, call: RuleCall, variant: int, home: FlatBuffer, slots: SlotStore) -> RuleCall:
+        """Return the call of a rule on one flat buffer, with the copies in it where the variant says so."""
+        if not variant & MASTERED:
+            return call
+        rule, arrays, scalars = call
+        return mastered(rule), [*arrays, slots.flats[home, LABEL]], scalars
+
+    def check(self, variable: Variable, *, updates_flat: bool) -> None:
+        """Refuse a weight whose update does not work on a copy.
+
+        Args:
+            variable: the weight, of 16 bits.
+            updates_flat: whether the optimizer's rule updates it, not a method.
+
+        Raises:
+            InvalidArgumentError: a method does; the weight has a constraint.
+        """
+        if not updates_flat:
             raise InvalidArgumentError(
-                f"{type(self).__name__}(master_weights=True): it updates by a method of its own, and only update rules "
+                f"{self._owner}(master_weights=True): it updates by a method of its own, and only update rules "
                 "work on exact copies. Keep the variables in float32"
             )
         if variable.constraint is not None:
@@ -44,24 +75,29 @@ class MasterWeights(RuleUpdates):
                 f"{hook_name(variable.constraint)}, which would act on the rounded weights: leave one of the two out"
             )
 
-    def _renew_masters(self) -> None:
+    def note_made(self, variable: Variable) -> None:
+        """Note that a weight has got its copy just now."""
+        self._writes[variable] = variable.storage.writes, 0
+
+    def note(self, slots: SlotStore) -> None:
+        """Note that weights and copies are equal now: a step has written both."""
+        for variable in self._writes:
+            master = slots.table[variable, LABEL]
+            self._writes[variable] = variable.storage.writes, master.storage.writes
+
+    def renew(self, slots: SlotStore) -> None:
         """Take over weights that were assigned since the last step, unless their copies were too."""
-        for variable, versions in self._master_versions.items():
-            master = self._engine.slots.table[variable, "master"]
-            if variable.storage.writes != versions[0] and master.storage.writes == versions[1]:
-                self._copy_own_part(variable)
+        for variable, writes in self._writes.items():
+            master = slots.table[variable, LABEL]
+            if variable.storage.writes != writes[0] and master.storage.writes == writes[1]:
+                _copy_own_part(variable, slots)
 
-    def _copy_own_part(self, variable: Variable) -> None:
-        """Copy a weight into its exact copy; where they exist once per node, each replica copies what it owns."""
-        home, start = variable.storage.home, variable.storage.start
-        if home is None:
-            return
-        masters = self._engine.slots.flats[home, "master"]
-        for begin, end in home.parts(start, variable.size):
-            masters[begin:end] = home.flat[begin:end]
 
-    def _note_masters(self) -> None:
-        """Remember of which weights the copies are."""
-        for variable in self._master_versions:
-            master = self._engine.slots.table[variable, "master"]
-            self._master_versions[variable] = variable.storage.writes, master.storage.writes
+def _copy_own_part(variable: Variable, slots: SlotStore) -> None:
+    """Copy a weight into its exact copy; where they exist once per node, each replica copies what it owns."""
+    home, start = variable.storage.home, variable.storage.start
+    if home is None:
+        return
+    masters = slots.flats[home, LABEL]
+    for begin, end in home.parts(start, variable.size):
+        masters[begin:end] = home.flat[begin:end]

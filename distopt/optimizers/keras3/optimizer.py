@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distopt.arguments import count, evaluated, finite, flag, unknown_arguments
+from distopt.arguments import count, evaluated, finite, unknown_arguments
 from distopt.arrays import Array
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
@@ -18,10 +18,12 @@ from distopt.engine.state.accumulation import Accumulation
 from distopt.engine.state.options import Hook, StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.rule_updates import constrain, rounds
+from distopt.optimizers.keras3.learning_rate import LearningRate
+from distopt.optimizers.keras3.master_weights import MasterWeights
 from distopt.optimizers.keras3.moving_average import MovingAverage
 from distopt.optimizers.keras3.options import Options
 from distopt.optimizers.keras3.stateless import step_on_values
-from distopt.optimizers.keras3.weight_decay import WeightDecay
+from distopt.optimizers.keras3.weight_decay import WeightDecay, decay_variable
 from distopt.process.names import unique_name
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
@@ -32,7 +34,7 @@ from distopt.variables.tape import compute_gradients
 from distopt.variables.variable import Variable
 
 
-class Optimizer(WeightDecay, MovingAverage, Options):
+class Optimizer(MovingAverage, Options):
     """Base class of the Keras 3 family.
 
     One step: sum the gradients over replicas, clip the sum, transform it, update every variable, apply constraints.
@@ -109,11 +111,12 @@ class Optimizer(WeightDecay, MovingAverage, Options):
         options = StepOptions(
             gradient_aggregator, gradient_transformers, Clipping(**checked), casts=True, merges_rows=True
         )
-        super().__init__(name, options, learning_rate)
+        rate = LearningRate(owner, learning_rate)
+        decay = WeightDecay(owner, weight_decay)
+        super().__init__(name, options, rate, decay, MasterWeights(owner, master_weights))
         self._step_learning_rate: Any = None
-        self._set_weight_decay(weight_decay)
         self._set_moving_average(use_ema, ema_momentum, ema_overwrite_frequency)
-        self.loss_scale_factor, self.master_weights = loss_scale_factor, flag(owner, "master_weights", master_weights)
+        self.loss_scale_factor = loss_scale_factor
         if gradient_accumulation_steps:
             steps = count(owner, "gradient_accumulation_steps", gradient_accumulation_steps, 2)
             self._engine.training.accumulate_in(Accumulation(steps))
@@ -256,7 +259,7 @@ class Optimizer(WeightDecay, MovingAverage, Options):
         else:
             number = evaluated(self.name, int(self._step_counter), "learning_rate", rate)
         self._step_learning_rate = rate
-        self._step_decay = number * (self.weight_decay or 0.0)
+        self._weight_decay.begin_step(number)
         if self._rule() is not None:
             self._scalars(rate)  # what can't be computed fails before anything is agreed on
         own = {name: getattr(self, name) for name in self._hyperparameters}
@@ -265,7 +268,7 @@ class Optimizer(WeightDecay, MovingAverage, Options):
 
     def _create_state(self, gradients: Gradients) -> None:
         """Slots are made by ``build``; exact copies follow what was assigned."""
-        self._renew_masters()
+        self._master_weights.renew(self._engine.slots)
 
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
         rate, variables, sparse = self._step_learning_rate, gradients.slab.variables, gradients.sparse
@@ -279,13 +282,13 @@ class Optimizer(WeightDecay, MovingAverage, Options):
                         self._update_sparse(variables[k], sparse[k])
                 continue
             for k in entries:
-                self._decay(variables[k], rate)
+                decay_variable(variables[k], self._weight_decay_of(variables[k]) * float(rate))
             for k in entries:
                 self.update_step(sparse.get(k, gradients.slab.views[k]), variables[k], rate)
         self._update_averages(self._step_number)
         for k in gradients.entries:
             constrain(variables[k])
-        self._note_masters()
+        self._master_weights.note(self._engine.slots)
 
     def _missing(self, names: list[str], *, everything: bool) -> None:
         if everything:

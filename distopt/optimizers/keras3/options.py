@@ -2,25 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from distopt.arguments import positive
+from distopt.engine.state.family import RuleCall
 from distopt.engine.state.loss_scale import LossScale
+from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
+from distopt.memory.flat_buffer import FlatBuffer
+from distopt.optimizers.keras3.learning_rate import LearningRate
+from distopt.optimizers.keras3.master_weights import LABEL, MasterWeights
 from distopt.optimizers.keras3.state import State
+from distopt.optimizers.keras3.weight_decay import WeightDecay
 from distopt.optimizers.schedules.serialization import deserialize
+from distopt.variables.variable import Variable
 
 
 class Options(State):
     """The options that all optimizers of the Keras 3 family share, as attributes; not for users."""
 
-    _is_spared: Any
-    weight_decay: Any
     ema_momentum: Any
     ema_overwrite_frequency: Any
     _hyperparameters: ClassVar[tuple[str, ...]] = ()
     """The constructor's arguments beyond those of this class, attributes of the same names: replicas must agree on
     those that are numbers, and the config holds all of them."""
+
+    def __init__(
+        self,
+        name: str,
+        options: StepOptions,
+        learning_rate: LearningRate,
+        weight_decay: WeightDecay,
+        master_weights: MasterWeights,
+    ) -> None:
+        super().__init__(name, options, learning_rate)
+        self._weight_decay, self._master_weights = weight_decay, master_weights
+
+    @property
+    def weight_decay(self) -> float | None:
+        """λ, or None; another number can be set at any time."""
+        return self._weight_decay.rate
+
+    @weight_decay.setter
+    def weight_decay(self, value: float | None) -> None:
+        if self.built and (value is None) != (self._weight_decay.rate is None):
+            raise InvalidArgumentError(
+                f"weight_decay={value!r}: optimizer {self.name!r} was built {'with' if value is None else 'without'} "
+                "weight decay. Set a number (0 for none) when you make it"
+            )
+        self._weight_decay.rate = value
+
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Variable] | None = None, var_names: Sequence[str] | None = None
+    ) -> None:
+        """Leave weights out of the decay; a second call takes the place of the first.
+
+        Args:
+            var_list: these variables.
+            var_names: those whose names one of these regular expressions is found in.
+
+        Raises:
+            InvalidArgumentError: the optimizer is built already (Keras 3 means to say so, and does not);
+                no variables, no regular expressions.
+
+        Example:
+            >>> import distopt
+            >>> w, bias = distopt.Variable([1.0], name="w"), distopt.Variable([1.0], name="bias")
+            >>> sgd = distopt.optimizers.SGD(learning_rate=1.0, weight_decay=0.5)
+            >>> sgd.exclude_from_weight_decay(var_names=["bias"])
+            >>> _ = sgd.apply_gradients([([0.0], w), ([0.0], bias)])
+            >>> float(w[0]), float(bias[0])
+            (0.5, 1.0)
+        """
+        if self.built:
+            raise InvalidArgumentError(
+                f"exclude_from_weight_decay: optimizer {self.name!r} is built already; call it before the first step"
+            )
+        self._weight_decay.spare(var_list, var_names)
+
+    def _weight_decay_of(self, variable: Variable) -> float:
+        """Return λ of one variable that no rule updates."""
+        return self._weight_decay.of(variable)
+
+    def _variant_of(self, variable: Variable) -> int:
+        return self._weight_decay.variant_of(variable) | self._master_weights.variant_of(variable)
+
+    def _slot_dtype(self, variable: Variable) -> np.dtype[Any]:
+        return self._master_weights.slot_dtype(variable)
+
+    def _call(self, home: FlatBuffer, variant: int, scalars: Sequence[float]) -> RuleCall:
+        call = self._weight_decay.extended(super()._call(home, variant, scalars), variant)
+        return self._master_weights.extended(call, variant, home, self._engine.slots)
+
+    @property
+    def master_weights(self) -> bool:
+        """Whether variables of 16 bits are updated through exact copies in float32."""
+        return self._master_weights.are_kept
+
+    @master_weights.setter
+    def master_weights(self, value: bool) -> None:
+        self._master_weights.are_kept = value
+
+    def _make_masters(self) -> None:
+        for variable in filter(self._master_weights.has, self._trainable_variables):
+            self._master_weights.check(variable, updates_flat=self._updates_flat)
+            self.add_variable_from_reference(variable, LABEL, lambda shape, dtype, v=variable: v.storage.array)
+            self._master_weights.note_made(variable)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._master_weights.renew(self._engine.slots)
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._master_weights.note(self._engine.slots)
 
     def _refuse_limit(self, name: str, value: float) -> None:
         others = {other: limit for other, limit in vars(self._engine.options.clipping).items() if other != name}
@@ -53,7 +151,7 @@ class Options(State):
     def _identity(self) -> str:
         fixed = ("use_ema", "gradient_accumulation_steps", "master_weights")
         options = [f"{name}={getattr(self, name)}" for name in fixed if getattr(self, name)]
-        spared = [variable.name for variable in self._trainable_variables if self._is_spared(variable)]
+        spared = [variable.name for variable in self._trainable_variables if self._weight_decay.spares(variable)]
         return ", ".join([super()._identity(), *options, *([f"no decay of {spared}"] if spared else [])])
 
     def _changeable_options(self) -> dict[str, float]:

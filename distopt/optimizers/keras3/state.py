@@ -16,18 +16,17 @@ from distopt.memory.arena import place
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.common.limits import Limits
 from distopt.optimizers.keras3.learning_rate import LearningRate
-from distopt.optimizers.keras3.master_weights import MasterWeights
 from distopt.slabs.intake import check_variable
 from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
 
 
-class State(Limits, MasterWeights, BaseOptimizer):
+class State(Limits, BaseOptimizer):
     """The part of the Keras 3 optimizer that makes and keeps variables."""
 
     use_ema: Any
 
-    def __init__(self, name: str, options: StepOptions, learning_rate: Any) -> None:
+    def __init__(self, name: str, options: StepOptions, learning_rate: LearningRate) -> None:
         super().__init__(options)
         self.name = name
         self.built = False
@@ -37,7 +36,7 @@ class State(Limits, MasterWeights, BaseOptimizer):
         self._own_variables: list[Variable] = []
         self._trainable_variables: list[Variable] = []
         self._indices: dict[int, int] = {}
-        self._own_learning_rate = LearningRate(type(self).__name__, learning_rate)
+        self._own_learning_rate = learning_rate
 
     @property
     def learning_rate(self) -> Any:
@@ -205,10 +204,7 @@ class State(Limits, MasterWeights, BaseOptimizer):
                 self._own_variables.append(sums)
 
     def _make_masters(self) -> None:
-        for variable in filter(self._has_master, self._trainable_variables):
-            self._check_master(variable)
-            self.add_variable_from_reference(variable, "master", lambda shape, dtype, v=variable: v.storage.array)
-            self._master_versions[variable] = variable.storage.writes, 0
+        """Make exact copies, behind the slots."""
 
     def _make_slots(self) -> None:
         """Make the slots of a built-in optimizer, in the order of Keras."""
@@ -219,14 +215,9 @@ class State(Limits, MasterWeights, BaseOptimizer):
     def _index_variables(self) -> None:
         self._indices = {id(variable): k for k, variable in enumerate(self._trainable_variables)}
 
-    def __getstate__(self) -> dict[str, Any]:
-        self._renew_masters()
-        return super().__getstate__()
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._index_variables()
-        self._note_masters()
 
     def add_variable(
         self, shape: Sequence[int], initializer: Any = "zeros", dtype: Any = None, name: str | None = None
