@@ -15,7 +15,7 @@ from distopt.memory.flat_buffer import FlatBuffer
 from distopt.optimizers.common.rule_updates import MASTERED
 from distopt.variables.variable import Variable
 
-LABEL = "master"
+MASTER_SLOT = "master"
 """The label of the slots that hold exact copies."""
 
 
@@ -52,7 +52,7 @@ class MasterWeights:
         if not variant & MASTERED:
             return call
         rule, arrays, scalars = call
-        return mastered(rule), [*arrays, slots.flats[home, LABEL]], scalars
+        return mastered(rule), [*arrays, slots.flats[home, MASTER_SLOT]], scalars
 
     def check(self, variable: Variable, *, updates_flat: bool) -> None:
         """Refuse a weight whose update does not work on a copy.
@@ -82,13 +82,13 @@ class MasterWeights:
     def note(self, slots: SlotStore) -> None:
         """Note that weights and copies are equal now: a step has written both."""
         for variable in self._writes:
-            master = slots.table[variable, LABEL]
+            master = slots.table[variable, MASTER_SLOT]
             self._writes[variable] = variable.storage.writes, master.storage.writes
 
     def renew(self, slots: SlotStore) -> None:
         """Take over weights that were assigned since the last step, unless their copies were too."""
         for variable, writes in self._writes.items():
-            master = slots.table[variable, LABEL]
+            master = slots.table[variable, MASTER_SLOT]
             if variable.storage.writes != writes[0] and master.storage.writes == writes[1]:
                 _copy_own_part(variable, slots)
 
@@ -98,6 +98,6 @@ def _copy_own_part(variable: Variable, slots: SlotStore) -> None:
     home, start = variable.storage.home, variable.storage.start
     if home is None:
         return
-    masters = slots.flats[home, LABEL]
+    masters = slots.flats[home, MASTER_SLOT]
     for begin, end in home.parts(start, variable.size):
         masters[begin:end] = home.flat[begin:end]

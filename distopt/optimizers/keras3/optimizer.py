@@ -34,7 +34,7 @@ from distopt.variables.tape import compute_gradients
 from distopt.variables.variable import Variable
 
 
-class Optimizer(MovingAverage, Options):
+class Optimizer(Options):
     """Base class of the Keras 3 family.
 
     One step: sum the gradients over replicas, clip the sum, transform it, update every variable, apply constraints.
@@ -113,9 +113,9 @@ class Optimizer(MovingAverage, Options):
         )
         rate = LearningRate(owner, learning_rate)
         decay = WeightDecay(owner, weight_decay)
-        super().__init__(name, options, rate, decay, MasterWeights(owner, master_weights))
+        average = MovingAverage(owner, use_ema, ema_momentum, ema_overwrite_frequency)
+        super().__init__(name, options, rate, decay, average, MasterWeights(owner, master_weights))
         self._step_learning_rate: Any = None
-        self._set_moving_average(use_ema, ema_momentum, ema_overwrite_frequency)
         self.loss_scale_factor = loss_scale_factor
         if gradient_accumulation_steps:
             steps = count(owner, "gradient_accumulation_steps", gradient_accumulation_steps, 2)
@@ -285,7 +285,8 @@ class Optimizer(MovingAverage, Options):
                 decay_variable(variables[k], self._weight_decay_of(variables[k]) * float(rate))
             for k in entries:
                 self.update_step(sparse.get(k, gradients.slab.views[k]), variables[k], rate)
-        self._update_averages(self._step_number)
+        if self.use_ema:
+            self._moving_average.update(self._trainable_variables, self._engine.slots, self._step_number)
         for k in gradients.entries:
             constrain(variables[k])
         self._master_weights.note(self._engine.slots)

@@ -14,7 +14,8 @@ from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.flat_buffer import FlatBuffer
 from distopt.optimizers.keras3.learning_rate import LearningRate
-from distopt.optimizers.keras3.master_weights import LABEL, MasterWeights
+from distopt.optimizers.keras3.master_weights import MASTER_SLOT, MasterWeights
+from distopt.optimizers.keras3.moving_average import AVERAGE_SLOT, MovingAverage
 from distopt.optimizers.keras3.state import State
 from distopt.optimizers.keras3.weight_decay import WeightDecay
 from distopt.optimizers.schedules.serialization import deserialize
@@ -24,8 +25,6 @@ from distopt.variables.variable import Variable
 class Options(State):
     """The options that all optimizers of the Keras 3 family share, as attributes; not for users."""
 
-    ema_momentum: Any
-    ema_overwrite_frequency: Any
     _hyperparameters: ClassVar[tuple[str, ...]] = ()
     """The constructor's arguments beyond those of this class, attributes of the same names: replicas must agree on
     those that are numbers, and the config holds all of them."""
@@ -36,10 +35,11 @@ class Options(State):
         options: StepOptions,
         learning_rate: LearningRate,
         weight_decay: WeightDecay,
+        moving_average: MovingAverage,
         master_weights: MasterWeights,
     ) -> None:
         super().__init__(name, options, learning_rate)
-        self._weight_decay, self._master_weights = weight_decay, master_weights
+        self._weight_decay, self._moving_average, self._master_weights = weight_decay, moving_average, master_weights
 
     @property
     def weight_decay(self) -> float | None:
@@ -98,6 +98,59 @@ class Options(State):
         return self._master_weights.extended(call, variant, home, self._engine.slots)
 
     @property
+    def use_ema(self) -> bool:
+        """Whether averages are kept; the constructor decides."""
+        return self._moving_average.is_kept
+
+    @property
+    def ema_momentum(self) -> float:
+        """The average's μ; another number can be set at any time."""
+        momentum: float = self._moving_average.momentum
+        return momentum
+
+    @ema_momentum.setter
+    def ema_momentum(self, value: float) -> None:
+        self._moving_average.momentum = value
+
+    @property
+    def ema_overwrite_frequency(self) -> int | None:
+        """Every how many steps averages overwrite the weights, or None; another number can be set at any time."""
+        frequency: int | None = self._moving_average.overwrite_frequency
+        return frequency
+
+    @ema_overwrite_frequency.setter
+    def ema_overwrite_frequency(self, value: int | None) -> None:
+        self._moving_average.overwrite_frequency = value
+
+    def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:
+        """Overwrite variables by their averages, after training; with ``update="shared"`` a collective.
+
+        Args:
+            var_list: the variables; changed. Without ``use_ema``, and before the first step, nothing is done. Averages
+                are taken before constraints, as in Keras.
+
+        Raises:
+            InvalidArgumentError: a variable that the optimizer was not built for.
+
+        Example:
+            >>> import distopt
+            >>> w = distopt.Variable([1.0])
+            >>> sgd = distopt.optimizers.SGD(learning_rate=1.0, use_ema=True, ema_momentum=0.5)
+            >>> for _ in range(2):
+            ...     _ = sgd.apply_gradients([([1.0], w)])
+            >>> sgd.finalize_variable_values([w])
+            >>> float(w[0])
+            -0.5
+        """
+        variables = [var_list] if isinstance(var_list, Variable) else list(var_list)
+        if not self.use_ema or self._step_number == 1:
+            return
+        for variable in variables:
+            self._get_variable_index(variable)
+        call = f"finalize_variable_values of {type(self).__name__}"
+        self._moving_average.overwrite(variables, self._engine.slots, call)
+
+    @property
     def master_weights(self) -> bool:
         """Whether variables of 16 bits are updated through exact copies in float32."""
         return self._master_weights.are_kept
@@ -106,10 +159,27 @@ class Options(State):
     def master_weights(self, value: bool) -> None:
         self._master_weights.are_kept = value
 
+    def _make_variables(self) -> None:
+        self._make_averages_and_accumulators()
+        super()._make_variables()
+        self._make_masters()
+
+    def _make_averages_and_accumulators(self) -> None:
+        if self.use_ema:
+            for variable in self._trainable_variables:
+                self.add_variable_from_reference(variable, AVERAGE_SLOT)
+        accumulation = self._engine.training.accumulation
+        if accumulation is not None:
+            for variable in self._trainable_variables:
+                name = f"{self.name}/{variable.path.replace('/', '_')}_gradient_accumulator"
+                sums = Variable(np.zeros_like(variable.storage.array), name=name, dtype=variable.dtype, trainable=False)
+                accumulation.sums[variable] = sums
+                self._own_variables.append(sums)
+
     def _make_masters(self) -> None:
         for variable in filter(self._master_weights.has, self._trainable_variables):
             self._master_weights.check(variable, updates_flat=self._updates_flat)
-            self.add_variable_from_reference(variable, LABEL, lambda shape, dtype, v=variable: v.storage.array)
+            self.add_variable_from_reference(variable, MASTER_SLOT, lambda shape, dtype, v=variable: v.storage.array)
             self._master_weights.note_made(variable)
 
     def __getstate__(self) -> dict[str, Any]:

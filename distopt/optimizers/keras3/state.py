@@ -24,8 +24,6 @@ from distopt.variables.variable import Variable
 class State(Limits, BaseOptimizer):
     """The part of the Keras 3 optimizer that makes and keeps variables."""
 
-    use_ema: Any
-
     def __init__(self, name: str, options: StepOptions, learning_rate: LearningRate) -> None:
         super().__init__(options)
         self.name = name
@@ -187,24 +185,11 @@ class State(Limits, BaseOptimizer):
             except BaseException:
                 self.built = False
                 raise
-        self._make_averages_and_accumulators()
+        self._make_variables()
+
+    def _make_variables(self) -> None:
+        """Make the variables of the optimizer, in the order in which a list of weights has them."""
         self._make_slots()
-        self._make_masters()
-
-    def _make_averages_and_accumulators(self) -> None:
-        if self.use_ema:
-            for variable in self._trainable_variables:
-                self.add_variable_from_reference(variable, "average")
-        accumulation = self._engine.training.accumulation
-        if accumulation is not None:
-            for variable in self._trainable_variables:
-                name = f"{self.name}/{variable.path.replace('/', '_')}_gradient_accumulator"
-                sums = Variable(np.zeros_like(variable.storage.array), name=name, dtype=variable.dtype, trainable=False)
-                accumulation.sums[variable] = sums
-                self._own_variables.append(sums)
-
-    def _make_masters(self) -> None:
-        """Make exact copies, behind the slots."""
 
     def _make_slots(self) -> None:
         """Make the slots of a built-in optimizer, in the order of Keras."""
