@@ -55,8 +55,7 @@ def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]
     def run(index: int) -> None:
         hub.watches[index].thread = threading.get_ident()
         communicator = ThreadCommunicator(hub, index)
-        strategy = Strategy(communicator)
-        name = f"simulated replica {index}"
+        name, strategy = f"simulated replica {index}", Strategy(communicator)
         enter_replica(Replica(name=name, default_strategy=strategy, observers=observers.copy()))
         failure: BaseException | None = None
         try:

@@ -46,11 +46,15 @@ class StepCall:
         """Who is told of this step; None where nobody is."""
         if strategy is not None:
             self.looks = self.has_header and (strategy.inspects or engine.training.skips_nonfinite)
-            self.shares = strategy.update == "shared" and strategy.shares_parameters
+            self.note_mode(strategy)
             if strategy.receipt is not None:
                 observe_for_receipt(strategy)
         if ACTIVE:
             self.observers = replica.observers or None
+
+    def note_mode(self, strategy: Strategy) -> None:
+        """Note whether parameters are shared: replicas that find no memory in common go on without."""
+        self.shares = strategy.update == "shared" and strategy.shares_parameters
 
     def is_free_of_sharing(self, slab: Slab) -> bool:
         """Return whether neither this step nor anybody else shares the parameters of a list."""

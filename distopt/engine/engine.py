@@ -34,7 +34,7 @@ class Engine:
         """The gradients of every list of variables that was stepped, by the variables' ids."""
         self._slabs_with_slots: set[Slab] = set()
         self.plans: dict[tuple[Slab, Communicator | None], Plan] = {}
-        """What is prepared for each list among some replicas."""
+        """What is prepared for each list among some replicas, once they have agreed on it."""
         self._synchronised: dict[Communicator, set[Variable]] = {}
         self._numbers: dict[Communicator, int] = {}
 
@@ -68,13 +68,6 @@ class Engine:
     def stepped(self) -> list[Variable]:
         """The variables of every list that was stepped."""
         return list(dict.fromkeys(variable for slab in self.slabs.values() for variable in slab.variables))
-
-    def plan(self, slab: Slab, communicator: Communicator) -> Plan:
-        """Return what is prepared for a list among some replicas."""
-        key = slab, communicator
-        if key not in self.plans:
-            self.plans[key] = Plan(slab, communicator)
-        return self.plans[key]
 
     def forget_digests(self) -> None:
         """Describe every call again: the options have changed."""

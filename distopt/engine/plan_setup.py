@@ -31,7 +31,7 @@ def set_up_plan(call: StepCall, slab: Slab) -> Plan | None:
     if strategy is None:
         return None
     communicator = strategy.communicator
-    plan = engine.plan(slab, communicator)
+    plan = engine.plans.get((slab, communicator)) or Plan(slab, communicator)
     if plan.is_agreed or not slab.variables:
         return plan
     # What follows depends on what was done before: where that differs, it must be known now.
@@ -42,6 +42,8 @@ def set_up_plan(call: StepCall, slab: Slab) -> Plan | None:
     if strategy.broadcast:
         synchronise(call.family, engine, communicator, slab.variables)
     plan.settle(_share(call, slab))
+    engine.plans[slab, communicator] = plan
+    call.note_mode(strategy)
     return plan
 
 

@@ -55,9 +55,7 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
     family, engine, training = call.family, call.engine, call.engine.training
     try:
         gradients = read()  # 1
-        plan = engine.plans.get((gradients.slab, call.communicator))  # 2
-        if plan is None or not plan.is_agreed:
-            plan = set_up_plan(call, gradients.slab)
+        plan = engine.plans.get((gradients.slab, call.communicator)) or set_up_plan(call, gradients.slab)  # 2
         family.check(gradients)
         gradients.items = _checked(items, call)
         if training.accumulation is not None and not training.accumulate(gradients):

@@ -58,15 +58,13 @@ class StreamedStep:
     def _opened(self, slab: Slab) -> Plan:
         """Agree on the step, and return the plan of its list."""
         call, engine = self._call, self._call.engine
-        plan, accumulation = engine.plan(slab, call.aggregating_strategy.communicator), engine.training.accumulation
+        communicator, accumulation = call.aggregating_strategy.communicator, engine.training.accumulation
         if call.has_header and (accumulation is None or accumulation.is_last(engine.training.iterations)):
-            agree(
-                call.aggregating_strategy.communicator,
-                call.header(slab, "begin_step"),
-                call_digest=plan.call_digest(call.told),
-            )
-        set_up_plan(call, slab)
-        return plan
+            plan = engine.plans.get((slab, communicator)) or Plan(slab, communicator)
+            agree(communicator, call.header(slab, "begin_step"), call_digest=plan.call_digest(call.told))
+        opened = set_up_plan(call, slab)
+        assert opened is not None
+        return opened
 
     def push(self, variable: Variable, gradient: Any) -> None:
         """Take one gradient; None says that there is none."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,10 +28,15 @@ define void @fence() {
 """
 
 
+_one_at_a_time = threading.Lock()
+
+
 def memory_fence() -> Callable[[], None]:
     """Return the fence. The first call compiles it, in a fifth of a second; nothing is kept on disk."""
+    with _one_at_a_time:  # a second engine, made meanwhile, would take its code with it when it is dropped
+        engine = _engine()
     # PYFUNCTYPE keeps the GIL: giving it up would take longer than the fence.
-    return ctypes.PYFUNCTYPE(None)(_engine().get_function_address("fence"))
+    return ctypes.PYFUNCTYPE(None)(engine.get_function_address("fence"))
 
 
 @functools.cache

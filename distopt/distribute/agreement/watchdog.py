@@ -80,7 +80,8 @@ class Watch:
         self.calls = 0
         self.call, self.step = "", -1
         self.thread = threading.get_ident()
-        self.waiting_since = 0.0
+        self._waiting: dict[int, float] = {}
+        """When each thread that waits began to: a communication thread waits beside the replica's own."""
         self.waited, self.meetings = 0.0, 0
         """Seconds waited in headers, and how many there were."""
         self._entered = 0.0
@@ -115,15 +116,20 @@ class Watch:
         self.waited += time.perf_counter() - self._entered
         self.meetings += 1
 
+    @property
+    def waiting_since(self) -> float:
+        """When this replica began to wait for others; 0 where it does not."""
+        return min(self._waiting.values(), default=0.0)
+
     def begin_wait(self, now: float) -> None:
         """Note that this replica waits for others."""
-        self.waiting_since = now
+        self._waiting[threading.get_ident()] = now
         self._next_question = math.inf if self._deadlines is None else now + self._deadlines.warn
         self._has_warned = False
 
     def end_wait(self) -> None:
         """Note that it waits no more."""
-        self.waiting_since = 0.0
+        self._waiting.pop(threading.get_ident(), None)
 
     def look(self, now: float) -> float:
         """See whether it is time to do something; while a replica waits it calls this often.
@@ -164,16 +170,17 @@ class Watch:
             raise StalledError(f"{text}. That is longer than {deadlines.end:g} s. {_LONGER}", [])
 
     def _ask(self, line: Line, deadlines: Deadlines) -> None:
-        since = self.waiting_since
+        me = threading.get_ident()
+        since = self._waiting.get(me)
         statuses = line.ask(ASK_SECONDS)
+        if since is None or self._waiting.get(me) != since:
+            return
         mine = self.status()
         missing = [
             r
             for r, s in enumerate(statuses)
             if r != self.index and (s is None or s.calls < mine.calls or (s.calls == mine.calls and not s.waiting))
         ]
-        if self.waiting_since != since:
-            return
         waited = time.monotonic() - since
         who = "; ".join(_describe(r, statuses[r], line) for r in missing) or "nobody in particular: all replicas wait"
         text = f"replica {self.index} has waited {waited:.0f} s in {mine.call} at {mine.line} for {who}"
