@@ -65,7 +65,7 @@ _LAUNCHER_LINE = re.compile(
 )
 @click.argument("script", type=click.Path(path_type=Path))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def run(
+def run(  # noqa: PLR0913 (the options of a command are its parameters)
     replicas: int,
     backend: str,
     max_restarts: int,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import struct
 from dataclasses import dataclass
 
 import numpy as np
 
 from distopt.distribute.agreement.communicator import Communicator
-from distopt.distribute.agreement.header import Flag, agree, digest, exchange_bytes
+from distopt.distribute.agreement.header import Brought, Flag, agree, digest, exchange_bytes
 from distopt.engine.call import StepCall
 from distopt.engine.plan import Plan
 from distopt.errors import InvalidArgumentError
@@ -46,24 +45,23 @@ def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbe
     if training.loss_scale is not None:
         numbers = numbers | {"loss_scale": training.loss_scale.factor}
     named = " ".join([call.name, *numbers]).encode()
-    header = functools.partial(
-        agree,
-        communicator,
-        call.header(plan.slab, call.name, step, numbers),
+    header = call.header(plan.slab, call.name, step, numbers)
+    brought = Brought(
         call_digest=plan.call_digest(call.told) if plan.digest is None else plan.digest,
         hyper_digest=digest(named + struct.pack(f"<{len(numbers)}d", *numbers.values())),
         presence=digest(bytes(mine)),
         items=items,
+        flags=Flag.STOP if replica.stop_requested else 0,
     )
     if call.observers is not None:
         call.observers.tell(Moment.HEADER, None)
-    state, flags = 0, 0
     is_checked = state_check.is_due(strategy)
     if is_checked:
         if call.shares:
-            header()  # when all have come, nobody writes any more what is looked at now
-        state, flags = state_check.digest(strategy, plan.slab, call.family.state())
-    agreement = header(state=state, flags=flags | Flag.STOP * replica.stop_requested)
+            agree(communicator, header, brought)  # when all have come, nobody writes what is looked at now
+        brought.state, changed = state_check.digest(strategy, plan.slab, call.family.state())
+        brought.flags |= changed
+    agreement = agree(communicator, header, brought)
     if any(agreement.flags):
         replica.stop_agreed = any(flags & Flag.STOP for flags in agreement.flags)
     if is_checked:

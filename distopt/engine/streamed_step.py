@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distopt.distribute.agreement.header import agree, telling_the_others
+from distopt.distribute.agreement.header import Brought, agree, telling_the_others
 from distopt.engine.call import StepCall
 from distopt.engine.plan import Plan
 from distopt.engine.plan_setup import set_up_plan
@@ -61,7 +61,7 @@ class StreamedStep:
         communicator, accumulation = call.aggregating_strategy.communicator, engine.training.accumulation
         if call.has_header and (accumulation is None or accumulation.is_last(engine.training.iterations)):
             plan = engine.plans.get((slab, communicator)) or Plan(slab, communicator)
-            agree(communicator, call.header(slab, "begin_step"), call_digest=plan.call_digest(call.told))
+            agree(communicator, call.header(slab, "begin_step"), Brought(plan.call_digest(call.told)))
         opened = set_up_plan(call, slab)
         assert opened is not None
         return opened

@@ -8,7 +8,7 @@ from measure import FULL, medians
 from mpi4py import MPI
 
 import distopt
-from distopt.distribute.agreement.header import Call, agree
+from distopt.distribute.agreement.header import Brought, Call, agree
 from distopt.distribute.agreement.summation import Summation
 
 communicator = distopt.get_strategy().ready()
@@ -20,7 +20,7 @@ for size in map(int, sys.argv[1:]):
     rivals = {
         "MPI Allreduce": lambda array=theirs: world.Allreduce(MPI.IN_PLACE, array),
         "sum": Summation(communicator, ours),
-        "header": lambda: agree(communicator, call, call_digest=1),
+        "header": lambda: agree(communicator, call, Brought(call_digest=1)),
     }
     inner = max(1, min(50, (1 << 21) // size))
     repeats = (61 if size < 1 << 22 else 15) if FULL else 3

@@ -8,7 +8,7 @@ import numpy as np
 from measure import FULL, medians
 
 import distopt
-from distopt.distribute.agreement.header import Call, agree
+from distopt.distribute.agreement.header import Brought, Call, agree
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import train as digits
@@ -48,7 +48,7 @@ rows = medians(
     {
         "steps, no comparison": steps(distopt.Checks(state_every=0)),
         f"steps, every {EVERY}": steps(distopt.Checks(state_every=EVERY)),
-        "their headers": lambda: [agree(communicator, header, call_digest=1) for _ in range(EVERY)],
+        "their headers": lambda: [agree(communicator, header, Brought(call_digest=1)) for _ in range(EVERY)],
     },
     41 if FULL else 3,
     barrier=distopt.barrier,

@@ -6,7 +6,7 @@ each other the full descriptions and all raise the same error, with a table of w
 failed or ended takes part as well and says so, which is why nobody waits for it.
 
 Record (little endian): kind, has-items, step, digest of the call, digest of the evaluated hyperparameters; what must
-agree ends here; digest of which gradients exist, items, digest of the state, has-data, flags.
+agree ends here; digest of which gradients exist, items, digest of the state, flags.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from distopt.errors import CollectiveMismatchError, ReplicaError, ReplicaFailedE
 from distopt.process.trouble import describe, forget_trouble
 from distopt.process.whereabouts import user_line
 
-_RECORD = struct.Struct("<BBxxxxxxqQQQdQBB6x")
+_RECORD = struct.Struct("<BBxxxxxxqQQQdQB7x")
 _MUST_AGREE = 32
 _AT = "called at"
 
@@ -69,12 +69,35 @@ class Flag(enum.IntFlag):
 
 
 @dataclass(slots=True)
+class Brought:
+    """What a replica brings to a header beside its call.
+
+    Args:
+        call_digest: ``call.digest`` where the caller has it already (it costs more than the message).
+        hyper_digest: digest of evaluated hyperparameters, which must agree.
+        presence: digest of which gradients exist, which may differ.
+        items: what the loss is averaged over on this replica, or None for "no items".
+        state: digest of the state, or 0; may differ.
+        flags: of ``Flag``.
+    """
+
+    call_digest: int | None = None
+    hyper_digest: int = 0
+    presence: int = 0
+    items: float | None = None
+    state: int = 0
+    flags: int = 0
+
+
+NOTHING = Brought()
+
+
+@dataclass(slots=True)
 class Agreement:
     """What the replicas agreed on; the rest is what each of them brought."""
 
     presence_differs: bool
     items: tuple[float, ...]
-    has_data: tuple[bool, ...]
     states: tuple[int, ...]
     flags: tuple[int, ...]
 
@@ -90,62 +113,39 @@ def digest(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def agree(
-    communicator: Communicator,
-    call: Call,
-    *,
-    call_digest: int | None = None,
-    hyper_digest: int = 0,
-    presence: int = 0,
-    items: float | None = None,
-    has_data: bool = True,
-    state: int = 0,
-    flags: int = 0,
-) -> Agreement:
+def agree(communicator: Communicator, call: Call, brought: Brought = NOTHING) -> Agreement:
     """Agree with all replicas on a call, or raise on all of them.
 
     Args:
         communicator: the replicas.
         call: what this replica is about to do.
-        call_digest: ``call.digest`` where the caller has it already (it costs more than the message).
-        hyper_digest: digest of evaluated hyperparameters, which must agree.
-        presence: digest of which gradients exist, which may differ.
-        items: what the loss is averaged over on this replica, or None for "no items".
-        has_data: whether this replica still has examples.
-        state: digest of the state, or 0; may differ.
-        flags: of ``Flag``.
+        brought: what it brings beside that; not changed.
 
     Raises:
         CollectiveMismatchError: replicas called different things (on every replica).
         ReplicaFailedError: another replica offered its exception instead.
         ReplicaLeftError: another replica has ended.
     """
+    items, size = brought.items, communicator.size
     record = _RECORD.pack(
-        Kind.CALL, items is not None, call.step, call.digest if call_digest is None else call_digest,
-        hyper_digest, presence, 0.0 if items is None else items, state, has_data, flags,
+        Kind.CALL, items is not None, call.step, call.digest if brought.call_digest is None else brought.call_digest,
+        brought.hyper_digest, brought.presence, 0.0 if items is None else items, brought.state, brought.flags,
     )  # fmt: skip
     watch = communicator.watch
     watch.enter(call.name, call.step)
     gathered = communicator.all_gather(np.frombuffer(record, np.uint8)).tobytes()
     watch.meet()
-    if gathered == record * communicator.size:  # nearly always
+    if gathered == record * size:  # nearly always
         forget_trouble()
-        size = communicator.size
-        return Agreement(
-            False, (0.0 if items is None else items,) * size, (has_data,) * size, (state,) * size, (flags,) * size
-        )
+        all_items = (0.0 if items is None else items,) * size
+        return Agreement(False, all_items, (brought.state,) * size, (brought.flags,) * size)
     rows = [gathered[k : k + len(record)] for k in range(0, len(gathered), len(record))]
     head = record[:_MUST_AGREE]
     if all(row.startswith(head) for row in rows):
         forget_trouble()
         columns = tuple(zip(*map(_RECORD.unpack, rows), strict=True))
-        return Agreement(
-            presence_differs=any(other != presence for other in columns[5]),
-            items=columns[6],
-            has_data=tuple(map(bool, columns[8])),
-            states=columns[7],
-            flags=columns[9],
-        )
+        differs = any(other != brought.presence for other in columns[5])
+        return Agreement(presence_differs=differs, items=columns[6], states=columns[7], flags=columns[8])
     raise _disagreement(communicator, call, rows, items)
 
 
@@ -160,7 +160,7 @@ def offer_failure(communicator: Communicator, error: BaseException, deadline: fl
 
 def end_round(communicator: Communicator, kind: Kind, text: str, deadline: float | None = None) -> list[Kind]:
     """Take part in one header as a replica that has failed (``RAISED``, ``CONSEQUENCE``) or ended (``GOODBYE``)."""
-    record = _RECORD.pack(kind, 0, -1, 0, 0, 0, 0.0, 0, False, 0)
+    record = _RECORD.pack(kind, 0, -1, 0, 0, 0, 0.0, 0, 0)
     kinds = [Kind(row[0]) for row in _exchange(communicator, record, deadline)]
     if Kind.RAISED in kinds or Kind.CONSEQUENCE in kinds:
         exchange_bytes(communicator, text.encode(), deadline)
