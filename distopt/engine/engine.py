@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from distopt.distribute.agreement.communicator import Communicator
@@ -37,6 +38,8 @@ class Engine:
         """What is prepared for each list among some replicas, once they have agreed on it."""
         self._synchronised: dict[Communicator, set[Variable]] = {}
         self._numbers: dict[Communicator, int] = {}
+        self.builds_share_values = True
+        """Whether making state for variables also makes replicas start from replica 0's values of them."""
 
     def known_slab(self, variables: Sequence[Variable]) -> Slab | None:
         """Return the memory for the gradients of these variables, if it has been made."""
@@ -90,6 +93,15 @@ class Engine:
         """Return which optimizer this is, as all replicas know it: two of the same options are told apart."""
         number = self._numbers.get(communicator)
         return f"{identity}, " + ("not stepped yet" if number is None else f"number {number} to step")
+
+    @contextmanager
+    def values_shared_later(self) -> Iterator[None]:
+        """Make state for variables without sharing their values: the step that needs it does so itself."""
+        self.builds_share_values = False
+        try:
+            yield
+        finally:
+            self.builds_share_values = True
 
     def not_synchronised(self, communicator: Communicator, variables: Sequence[Variable]) -> list[Variable]:
         """Return the variables whose values these replicas have not made alike."""

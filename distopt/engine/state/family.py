@@ -62,6 +62,8 @@ class Family:
     """Evaluate the hyperparameters of this step; return what must agree between replicas."""
     create_state: Callable[[Gradients], None]
     """Make the slots that the variables of this step lack."""
+    variant_of: Callable[[Variable], int]
+    """Return which variant of the rule updates a variable."""
     rule_call: Callable[[FlatBuffer, int], RuleCall]
     """Return the rule of the variables of one flat buffer and variant, with its scalars in this step."""
     prepare: Callable[[list[Variable]], None]

@@ -5,6 +5,7 @@ A family (a "face") translates names, hyperparameters, slot order and errors. Th
 
 from __future__ import annotations
 
+import abc
 import copy
 import functools
 from collections.abc import Iterable, Sequence
@@ -28,11 +29,31 @@ from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import check_variable, own_pairs, read_gradients, refuse_buffers
 from distopt.slabs.slab import Slab
+from distopt.transformers import checked_limit
 from distopt.variables.variable import Variable
+
+
+def _limit(name: str) -> Any:
+    """Return a limit of clipping as an attribute."""
+
+    def read(self: BaseOptimizer) -> float | None:
+        limit: float | None = getattr(self._engine.options.clipping, name)
+        return limit
+
+    def write(self: BaseOptimizer, value: float | None) -> None:
+        if value is not None:
+            self._refuse_limit(name, value)
+        self._engine.options.limit_by(name, checked_limit(name, value))
+
+    return property(read, write, doc=f"The limit {name}, or None.")
 
 
 class BaseOptimizer(Face):
     """The common part of both families; not for users."""
+
+    clipvalue = _limit("clipvalue")
+    clipnorm = _limit("clipnorm")
+    global_clipnorm = _limit("global_clipnorm")
 
     _is_copy = False
 
@@ -41,6 +62,10 @@ class BaseOptimizer(Face):
         self._engine = Engine(options)
         self._streamed: StreamedStep | None = None
         self._streamed_variables: list[Variable] = []
+
+    @abc.abstractmethod
+    def _refuse_limit(self, name: str, value: float) -> None:
+        """Raise where a limit can't be set beside what is set already."""
 
     # The step
 

@@ -106,6 +106,7 @@ class Face(RuleUpdates, abc.ABC):
             check=self._check_gradients,
             hyperparameters=self._evaluate_hyperparameters,
             create_state=self._create_state,
+            variant_of=self._variant_of,
             rule_call=self._step_call,
             prepare=self._prepare_for,
             sources=self._sources,

@@ -69,9 +69,8 @@ class Composite(Optimizer):
 
     def _make_slots(self) -> None:
         for inner, variables in self._shares(self._trainable_variables):
-            inner._building_for_step = True  # this optimizer has made the replicas alike already
-            inner.build(variables)
-            inner._building_for_step = False
+            with engine_of(inner).values_shared_later():  # this optimizer does so, for all
+                inner.build(variables)
 
     @property
     def variables(self) -> list[Variable]:
@@ -82,7 +81,7 @@ class Composite(Optimizer):
         return [*super()._state(), *(variable for inner in self._inner for variable in family_of(inner).state())]
 
     def _variant_of(self, variable: Variable) -> int:
-        return self._inner_of(variable)._variant_of(variable)
+        return family_of(self._inner_of(variable)).variant_of(variable)
 
     @property
     def _updates_flat(self) -> bool:

@@ -14,21 +14,19 @@ from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import place
 from distopt.optimizers.common.base import BaseOptimizer
-from distopt.optimizers.common.limits import Limits
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.slabs.intake import check_variable
 from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
 
 
-class State(Limits, BaseOptimizer):
+class State(BaseOptimizer):
     """The part of the Keras 3 optimizer that makes and keeps variables."""
 
     def __init__(self, name: str, options: StepOptions, learning_rate: LearningRate) -> None:
         super().__init__(options)
         self.name = name
         self.built = False
-        self._building_for_step = False
         self._step_counter = Variable(np.int64(0), name="iteration", dtype="int64", trainable=False)
         self._engine.training.count_with(self._step_counter)
         self._own_variables: list[Variable] = []
@@ -175,11 +173,9 @@ class State(Limits, BaseOptimizer):
         self.built = True
         self._trainable_variables = list(variables)
         self._index_variables()
-        place(
-            self._trainable_variables, shareable=get_strategy().shares_parameters
-        )  # together: one buffer, one kernel call
         strategy = get_strategy()
-        if not self._building_for_step and strategy.broadcast and strategy.num_replicas_in_sync > 1:
+        place(self._trainable_variables, shareable=strategy.shares_parameters)  # together: one buffer, one kernel call
+        if self._engine.builds_share_values and strategy.broadcast and strategy.num_replicas_in_sync > 1:
             try:
                 synchronise(self._family(), self._engine, strategy.ready(), self._trainable_variables)
             except BaseException:
@@ -272,11 +268,8 @@ class State(Limits, BaseOptimizer):
         if not self.built:
             for variable in variables:
                 check_variable(variable)
-            self._building_for_step = True
-            try:
+            with self._engine.values_shared_later():
                 self.build(list(dict.fromkeys(variables)))
-            finally:
-                self._building_for_step = False
         if self._engine.known_slab(variables) is None:
             for variable in variables:
                 self._get_variable_index(variable)

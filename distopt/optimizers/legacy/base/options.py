@@ -8,11 +8,11 @@ from typing import Any
 from distopt.aggregators.sum import Sum
 from distopt.engine.state.options import Hook
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.limits import Limits
+from distopt.optimizers.common.base import BaseOptimizer
 from distopt.slabs.fitting import Pair
 
 
-class Options(Limits):
+class Options(BaseOptimizer):
     """``clipvalue``, ``clipnorm``, ``global_clipnorm``, ``gradient_transformers`` and ``gradient_aggregator``."""
 
     _given_aggregator: Hook | None
