@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
+from distopt.aggregators.sum import Sum
 from distopt.arguments import real, unknown_arguments
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.options import Hook, StepOptions
 from distopt.errors import InvalidArgumentError, UnknownArgumentError
-from distopt.memory.arena import place
-from distopt.optimizers.common.base import BaseOptimizer
-from distopt.optimizers.legacy.base.hyperparameters import ApplyState, Hyperparameters, as_number
-from distopt.optimizers.legacy.base.options import Options
-from distopt.optimizers.legacy.base.slots import Slots
-from distopt.optimizers.legacy.base.updates import Updates
+from distopt.optimizers.legacy.base.updates import Updates, overrides
 from distopt.optimizers.schedules.serialization import deserialize
 from distopt.slabs.fitting import Pair
-from distopt.slabs.gradients import Gradients
-from distopt.slabs.slab import Slab
 from distopt.transformers import Clipping
 from distopt.variables.tape import compute_gradients
 from distopt.variables.variable import Variable
 
 _logger = logging.getLogger("distopt")
-_LABELS = {"lr_t": "learning_rate"}
 
 
-class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
+class Optimizer(Updates):
     """Base class of the legacy family (``tf.keras.optimizers.legacy``).
 
     One step: evaluate hyperparameters, sum the gradients over replicas, clip the sum (clipvalue, clipnorm,
@@ -79,28 +71,18 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
         known = ("clipnorm", "clipvalue", "global_clipnorm", "lr", "decay")
         if unknown := [k for k in kwargs if k not in known]:
             raise unknown_arguments(owner, unknown, (*known, "learning_rate", "name"), UnknownArgumentError)
-        Hyperparameters.__init__(self)
-        self._name = name
         for argument, value in kwargs.items():
             if value is not None and not callable(value) and real(owner, argument, value) < 0:
                 raise InvalidArgumentError(f"Expected {argument} >= 0, received: {value}")
         if "lr" in kwargs:
             warnings.warn(f"{owner}: lr is an old name of learning_rate; use learning_rate", stacklevel=3)
         self._given_aggregator = gradient_aggregator
-        if type(self)._aggregate_gradients is not Options._aggregate_gradients:
+        if overrides(type(self), "_aggregate_gradients", Optimizer):
             gradient_aggregator = self._aggregate_gradients
         options = StepOptions(gradient_aggregator, gradient_transformers, Clipping(), casts=False, merges_rows=False)
-        BaseOptimizer.__init__(self, options)
-        Slots.__init__(self)
+        super().__init__(name, options, float(kwargs.get("decay") or 0.0))
         self._set_clipping(**{k: kwargs.get(k) for k in known[:3]})
-        self._initial_decay = float(kwargs.get("decay") or 0.0)
-        self._apply_state: ApplyState = {}
         self._use_locking = True
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The optimizer's name."""
-        return self._name
 
     # The step
 
@@ -154,51 +136,6 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
         """
         return self.apply_gradients(compute_gradients(loss, var_list, grad_loss=grad_loss, tape=tape), name=name)
 
-    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
-        self._refuse_twins(slab)
-        self._create_hypers()
-        self._apply_state = self._prepare(slab.variables)
-        values = {}
-        for (_, dtype), local in self._apply_state.items():
-            for label, value in local.items():
-                number = as_number(value)
-                if number is not None:
-                    values[f"{_LABELS.get(label, label)} ({dtype.name})"] = number
-        for label, value in values.items():
-            if math.isnan(value) or (math.isinf(value) and label.startswith("learning_rate")):
-                raise InvalidArgumentError(
-                    f"hyperparameter {label} of {self._name!r} is {value} in step {int(self.iterations)}: check the "
-                    "number, schedule or function that it comes from"
-                )
-        return values | self._engine.options.limits()
-
-    def _prepare_for(self, variables: list[Variable]) -> None:
-        place(variables, shareable=get_strategy().shares_parameters)
-        self._create_slots(variables)
-
-    def _sources(self) -> dict[str, Any]:
-        self._create_hypers()
-        return dict(self.__dict__["_hyper"])
-
-    def _refuse_twins(self, slab: Slab) -> None:
-        """Refuse the copies of variables whose slots a copied optimizer keeps for the originals."""
-        known = {variable.name for variable in self._slots} if self._is_copy else set()
-        for variable in slab.variables:
-            if variable.name in known and variable not in self._slots:
-                raise InvalidArgumentError(
-                    f"{variable!r} is not the variable of the same name that {self._name!r} has slots for: was it "
-                    "copied after the optimizer? copy.deepcopy((variables, optimizer)) copies both, in this order"
-                )
-
-    def _create_state(self, gradients: Gradients) -> None:
-        slab = gradients.slab
-        everything = gradients.entries is slab.all_entries
-        if everything and self._engine.has_slots(slab):
-            return
-        self._create_slots(list(dict.fromkeys(slab.variables[k] for k in gradients.entries)))
-        if everything:
-            self._engine.note_slots(slab)
-
     def _missing(self, names: list[str], *, everything: bool) -> None:
         if everything:
             where = " on every replica" if num_replicas() > 1 else ""
@@ -208,6 +145,45 @@ class Optimizer(Options, Slots, Hyperparameters, Updates, BaseOptimizer):
             )
         if get_strategy().replica_index == 0:
             _logger.warning("Gradients do not exist for variables %s when minimizing the loss.", names)
+
+    # Options: clipping and transformers exclude each other, as upstream
+
+    def _refuse_limit(self, name: str, value: float) -> None:
+        if self._engine.options.transformers:
+            raise InvalidArgumentError(
+                f"`{name}` cannot be set when `gradient_transformers` is set. Instead, clip in one of the transformers"
+            )
+
+    @property
+    def gradient_aggregator(self) -> Hook | None:
+        """The user's aggregator, or None for the sum."""
+        return self._given_aggregator
+
+    def _aggregate_gradients(self, grads_and_vars: list[Pair]) -> Any:
+        """Return the aggregated gradients; a subclass can override this in place of taking a hook."""
+        return (self._given_aggregator or Sum())(grads_and_vars)
+
+    @property
+    def gradient_transformers(self) -> list[Hook]:
+        """The user's transformers, in order."""
+        return self._engine.options.transformers
+
+    @gradient_transformers.setter
+    def gradient_transformers(self, value: Sequence[Hook] | None) -> None:
+        if value and self._engine.options.clipping.active:
+            raise InvalidArgumentError(
+                "`gradient_transformers` cannot be set when `clipvalue`, `clipnorm` or `global_clipnorm` is set. "
+                "Clip in one of the transformers"
+            )
+        self._engine.options.transform_by(value)
+        self._engine.forget_digests()  # they have the transformers in it
+
+    def _set_clipping(self, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None) -> None:
+        if clipnorm is not None and global_clipnorm is not None:
+            raise InvalidArgumentError(
+                f"Cannot accept both `clipnorm` and `global_clipnorm`, received: {clipnorm}, {global_clipnorm}"
+            )
+        self.clipvalue, self.clipnorm, self.global_clipnorm = clipvalue, clipnorm, global_clipnorm
 
     # Serialisation
 

@@ -10,21 +10,19 @@ from typing import Any
 import numpy as np
 
 from distopt.arrays import Array
-from distopt.optimizers.common.rule_updates import RuleUpdates, constrain, rounds
+from distopt.optimizers.common.rule_updates import constrain, rounds
 from distopt.optimizers.legacy.base.hyperparameters import ApplyState
+from distopt.optimizers.legacy.base.tunable import Tunable
 from distopt.slabs.gradients import DENSE, SPARSE, Gradients
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
 
-class Updates(RuleUpdates):
+class Updates(Tunable):
     """The part of the legacy optimizer that updates variables; a subclass overrides the ``_resource_`` methods.
 
     An override is called per variable; dense gradients of a built-in optimizer are updated in one kernel call.
     """
-
-    _apply_state: ApplyState
-    _fallback_apply_state: Callable[[str, Any], dict[str, Any]]
 
     def _resource_apply_dense(self, grad: Array, var: Variable, apply_state: ApplyState | None = None) -> Any:
         """Update a variable by a dense gradient.
@@ -83,7 +81,11 @@ class Updates(RuleUpdates):
         raise NotImplementedError
 
     def _overrides(self, method: str) -> bool:
-        return getattr(type(self), method) is not getattr(Updates, method)
+        return overrides(type(self), method, Updates)
+
+    def _state_for(self, method: str) -> dict[str, Any]:
+        """Return ``apply_state`` as a keyword argument, where a method takes it; others evaluate for themselves."""
+        return {"apply_state": self._apply_state} if _takes_state(getattr(type(self), method)) else {}
 
     def _check_gradients(self, gradients: Gradients) -> None:
         slab, kinds = gradients.slab, gradients.kinds
@@ -113,14 +115,14 @@ class Updates(RuleUpdates):
                     self._apply_rows(variables[k], sparse[k])
                     continue
                 if not self._updates_flat:
-                    state = {"apply_state": self._apply_state} if _takes_state(type(self)._resource_apply_dense) else {}
+                    state = self._state_for("_resource_apply_dense")
                     self._resource_apply_dense(gradients.slab.views[k], variables[k], **state)
                 constrain(variables[k])
 
     def _apply_rows(self, variable: Variable, slices: IndexedSlices) -> None:
         _refuse_constraint(variable)
         # As upstream, the signature of _resource_apply_sparse decides for both methods.
-        state = {"apply_state": self._apply_state} if _takes_state(type(self)._resource_apply_sparse) else {}
+        state = self._state_for("_resource_apply_sparse")
         if self._overrides("_resource_apply_sparse_duplicate_indices"):
             self._resource_apply_sparse_duplicate_indices(slices.values, variable, slices.indices, **state)
         else:  # not by that method: these slices know which rows came from which replica
@@ -128,9 +130,13 @@ class Updates(RuleUpdates):
             self._resource_apply_sparse(unique.values, variable, unique.indices, **state)
 
 
+def overrides(cls: type, method: str, base: type) -> bool:
+    """Whether a class has a method of its own in place of ``base``'s."""
+    return getattr(cls, method) is not getattr(base, method)
+
+
 @functools.cache
 def _takes_state(method: Callable[..., Any]) -> bool:
-    """Whether an override takes ``apply_state``; others evaluate for themselves."""
     return "apply_state" in inspect.signature(method).parameters
 
 

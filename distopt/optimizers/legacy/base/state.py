@@ -1,35 +1,46 @@
-"""Slots, weights and the counter of the legacy family."""
+"""What an optimizer of the legacy family keeps: its counter, its slots, and the list of its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from distopt.arrays import Array
-from distopt.engine.engine import Engine
+from distopt.distribute.strategy import get_strategy
+from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
+from distopt.memory.arena import place
+from distopt.optimizers.common.base import BaseOptimizer
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
 
 
-class Slots:
-    """State per variable, made lazily and kept in the order of making: ``[iterations, slot, slot, ...]``."""
+class State(BaseOptimizer):
+    """State per variable, made lazily and kept in the order of making: ``[iterations, slot, slot, ...]``.
 
-    _name: str
-    _new_slot: Callable[..., Variable]
-    _read_state: Callable[..., list[Array]]
-    _write_state: Callable[..., None]
-    _engine: Engine
-    _slot_labels: Callable[[], tuple[str, ...]]
+    Args:
+        name: a name; state is called after it.
+        options: what the user has asked for.
+    """
+
     _may_lack_iterations: ClassVar[bool] = False
     """Whether ``set_weights`` takes a list of Keras 1, which had no iterations in front."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, options: StepOptions) -> None:
+        super().__init__(options)
+        self._name = name
         self._slots: dict[Variable, dict[str, Variable]] = {}
         self._slot_names: list[str] = []
         self._weights: list[Variable] = []
         self._counter: Variable | None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The optimizer's name."""
+        return self._name
 
     @property
     def iterations(self) -> Variable:
@@ -59,6 +70,29 @@ class Slots:
 
     def _trained(self) -> Iterable[Variable]:
         return self._slots
+
+    def _refuse_twins(self, slab: Slab) -> None:
+        """Refuse the copies of variables whose slots a copied optimizer keeps for the originals."""
+        known = {variable.name for variable in self._slots} if self._is_copy else set()
+        for variable in slab.variables:
+            if variable.name in known and variable not in self._slots:
+                raise InvalidArgumentError(
+                    f"{variable!r} is not the variable of the same name that {self._name!r} has slots for: was it "
+                    "copied after the optimizer? copy.deepcopy((variables, optimizer)) copies both, in this order"
+                )
+
+    def _prepare_for(self, variables: list[Variable]) -> None:
+        place(variables, shareable=get_strategy().shares_parameters)
+        self._create_slots(variables)
+
+    def _create_state(self, gradients: Gradients) -> None:
+        slab = gradients.slab
+        everything = gradients.entries is slab.all_entries
+        if everything and self._engine.has_slots(slab):
+            return
+        self._create_slots(list(dict.fromkeys(slab.variables[k] for k in gradients.entries)))
+        if everything:
+            self._engine.note_slots(slab)
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
         """Make the slots of variables, name by name; override it with calls of ``add_slot``."""

@@ -1,0 +1,160 @@
+"""Hyperparameters of the legacy family as attributes of the optimizer, evaluated once per step and dtype."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+from distopt.arguments import evaluated, finite, real, within
+from distopt.engine.state.options import StepOptions
+from distopt.errors import InvalidArgumentError
+from distopt.optimizers.legacy.base.hyperparameters import (
+    ApplyState,
+    Hyperparameters,
+    as_number,
+    cast,
+    coefficient_dtype,
+)
+from distopt.optimizers.legacy.base.state import State
+from distopt.optimizers.schedules import LearningRateSchedule
+from distopt.slabs.slab import Slab
+from distopt.variables.variable import Variable
+
+_LABELS = {"lr_t": "learning_rate"}
+
+
+class Tunable(State):
+    """An optimizer whose hyperparameters can be read and set at any time; not for users.
+
+    A number becomes a float32 scalar Variable at its first use, and reading the attribute returns that Variable:
+    ``optimizer.learning_rate.assign(0.1)`` and ``optimizer.learning_rate *= 0.5`` work. A schedule is returned as it
+    is, a function as its value.
+
+    Args:
+        name: the optimizer's name.
+        options: what the user has asked for.
+        decay: d; the learning rate is ``lr / (1 + d t)`` after t steps.
+    """
+
+    _arguments: ClassVar[tuple[str, ...]] = ()
+    """The constructor's arguments beyond those of the base class, hyperparameters or attributes of the same names."""
+    _fractions: ClassVar[tuple[str, ...]] = ()
+    """Hyperparameters that lie between 0 and 1."""
+
+    def __init__(self, name: str, options: StepOptions, decay: float) -> None:
+        self._hyper = Hyperparameters()
+        super().__init__(name, options)
+        self._initial_decay = decay
+        self._apply_state: ApplyState = {}
+
+    def __getattr__(self, name: str) -> Any:
+        hyper = self.__dict__.get("_hyper", {})
+        name = "learning_rate" if name == "lr" else name
+        if name in hyper:
+            return self._get_hyper(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        name = "learning_rate" if name == "lr" else name
+        if name in self.__dict__.get("_hyper", {}):
+            self._set_hyper(name, value)
+        else:
+            object.__setattr__(self, name, value)
+
+    def __dir__(self) -> list[str]:
+        hyper = self.__dict__.get("_hyper", {})
+        return sorted({*super().__dir__(), *hyper, *(["lr"] if "learning_rate" in hyper else [])})
+
+    def _set_hyper(self, name: str, value: Any) -> None:
+        """Set a hyperparameter: a number, a schedule, or a function without arguments."""
+        if not callable(value) and not isinstance(value, Variable):
+            value = self._checked(name, value)
+        self._hyper.put(name, value, self._name)
+
+    def _checked(self, name: str, value: Any) -> float:
+        owner = type(self).__name__
+        if name in self._fractions:
+            return within(owner, name, value, 0, 1)
+        return (finite if name == "learning_rate" else real)(owner, name, value)
+
+    def _evaluated(self, name: str, value: Any) -> float:
+        return evaluated(self._name, 0 if self._counter is None else int(self._counter), name, value)
+
+    def _get_hyper(self, name: str, dtype: Any = None) -> Any:
+        """Return a hyperparameter: its Variable, schedule or value; with a dtype, a NumPy scalar of it."""
+        self._create_hypers()
+        value = self._hyper[name]
+        if isinstance(value, LearningRateSchedule):
+            return value
+        if callable(value) and not isinstance(value, Variable):
+            value = self._evaluated(name, value())
+        return value if dtype is None else cast(value, dtype)
+
+    def _create_hypers(self) -> None:
+        self._hyper.make_variables(self._name)
+
+    def _decayed_lr(self, var_dtype: Any) -> Any:
+        """Return the learning rate of this step: the schedule's, and ``lr / (1 + decay t)`` on top of it."""
+        rate = self._get_hyper("learning_rate", var_dtype)
+        local_step = cast(self.iterations, var_dtype)
+        if isinstance(rate, LearningRateSchedule):
+            rate = cast(self._evaluated("learning_rate", rate(local_step)), var_dtype)
+        if self._initial_decay > 0:
+            one = cast(1, var_dtype)
+            rate = rate / (one + cast(self._initial_decay, var_dtype) * local_step)
+        return rate
+
+    def _prepare(self, var_list: list[Variable]) -> ApplyState:
+        """Evaluate what the update needs, once for each (device, dtype)."""
+        state: ApplyState = {}
+        for device, dtype in dict.fromkeys((v.device, v.dtype) for v in var_list):
+            state[device, dtype] = {}
+            self._prepare_local(device, dtype, state)
+        return state
+
+    def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
+        """Add what the update of one (device, dtype) needs; override it to add your own."""
+        hyper, local = self._hyper, apply_state[var_device, var_dtype]
+        if "learning_rate" in hyper:
+            local["lr_t"] = self._decayed_lr(var_dtype)
+        for name in self._arguments:
+            if name in hyper and name not in ("learning_rate", "decay"):
+                local[name] = self._get_hyper(name, coefficient_dtype(var_dtype))
+
+    def _fallback_apply_state(self, var_device: str, var_dtype: Any) -> dict[str, Any]:
+        """Evaluate for one (device, dtype), where an update was called without ``apply_state``."""
+        state: ApplyState = {(var_device, var_dtype): {}}
+        self._prepare_local(var_device, var_dtype, state)
+        return state[var_device, var_dtype]
+
+    def _argument(self, name: str) -> Any:
+        """Return one of ``_arguments`` as JSON can hold it."""
+        if name == "decay":
+            return self._initial_decay
+        return self._serialize_hyperparameter(name) if name in self._hyper else getattr(self, name)
+
+    def _serialize_hyperparameter(self, hyperparameter_name: str) -> Any:
+        """Return a hyperparameter as JSON can hold it; a function as its current value."""
+        return self._hyper.config_of(hyperparameter_name)
+
+    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
+        self._refuse_twins(slab)
+        self._create_hypers()
+        self._apply_state = self._prepare(slab.variables)
+        values = {}
+        for (_, dtype), local in self._apply_state.items():
+            for label, value in local.items():
+                number = as_number(value)
+                if number is not None:
+                    values[f"{_LABELS.get(label, label)} ({dtype.name})"] = number
+        for label, value in values.items():
+            if math.isnan(value) or (math.isinf(value) and label.startswith("learning_rate")):
+                raise InvalidArgumentError(
+                    f"hyperparameter {label} of {self._name!r} is {value} in step {int(self.iterations)}: check the "
+                    "number, schedule or function that it comes from"
+                )
+        return values | self._engine.options.limits()
+
+    def _sources(self) -> dict[str, Any]:
+        self._create_hypers()
+        return dict(self._hyper)
