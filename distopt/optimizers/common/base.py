@@ -15,7 +15,6 @@ from distopt.arrays import Array
 from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.strategy import Strategy, get_strategy
 from distopt.engine.call import StepCall
-from distopt.engine.engine import Engine
 from distopt.engine.state.options import StepOptions
 from distopt.engine.step import do_step
 from distopt.engine.streamed_step import StreamedStep
@@ -49,7 +48,11 @@ def _limit(name: str) -> Any:
 
 
 class BaseOptimizer(Face):
-    """The common part of both families; not for users."""
+    """The common part of both families; not for users.
+
+    Args:
+        options: what the user has asked for.
+    """
 
     clipvalue = _limit("clipvalue")
     clipnorm = _limit("clipnorm")
@@ -58,8 +61,7 @@ class BaseOptimizer(Face):
     _is_copy = False
 
     def __init__(self, options: StepOptions) -> None:
-        super().__init__()
-        self._engine = Engine(options)
+        super().__init__(options)
         self._streamed: StreamedStep | None = None
         self._streamed_variables: list[Variable] = []
 

@@ -6,19 +6,79 @@ import abc
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from distopt.engine.state.family import Family
+import numpy as np
+
+from distopt.engine.engine import Engine
+from distopt.engine.state.family import Family, RuleCall
+from distopt.engine.state.options import StepOptions
 from distopt.errors import ForeignVariableError
-from distopt.optimizers.common.rule_updates import DType, RuleUpdates
+from distopt.kernels import Rule
+from distopt.memory.flat_buffer import FlatBuffer
 from distopt.process.replica import current_replica
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
 
+DType = np.dtype[Any]
 
-class Face(RuleUpdates, abc.ABC):
-    """The answers of an optimizer; ``_family`` hands them to the engine."""
+
+class Face(abc.ABC):
+    """The answers of an optimizer; ``_family`` hands them to the engine.
+
+    Args:
+        options: what the user has asked for.
+    """
 
     name: str
+
+    def __init__(self, options: StepOptions) -> None:
+        self._engine = Engine(options)
+
+    # A built-in optimizer has a rule, the labels of its slots, and its scalars
+
+    def _rule(self) -> Rule | None:
+        """Return the update rule; None where a class updates by methods of its own."""
+        return None
+
+    def _known_rule(self) -> Rule:
+        rule = self._rule()
+        if rule is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no update of its own, and this one must be overridden"
+            )
+        return rule
+
+    def _slot_labels(self) -> tuple[str, ...]:
+        """Return the labels of the rule's slots, in its order."""
+        return ()
+
+    def _slot_dtype(self, variable: Variable) -> DType:
+        return variable.dtype
+
+    def _new_slot(self, variable: Variable, label: str, name: str, value: Any) -> Variable:
+        """Make a slot, parallel to its variable: one flat buffer per buffer of variables and label."""
+        slot = Variable(value, name=name, dtype=self._slot_dtype(variable), trainable=False)
+        self._engine.slots.add(variable, label, slot)
+        return slot
+
+    def _variant_of(self, variable: Variable) -> int:
+        """Return how the update of a variable differs from the rule, as bits; 0 where it does not."""
+        return 0
+
+    def _call(self, home: FlatBuffer, variant: int, scalars: Sequence[float]) -> RuleCall:
+        """Return rule, slots and scalars of the variables of one buffer and variant."""
+        flats = self._engine.slots.flats
+        return self._known_rule(), [flats[home, label] for label in self._slot_labels()], scalars
+
+    def _step_call(self, home: FlatBuffer, variant: int) -> RuleCall:
+        """Return the same, with the scalars of this step."""
+        return self._call(home, variant, self._step_scalars(home.flat.dtype))
+
+    @abc.abstractmethod
+    def _step_scalars(self, dtype: DType) -> Sequence[float]:
+        """Return the values of the rule's scalars in this step."""
+
+    # What a family answers
 
     @property
     def _iterations(self) -> Variable:
@@ -66,10 +126,6 @@ class Face(RuleUpdates, abc.ABC):
     @abc.abstractmethod
     def _updates_flat(self) -> bool:
         """Whether dense gradients are updated by the rule, whole buffers at a time."""
-
-    @abc.abstractmethod
-    def _step_scalars(self, dtype: DType) -> Sequence[float]:
-        """Return the values of the rule's scalars in this step."""
 
     @abc.abstractmethod
     def _missing(self, names: list[str], *, everything: bool) -> None:

@@ -17,7 +17,7 @@ from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.accumulation import Accumulation
 from distopt.engine.state.options import Hook, StepOptions
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.rule_updates import constrain, rounds
+from distopt.optimizers.common.rule_updates import constrain, rounds, update_flat, update_one, update_rows
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.optimizers.keras3.master_weights import MasterWeights
 from distopt.optimizers.keras3.moving_average import MovingAverage
@@ -228,14 +228,16 @@ class Optimizer(Options):
             learning_rate: the learning rate of this step, a number.
         """
         dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
-        self._update_one(variable, dense, self._scalars(learning_rate))
+        home = variable.storage.buffer
+        update_one(variable, dense, self._call(home, 0, self._scalars(learning_rate)))
 
     def _update_sparse(self, variable: Variable, slices: IndexedSlices) -> None:
-        scalars, variant = self._scalars(self._step_learning_rate), self._variant_of(variable)
+        variant, scalars = self._variant_of(variable), self._scalars(self._step_learning_rate)
+        call = self._call(variable.storage.buffer, variant, scalars)
         if self._known_rule().slots or variant:
-            self._update_one(variable, slices.to_dense(), scalars, variant)
+            update_one(variable, slices.to_dense(), call)
         else:  # rows without a gradient would not move
-            self._update_rows(variable, slices, scalars)
+            update_rows(variable, slices, call)
 
     def _scalars(self, learning_rate: Any) -> Sequence[float]:
         """The values of the rule's scalars in this step."""
@@ -276,7 +278,7 @@ class Optimizer(Options):
             if self._updates_flat:
                 dense = [k for k in entries if k not in sparse] if sparse else entries
                 if not dense_done:
-                    self._update_flat(gradients, dense)
+                    update_flat(gradients, dense, self._step_call)
                 for k in entries:
                     if k in sparse:
                         self._update_sparse(variables[k], sparse[k])

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from distopt.arrays import Array
-from distopt.optimizers.common.rule_updates import constrain, rounds
+from distopt.engine.state.family import RuleCall
+from distopt.optimizers.common.rule_updates import (
+    constrain,
+    rounds,
+    update_flat,
+    update_one,
+    update_rows,
+    update_slots_and_rows,
+)
 from distopt.optimizers.legacy.base.hyperparameters import ApplyState
 from distopt.optimizers.legacy.base.tunable import Tunable
 from distopt.slabs.gradients import DENSE, SPARSE, Gradients
@@ -32,7 +40,7 @@ class Updates(Tunable):
             var: the variable.
             apply_state: what ``_prepare_local`` evaluated, by (device, dtype).
         """
-        self._update_one(var, grad, self._scalars(self._local_state(var, apply_state)))
+        update_one(var, grad, self._call_on(var, apply_state))
 
     def _resource_apply_sparse(
         self, grad: Array, var: Variable, indices: Array, apply_state: ApplyState | None = None
@@ -47,14 +55,14 @@ class Updates(Tunable):
         """
         if self._rule() is None:
             raise NotImplementedError(_NO_SPARSE)
-        slices, scalars = IndexedSlices(grad, indices, var.shape), self._scalars(self._local_state(var, apply_state))
+        slices, call = IndexedSlices(grad, indices, var.shape), self._call_on(var, apply_state)
         match self._known_rule().sparse:
             case "all":
-                self._update_one(var, slices.to_dense(), scalars)
+                update_one(var, slices.to_dense(), call)
             case "slots":
-                self._update_slots_and_rows(var, slices, scalars)
+                update_slots_and_rows(var, slices, call)
             case "rows":
-                self._update_rows(var, slices, scalars)
+                update_rows(var, slices, call)
 
     def _resource_apply_sparse_duplicate_indices(
         self, grad: Array, var: Variable, indices: Array, **kwargs: Any
@@ -67,9 +75,11 @@ class Updates(Tunable):
         """Add rows v to x at places i; repeated places add up."""
         return x.assign_add(IndexedSlices(v, i, x.shape))
 
-    def _local_state(self, var: Variable, apply_state: ApplyState | None) -> dict[str, Any]:
+    def _call_on(self, var: Variable, apply_state: ApplyState | None) -> RuleCall:
+        """Return the rule's call on a variable, by what was evaluated for it."""
         local = (apply_state or {}).get((var.device, var.dtype))
-        return local or self._fallback_apply_state(var.device, var.dtype)
+        scalars = self._scalars(local or self._fallback_apply_state(var.device, var.dtype))
+        return self._call(var.storage.buffer, 0, scalars)
 
     def _slot_labels(self) -> tuple[str, ...]:
         """The names of the slots in the order in which the rule takes them, and by default its own names."""
@@ -109,7 +119,8 @@ class Updates(Tunable):
         variables, sparse = gradients.slab.variables, gradients.sparse
         for entries in rounds(gradients):
             if self._updates_flat and not dense_done:
-                self._update_flat(gradients, [k for k in entries if k not in sparse] if sparse else entries)
+                dense = [k for k in entries if k not in sparse] if sparse else entries
+                update_flat(gradients, dense, self._step_call)
             for k in entries:
                 if k in sparse:
                     self._apply_rows(variables[k], sparse[k])
