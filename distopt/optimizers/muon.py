@@ -168,7 +168,7 @@ class Muon(Layerwise):
 
     def _weight_decay_of(self, variable: Variable) -> float:
         decay = self.adam_weight_decay if self._is_adams(variable) else self.weight_decay
-        return 0.0 if decay is None or self._weight_decay.spares(variable) else decay
+        return 0.0 if decay is None or self._own_weight_decay.spares(variable) else decay
 
     def _move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
         if len(slots) == 2:

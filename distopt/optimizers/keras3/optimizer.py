@@ -261,7 +261,7 @@ class Optimizer(Options):
         else:
             number = evaluated(self.name, int(self._step_counter), "learning_rate", rate)
         self._step_learning_rate = rate
-        self._weight_decay.begin_step(number)
+        self._own_weight_decay.begin_step(number)
         if self._rule() is not None:
             self._scalars(rate)  # what can't be computed fails before anything is agreed on
         own = {name: getattr(self, name) for name in self._hyperparameters}
@@ -270,7 +270,7 @@ class Optimizer(Options):
 
     def _create_state(self, gradients: Gradients) -> None:
         """Slots are made by ``build``; exact copies follow what was assigned."""
-        self._master_weights.renew(self._engine.slots)
+        self._own_master_weights.renew(self._engine.slots)
 
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
         rate, variables, sparse = self._step_learning_rate, gradients.slab.variables, gradients.sparse
@@ -288,10 +288,10 @@ class Optimizer(Options):
             for k in entries:
                 self.update_step(sparse.get(k, gradients.slab.views[k]), variables[k], rate)
         if self.use_ema:
-            self._moving_average.update(self._trainable_variables, self._engine.slots, self._step_number)
+            self._own_moving_average.update(self._trainable_variables, self._engine.slots, self._step_number)
         for k in gradients.entries:
             constrain(variables[k])
-        self._master_weights.note(self._engine.slots)
+        self._own_master_weights.note(self._engine.slots)
 
     def _missing(self, names: list[str], *, everything: bool) -> None:
         if everything:

@@ -23,10 +23,19 @@ from distopt.variables.variable import Variable
 
 
 class Options(State):
-    """The options that all optimizers of the Keras 3 family share, as attributes; not for users."""
+    """The options that all optimizers of the Keras 3 family share, as attributes; not for users.
+
+    Args:
+        name: the optimizer's name.
+        options: what the user has asked for in a step.
+        learning_rate: the learning rate.
+        weight_decay: how weights decay.
+        moving_average: whether and how weights are averaged.
+        master_weights: whether weights of 16 bits have exact copies.
+    """
 
     _hyperparameters: ClassVar[tuple[str, ...]] = ()
-    """The constructor's arguments beyond those of this class, attributes of the same names: replicas must agree on
+    """The constructor's arguments beyond those of ``Optimizer``, attributes of the same names: replicas must agree on
     those that are numbers, and the config holds all of them."""
 
     def __init__(
@@ -39,21 +48,25 @@ class Options(State):
         master_weights: MasterWeights,
     ) -> None:
         super().__init__(name, options, learning_rate)
-        self._weight_decay, self._moving_average, self._master_weights = weight_decay, moving_average, master_weights
+        self._own_weight_decay, self._own_moving_average, self._own_master_weights = (
+            weight_decay,
+            moving_average,
+            master_weights,
+        )
 
     @property
     def weight_decay(self) -> float | None:
         """λ, or None; another number can be set at any time."""
-        return self._weight_decay.rate
+        return self._own_weight_decay.rate
 
     @weight_decay.setter
     def weight_decay(self, value: float | None) -> None:
-        if self.built and (value is None) != (self._weight_decay.rate is None):
+        if self.built and (value is None) != (self._own_weight_decay.rate is None):
             raise InvalidArgumentError(
                 f"weight_decay={value!r}: optimizer {self.name!r} was built {'with' if value is None else 'without'} "
                 "weight decay. Set a number (0 for none) when you make it"
             )
-        self._weight_decay.rate = value
+        self._own_weight_decay.rate = value
 
     def exclude_from_weight_decay(
         self, var_list: Iterable[Variable] | None = None, var_names: Sequence[str] | None = None
@@ -81,46 +94,46 @@ class Options(State):
             raise InvalidArgumentError(
                 f"exclude_from_weight_decay: optimizer {self.name!r} is built already; call it before the first step"
             )
-        self._weight_decay.spare(var_list, var_names)
+        self._own_weight_decay.spare(var_list, var_names)
 
     def _weight_decay_of(self, variable: Variable) -> float:
         """Return λ of one variable that no rule updates."""
-        return self._weight_decay.of(variable)
+        return self._own_weight_decay.of(variable)
 
     def _variant_of(self, variable: Variable) -> int:
-        return self._weight_decay.variant_of(variable) | self._master_weights.variant_of(variable)
+        return self._own_weight_decay.variant_of(variable) | self._own_master_weights.variant_of(variable)
 
     def _slot_dtype(self, variable: Variable) -> np.dtype[Any]:
-        return self._master_weights.slot_dtype(variable)
+        return self._own_master_weights.slot_dtype(variable)
 
     def _call(self, home: FlatBuffer, variant: int, scalars: Sequence[float]) -> RuleCall:
-        call = self._weight_decay.extended(super()._call(home, variant, scalars), variant)
-        return self._master_weights.extended(call, variant, home, self._engine.slots)
+        call = self._own_weight_decay.extended(super()._call(home, variant, scalars), variant)
+        return self._own_master_weights.extended(call, variant, home, self._engine.slots)
 
     @property
     def use_ema(self) -> bool:
         """Whether averages are kept; the constructor decides."""
-        return self._moving_average.is_kept
+        return self._own_moving_average.is_kept
 
     @property
     def ema_momentum(self) -> float:
         """The average's μ; another number can be set at any time."""
-        momentum: float = self._moving_average.momentum
+        momentum: float = self._own_moving_average.momentum
         return momentum
 
     @ema_momentum.setter
     def ema_momentum(self, value: float) -> None:
-        self._moving_average.momentum = value
+        self._own_moving_average.momentum = value
 
     @property
     def ema_overwrite_frequency(self) -> int | None:
         """Every how many steps averages overwrite the weights, or None; another number can be set at any time."""
-        frequency: int | None = self._moving_average.overwrite_frequency
+        frequency: int | None = self._own_moving_average.overwrite_frequency
         return frequency
 
     @ema_overwrite_frequency.setter
     def ema_overwrite_frequency(self, value: int | None) -> None:
-        self._moving_average.overwrite_frequency = value
+        self._own_moving_average.overwrite_frequency = value
 
     def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:
         """Overwrite variables by their averages, after training; with ``update="shared"`` a collective.
@@ -148,16 +161,16 @@ class Options(State):
         for variable in variables:
             self._get_variable_index(variable)
         call = f"finalize_variable_values of {type(self).__name__}"
-        self._moving_average.overwrite(variables, self._engine.slots, call)
+        self._own_moving_average.overwrite(variables, self._engine.slots, call)
 
     @property
     def master_weights(self) -> bool:
         """Whether variables of 16 bits are updated through exact copies in float32."""
-        return self._master_weights.are_kept
+        return self._own_master_weights.are_kept
 
     @master_weights.setter
     def master_weights(self, value: bool) -> None:
-        self._master_weights.are_kept = value
+        self._own_master_weights.are_kept = value
 
     def _make_variables(self) -> None:
         self._make_averages_and_accumulators()
@@ -177,18 +190,18 @@ class Options(State):
                 self._own_variables.append(sums)
 
     def _make_masters(self) -> None:
-        for variable in filter(self._master_weights.has, self._trainable_variables):
-            self._master_weights.check(variable, updates_flat=self._updates_flat)
+        for variable in filter(self._own_master_weights.has, self._trainable_variables):
+            self._own_master_weights.check(variable, updates_flat=self._updates_flat)
             self.add_variable_from_reference(variable, MASTER_SLOT, lambda shape, dtype, v=variable: v.storage.array)
-            self._master_weights.note_made(variable)
+            self._own_master_weights.note_made(variable)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._master_weights.renew(self._engine.slots)
+        self._own_master_weights.renew(self._engine.slots)
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._master_weights.note(self._engine.slots)
+        self._own_master_weights.note(self._engine.slots)
 
     def _refuse_limit(self, name: str, value: float) -> None:
         others = {other: limit for other, limit in vars(self._engine.options.clipping).items() if other != name}
@@ -221,7 +234,7 @@ class Options(State):
     def _identity(self) -> str:
         fixed = ("use_ema", "gradient_accumulation_steps", "master_weights")
         options = [f"{name}={getattr(self, name)}" for name in fixed if getattr(self, name)]
-        spared = [variable.name for variable in self._trainable_variables if self._weight_decay.spares(variable)]
+        spared = [variable.name for variable in self._trainable_variables if self._own_weight_decay.spares(variable)]
         return ", ".join([super()._identity(), *options, *([f"no decay of {spared}"] if spared else [])])
 
     def _changeable_options(self) -> dict[str, float]:

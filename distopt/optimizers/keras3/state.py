@@ -21,7 +21,13 @@ from distopt.variables.variable import Variable
 
 
 class State(BaseOptimizer):
-    """The part of the Keras 3 optimizer that makes and keeps variables."""
+    """The variables of an optimizer of the Keras 3 family; not for users.
+
+    Args:
+        name: the optimizer's name.
+        options: what the user has asked for in a step.
+        learning_rate: the learning rate; a number's Variable is one of the optimizer's.
+    """
 
     def __init__(self, name: str, options: StepOptions, learning_rate: LearningRate) -> None:
         super().__init__(options)
