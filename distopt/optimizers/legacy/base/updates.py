@@ -116,16 +116,16 @@ class Updates(Tunable):
         return self._scalars(self._apply_state["CPU:0", dtype])
 
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
-        variables, sparse = gradients.slab.variables, gradients.sparse
+        variables, sparse, updates_flat = gradients.slab.variables, gradients.sparse, self._updates_flat
         for entries in rounds(gradients):
-            if self._updates_flat and not dense_done:
+            if updates_flat and not dense_done:
                 dense = [k for k in entries if k not in sparse] if sparse else entries
                 update_flat(gradients, dense, self._step_call)
             for k in entries:
                 if k in sparse:
                     self._apply_rows(variables[k], sparse[k])
                     continue
-                if not self._updates_flat:
+                if not updates_flat:
                     state = self._state_for("_resource_apply_dense")
                     self._resource_apply_dense(gradients.slab.views[k], variables[k], **state)
                 constrain(variables[k])
