@@ -55,7 +55,8 @@ def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbe
     )
     if call.observers is not None:
         call.observers.tell(Moment.HEADER, None)
-    is_checked = state_check.is_due(strategy)
+    every = strategy.checks.state_every
+    is_checked = every > 0 and step >= every and state_check.is_due(strategy)
     if is_checked:
         if call.shares:
             agree(communicator, header, brought)  # when all have come, nobody writes what is looked at now

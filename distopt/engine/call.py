@@ -56,13 +56,6 @@ class StepCall:
         """Note whether parameters are shared: replicas that find no memory in common go on without."""
         self.shares = strategy.update == "shared" and strategy.shares_parameters
 
-    def is_free_of_sharing(self, slab: Slab) -> bool:
-        """Return whether neither this step nor anybody else shares the parameters of a list."""
-        for home in slab.homes:
-            if home.shared_by is not None:
-                return False
-        return self.strategy is not None and self.strategy.update == "replicated"
-
     @property
     def aggregating_strategy(self) -> Strategy:
         """The replicas, in a step that aggregates."""

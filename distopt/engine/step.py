@@ -75,7 +75,7 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
     with Writing(call, gradients) as writing:
         _make_state(call, gradients, watch)
         reducer = choose_reducer(call, plan, gradients, agreed)
-        verdict = choose_verdict(call, gradients, reducer)
+        verdict = choose_verdict(call, gradients, reducer) if call.looks or training.skips_nonfinite else None
         reducer.collect()  # 4
         if gradients.sparse:
             collect_rows(gradients, reducer.rows_travel_by, engine.options, training.divisor(agreed.items))

@@ -57,9 +57,9 @@ class StateCheck:
         self._training, self._slots = training, slots
         self._fingerprints: list[Fingerprint] = []
 
-    def is_due(self, strategy: Strategy, ahead: int = 0) -> bool:
-        """Whether the state is checked before the next step, or a later one."""
-        every, step = strategy.checks.state_every, self._training.steps + ahead
+    def is_due(self, strategy: Strategy) -> bool:
+        """Whether the state is checked before the next step."""
+        every, step = strategy.checks.state_every, self._training.steps
         wanted = every > 0 and step > 0 and step % every == 0
         return wanted and strategy.num_replicas_in_sync > 1 and strategy.broadcast
 

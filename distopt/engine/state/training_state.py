@@ -37,7 +37,8 @@ class TrainingState:
     @property
     def steps(self) -> int:
         """How many steps were done."""
-        return self.calls // self.micro_steps
+        calls, accumulation = int(self.iterations.storage.array), self.accumulation
+        return calls if accumulation is None else calls // accumulation.steps
 
     def count_with(self, iterations: Variable) -> None:
         """Count in this variable from now on."""

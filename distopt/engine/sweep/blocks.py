@@ -46,7 +46,8 @@ class Blocks:
         self._memory, self._family, self._gradients, self._rescaling = memory, family, gradients, rescaling
         self._node, self._is_settled = memory.node, is_settled
         self.rows_travel_by = memory.node.communicator
-        self._plan = memory.plan(gradients.dense)
+        is_everything = gradients.entries is memory.slab.all_entries and not gradients.sparse
+        self._plan = (memory.everything if is_everything else None) or memory.plan(gradients.dense)
         self._after_norms = rescaling is not None and rescaling.needs_every_sum
         can_sum_late = self._node.is_whole_job and gradients.stream is None
         self._in_one_sweep = can_sum_late and memory.is_shared and not self._after_norms
@@ -68,7 +69,8 @@ class Blocks:
         if not self._is_settled:
             self._node.barrier()
         if not self._sums_by_block and stream is None:
-            self._plan.sum()
+            for total in self._plan.sums:
+                total()
 
     def measure(self) -> Array | None:
         """Sum what could not be summed before, and bring it where it is updated from.

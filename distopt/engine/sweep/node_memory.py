@@ -43,10 +43,16 @@ class NodeMemory:
         self.scratch = {dtype: np.empty(BLOCK + SPAN_UNIT, dtype) for dtype in slab.flats}
         """Memory for one block that others must not see."""
         self._plans: dict[bytes, SpanPlan] = {}
+        self.everything: SpanPlan | None = None
+        """The plan for the whole list, once it was asked for."""
 
     def plan(self, entries: Sequence[int]) -> SpanPlan:
         """Return what a step over these entries consists of."""
-        key = b"all" if entries is self.slab.all_entries else np.asarray(entries, np.int64).tobytes()
+        if entries is self.slab.all_entries:
+            if self.everything is None:
+                self.everything = SpanPlan(self.node, self.slab, self._flats, entries, self._wire)
+            return self.everything
+        key = np.asarray(entries, np.int64).tobytes()
         if key not in self._plans:
             if len(self._plans) > _PLANS:
                 self._plans.clear()

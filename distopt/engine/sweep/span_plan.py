@@ -70,6 +70,7 @@ class SpanPlan:
         self._sums_spreads: dict[np.dtype[Any] | None, Spread] = {}
         replicas, me = node.communicator.size, node.communicator.index
         self.sums: list[NodeSum] = []
+        """Each puts the sums of what this replica owns of one flat buffer into its slab."""
         self.by_owner: list[list[Held]] = [[] for _ in range(replicas)]
         for dtype, of_members in flats.items():
             owned = parts_of(slab, dtype, entries, replicas)
@@ -79,11 +80,6 @@ class SpanPlan:
             self.sums.append(NodeSum(node, of_members, [held[-1].ranges for held in self.by_owner], wire))
         self.own = self.by_owner[me]
         self.all = [held for of_owner in self.by_owner for held in of_owner]
-
-    def sum(self) -> None:
-        """Put the sums of what this replica owns into its slab."""
-        for total in self.sums:
-            total()
 
     def copy_totals(self, place: int) -> None:
         """Copy the sums that others own into the slab of this replica."""

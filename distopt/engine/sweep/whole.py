@@ -188,7 +188,8 @@ class WholeFromNode(Whole):
         node.barrier()
         plan = self._memory.plan(self._gradients.dense)
         if stream is None:
-            plan.sum()
+            for total in plan.sums:
+                total()
         plan.publish(as_summed=True)
         node.barrier()
         plan.copy_totals(node.place)

@@ -92,7 +92,7 @@ class BaseOptimizer(Face):
         pairs = own_pairs(grads_and_vars, call.replica)
         variables = [variable for _, variable in pairs]
         slab = self._engine.slabs.get(tuple(map(id, variables))) or self._slab_for(variables)
-        if not call.is_free_of_sharing(slab):
+        if call.shares or call.strategy is None or any(home.shared_by is not None for home in slab.homes):
             check_sharing(call.strategy or get_strategy(), slab, call.needs_whole_sum(slab))
         if gives_up:
             refuse_buffers(pairs, slab)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -257,7 +258,9 @@ class Optimizer(Options):
     def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
         rate = self._own_learning_rate.at(self._step_counter)
         if self._own_learning_rate.variables:
-            number = finite(self.name, "learning_rate", float(rate))
+            number = float(rate)
+            if not math.isfinite(number):
+                finite(self.name, "learning_rate", number)
         else:
             number = evaluated(self.name, int(self._step_counter), "learning_rate", rate)
         self._step_learning_rate = rate

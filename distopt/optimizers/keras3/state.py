@@ -73,7 +73,7 @@ class State(BaseOptimizer):
     @property
     def _step_number(self) -> int:
         """The number of the step that is being done, from 1."""
-        return int(self.iterations) + 1
+        return self._engine.training.steps + 1
 
     @property
     def variables(self) -> list[Variable]:
