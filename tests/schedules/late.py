@@ -109,6 +109,9 @@ class LateCommunicator(Communicator):
     def line(self) -> Any:
         return self._inner.line()
 
+    def fail(self, error: BaseException) -> None:
+        self._inner.fail(error)
+
     def release(self) -> None:
         self._inner.release()
 
