@@ -137,12 +137,13 @@ def test_what_was_only_heard_of_is_passed_on_as_it_is(error, pair):
 
 @pytest.mark.parametrize("says", ["it ends well", "it is killed"])
 def test_who_waits_in_shared_memory_hears_of_a_death(says):
-    left = threading.Event()
+    left, all_have_it = threading.Event(), threading.Barrier(3)
 
     def replica():
         communicator = distopt.get_strategy().ready()
         distopt.barrier()
         distopt.get_strategy().node()
+        all_have_it.wait()  # who still makes the node would be told there
         if distopt.replica_index() == 1:
             if says == "it ends well":
                 communicator.line().end(RuntimeError("gone"))
