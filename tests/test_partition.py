@@ -1,5 +1,6 @@
 """Who owns what: every element once, cut where the norms allow it, the same whatever list it is asked for."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -30,11 +31,22 @@ def small_chunks():
         yield
 
 
-def placed(sizes, cut):
-    """Variables of these sizes in two homes."""
+class Replicas:
+    """Those that share a buffer: nobody of them writes here."""
+
+    node = None
+
+    def write(self, name, target, value):
+        raise AssertionError("nothing is assigned in these tests")
+
+
+def placed(sizes, cut, *, shared=False):
+    """Variables of these sizes in two homes, which are one replica's or exist once per node."""
     variables = [Variable(np.zeros(size, F4), name=f"v{k}") for k, size in enumerate(sizes)]
     place(variables[:cut])
     place(variables)
+    for home in {variable.storage.buffer for variable in variables} if shared else ():
+        home.share(Replicas(), [])
     return variables
 
 
@@ -67,7 +79,8 @@ def test_owners_of_a_large_home_have_about_equal_parts(size, replicas):
 @FEW
 @given(sizes=SIZES, replicas=REPLICAS, data=st.data())
 def test_parts_cover_the_chosen_entries_and_keep_their_owners(sizes, replicas, data):
-    variables = placed(sizes, data.draw(st.integers(0, len(sizes))))
+    is_shared = data.draw(st.booleans())
+    variables = placed(sizes, data.draw(st.integers(0, len(sizes))), shared=is_shared)
     chosen = data.draw(st.lists(st.sampled_from(range(len(sizes))), unique=True, min_size=1))
     slab = Slab([variables[k] for k in chosen])
     entries = [k for k in range(len(chosen)) if data.draw(st.booleans())]
@@ -80,9 +93,10 @@ def test_parts_cover_the_chosen_entries_and_keep_their_owners(sizes, replicas, d
             assert part.begin == slab.starts[part.entry] + part.first
             is_last = part.first + part.length == variable.size
             assert part.end == (slab.ends[part.entry] if is_last else part.begin + part.length)
-            place_in_home = variable.storage.start + part.first
-            owns = variable.storage.home.owned(replicas)[owner]
-            assert any(begin <= place_in_home and place_in_home + part.length <= end for begin, end in owns)
+            home, begin_in_home = variable.storage.home, variable.storage.start + part.first
+            owns = (home.owned if is_shared else partial(slab.split_among, F4))(replicas)[owner]
+            first = begin_in_home if is_shared else part.begin
+            assert any(begin <= first and first + part.length <= end for begin, end in owns)
         ranges = ranges_of(parts)
         assert all(end < begin for (_, end), (begin, _) in pairwise(ranges))
         assert [part for run in runs_of(parts) for part in run] == parts
@@ -136,8 +150,16 @@ def check_updates(slab, block):
         assert target == slab.variables[entry].storage.start + first
 
 
-def test_an_element_has_one_owner_in_all_lists():
-    variables = placed([30_000, 7, 9000, 0, 20_000], 3)
+def test_the_list_alone_says_who_owns_what_every_replica_has_for_itself():
+    sizes, owned = [30_000, 7, 9000, 0, 20_000], []
+    for cut in (0, 3, 5):  # whatever was placed together before
+        slab = Slab(placed(sizes, cut))
+        owned.append(parts_of(slab, F4, slab.all_entries, 3))
+    assert owned[0] == owned[1] == owned[2]
+
+
+def test_a_shared_element_has_one_owner_in_all_lists():
+    variables = placed([30_000, 7, 9000, 0, 20_000], 3, shared=True)
     owners = {}
     for chosen in ([0, 1, 2, 3, 4], [4, 0], [2], [3, 1, 4]):
         slab = Slab([variables[k] for k in chosen])
