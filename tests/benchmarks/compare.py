@@ -70,7 +70,8 @@ def read_tables(output: str) -> Iterator[tuple[Row, float]]:
         >>> [(row.column, value) for row, value in read_tables(text + "4 B    0.5    -")]
         [('shared', 0.5)]
     """
-    title, columns = None, []
+    title: re.Match[str] | None = None
+    columns: list[str] = []
     for line in output.splitlines():
         cells = re.split(r" {2,}", line.strip())
         if found := TITLE.fullmatch(line):
@@ -79,7 +80,8 @@ def read_tables(output: str) -> Iterator[tuple[Row, float]]:
             columns = cells
         elif title is not None and len(cells) == len(columns) + 1:
             row = zip(columns, cells[1:], strict=True)
-            yield from ((Row(*title.groups(), cells[0], name), float(cell)) for name, cell in row if cell != "-")
+            what = title["title"], title["unit"], cells[0]
+            yield from ((Row(*what, name), float(cell)) for name, cell in row if cell != "-")
         else:
             title = None
 
@@ -123,14 +125,14 @@ def show(rows: Mapping[Row, tuple[float, float]]) -> None:
     title = None
     for row, (old, new) in rows.items():
         if row.title != title:
-            print(f"\n{f'{row.title} [{row.unit}]':<68}{'old':>10}{'new':>10}{'ratio':>8}")
+            print(f"\n{'old':>10}{'new':>10}{'ratio':>8}  {row.title} [{row.unit}]")
             title = row.title
         print(line_of(f"{row.case}: {row.column}", row, old, new))
 
 
 def line_of(name: str, row: Row, old: float, new: float) -> str:
     """Return the line of a row."""
-    return f"  {name:<66}{old:>10.4g}{new:>10.4g}{row.ratio(old, new):>8.3f}"
+    return f"{old:>10.4g}{new:>10.4g}{row.ratio(old, new):>8.3f}  {name}"
 
 
 def summarize(rows: Mapping[Row, tuple[float, float]]) -> None:
@@ -143,8 +145,7 @@ def summarize(rows: Mapping[Row, tuple[float, float]]) -> None:
     for who, is_rival in (("distopt", False), ("rivals", True)):
         ratios = [row.ratio(*values) for row, values in rows.items() if row.is_rival == is_rival]
         if ratios:
-            mean = statistics.geometric_mean(ratios)
-            print(f"  {f'geometric mean of the {len(ratios)} ratios of {who}':<86}{mean:>8.3f}")
+            print(f"{statistics.geometric_mean(ratios):>28.3f}  geometric mean of the {len(ratios)} ratios of {who}")
     slower = {row: values for row, values in rows.items() if not row.is_rival and row.ratio(*values) > SLOWER}
     print(f"\nAbove {SLOWER}: {len(slower) or 'none'}")
     for row, values in sorted(slower.items(), key=lambda item: -item[0].ratio(*item[1])):
