@@ -77,7 +77,7 @@ class SlotStore:
         return list(dict.fromkeys(self.shared.values()))
 
     def node_barrier(self) -> None:
-        """Wait until the node's other replicas have read or written as much."""
+        """Wait until the replicas of the node have all read, or written, the shared slots."""
         for node in self.nodes:
             node.barrier()
 
