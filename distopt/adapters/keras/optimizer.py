@@ -21,7 +21,7 @@ from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.access import engine_of, parts_of
 from distopt.variables.variable import Variable
 
-_backend: Any = importlib.import_module(f"distopt.adapters.keras_{keras.backend.backend()}")
+_backend: Any = importlib.import_module(f"distopt.adapters.keras.on_{keras.backend.backend()}")
 
 
 @keras.saving.register_keras_serializable(package="distopt")
