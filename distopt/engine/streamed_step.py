@@ -100,6 +100,11 @@ class StreamedStep:
         """Whether gradients are summed while they come."""
         return self._buckets is not None
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether a gradient was pushed: a sum may have been made."""
+        return any(self._gradients.kinds)
+
     def abandon(self) -> None:
         """Give up: the communication thread may wait for gradients that never come."""
         if self._buckets is not None:

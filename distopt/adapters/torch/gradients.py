@@ -116,7 +116,10 @@ class Stream:
         variables = [each.variable for each in trained]
         optimizer.begin_step(variables)
         stream = cls(optimizer, trained)
-        return stream if optimizer.sums_meanwhile else None
+        if optimizer.sums_meanwhile:
+            return stream
+        optimizer.cancel_step()
+        return None
 
     @contextmanager
     def held(self) -> Iterator[None]:

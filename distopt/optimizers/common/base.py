@@ -239,12 +239,13 @@ class BaseOptimizer(Face):
         """Give up a step that was begun and not ended: its sums must be over before the slab is written again.
 
         Returns:
-            Whether there was one.
+            Whether gradients of it were pushed.
         """
         streamed, self._streamed = self._streamed, None
-        if streamed is not None:
-            streamed.abandon()
-        return streamed is not None
+        if streamed is None:
+            return False
+        streamed.abandon()
+        return streamed.has_gradients
 
     def _begun(self, call: str) -> StreamedStep:
         if self._streamed is None:
