@@ -105,5 +105,5 @@ def synchronise(family: Family, engine: Engine, communicator: Communicator, vari
             f"replica {other} began with other values than replica 0, first in variable "
             f"{new[firsts[other]].name!r}: replica 0's were taken. Seed every replica alike, or pass "
             "Strategy(broadcast=False) to keep them apart",
-            stacklevel=5,
+            stacklevel=6,
         )

@@ -50,7 +50,8 @@ def collect_rows(
 
 def merge_rows(gradients: Gradients) -> None:
     """Add the equal rows of every sparse gradient."""
-    gradients.sparse = {k: slices.deduplicate() for k, slices in gradients.sparse.items()}
+    with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels: the sum is judged when it is whole
+        gradients.sparse = {k: slices.deduplicate() for k, slices in gradients.sparse.items()}
 
 
 def gather_rows(communicator: Communicator, gradients: Gradients, *, merge_first: bool) -> None:

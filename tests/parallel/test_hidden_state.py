@@ -16,7 +16,7 @@ from distopt.checkpoint import Checkpointer
 from distopt.distribute.agreement.checks import Checks
 from distopt.distribute.transports.local import LocalCommunicator
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers import SGD, legacy
+from distopt.optimizers import SGD, LossScaleOptimizer, legacy
 from distopt.process.moments import Moment
 from distopt.process.observers import add_observer
 
@@ -299,3 +299,11 @@ def test_the_norm_of_rows_that_stand_twice(kind, tmp_path):
     distopt.simulate(2, train)
     (line,) = [json.loads(text) for text in (tmp_path / "replica-0.jsonl").read_text().splitlines() if "norm" in text]
     assert float(line["gradient_norm"]) == math.sqrt(8)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_that_are_not_finite_are_judged_and_not_warned_of():
+    w, infinity = Variable(np.ones((4, 1), "float32"), name="w"), np.float32(np.inf)
+    optimizer = LossScaleOptimizer(SGD(0.1))
+    optimizer.apply_gradients([(IndexedSlices([[infinity], [-infinity]], [1, 1], (4, 1)), w)])
+    assert (values(w.numpy()), float(optimizer.dynamic_scale)) == ([1.0], 2.0**14)
