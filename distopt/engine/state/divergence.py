@@ -184,9 +184,3 @@ def _digest(array: Array) -> int:
 
 def _bytes(array: Array) -> Array:
     return array.reshape(-1).view(np.uint8)
-
-
-def mark_as_different(variables: Sequence[Variable]) -> None:
-    """Note that a step of this replica alone wrote to these variables."""
-    for variable in variables:
-        variable.storage.may_differ = True
