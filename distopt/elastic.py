@@ -77,7 +77,7 @@ def _regroup(strategy: Strategy, optimizer: BaseOptimizer) -> None:
     engine.forget(old)
     steps = communicator.all_gather(np.array([int(counter)], np.int64).view(np.uint8))
     source = int(np.argmax(steps.copy().view(np.int64)))
-    state = dict.fromkeys([*engine.stepped, *family_of(optimizer).state(), counter])
+    state = dict.fromkeys([*engine.agreed, *family_of(optimizer).state(), counter])
     copy_from(communicator, [variable.storage.array for variable in state], source)
     for variable in state:
         variable.storage.note_write()

@@ -13,6 +13,7 @@ from distopt.memory.layout import ALIGNMENT, aligned_zeros, layout
 from distopt.optimizers.common.access import engine_of
 from distopt.slabs.fitting import fit
 from distopt.slabs.gradients import Gradients
+from distopt.slabs.listing import Listing
 from distopt.slabs.slab import Slab, describe
 
 DTYPES = [np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)]
@@ -103,12 +104,13 @@ def test_a_slab_has_one_view_per_entry():
     a, b = Variable(np.zeros((2, 3), np.float32), name="a"), Variable(np.zeros(3), name="b")
     slab = Slab([a, b, a])
     assert [view.shape for view in slab.views] == [(2, 3), (3,), (2, 3)]
-    assert slab.has_duplicates
+    assert Listing(slab).has_duplicates
+    assert not Listing(slab, [0, 1]).has_duplicates
     slab.views[0][...] = 1
     slab.views[2][...] = 2
     assert (slab.views[0] == 1).all()
     assert [list(members) for members in slab.members.values()] == [[0, 2], [1]]
-    assert slab.description == "a: float32[2, 3], b: float64[3], a: float32[2, 3]"
+    assert Listing(slab).description == "a: float32[2, 3], b: float64[3], a: float32[2, 3]"
     np.testing.assert_array_equal(slab.spans(np.dtype(np.float32), [2]), [[slab.starts[2], 6]])
     assert slab.spans(np.dtype(np.float64), [0]).shape == (0, 2)
 
@@ -122,7 +124,7 @@ def gradients_of(*variables, sparse=None):
     slab = Slab(variables)
     for k, view in enumerate(slab.views):
         view[...] = k + 1
-    made = Gradients(slab)
+    made = Gradients(Listing(slab))
     made.sparse.update(sparse or {})
     return made
 

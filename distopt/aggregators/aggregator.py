@@ -24,6 +24,7 @@ from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.strategy import get_strategy
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
+from distopt.slabs.listing import Listing
 from distopt.slabs.slab import Slab
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
@@ -89,11 +90,11 @@ class FlatAggregator(Aggregator):
     def __call__(self, grads_and_vars: list[Pair]) -> list[Pair]:
         """Return the aggregated gradients; sparse ones are made dense."""
         communicator = get_strategy().ready()
-        slab = Slab([variable for _, variable in grads_and_vars])
+        listing = Listing(Slab([variable for _, variable in grads_and_vars]))
         dense = [(_to_dense(gradient), variable) for gradient, variable in grads_and_vars]
-        gradients = Gradients(slab)
+        gradients = Gradients(listing)
         gradients.replace_from_hook(dense, type(self).__name__)
-        for flat in slab.flats.values():
+        for flat in listing.slab.flats.values():
             self.reduce(communicator, flat)
         return gradients.pairs()
 

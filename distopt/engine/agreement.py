@@ -13,7 +13,8 @@ from distopt.engine.call import StepCall
 from distopt.engine.plan import Plan
 from distopt.errors import InvalidArgumentError
 from distopt.process.moments import Moment
-from distopt.slabs.gradients import ABSENT, DENSE, SPARSE, Gradients
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.listing import DENSE, SPARSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,9 @@ def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbe
     if training.loss_scale is not None:
         numbers = numbers | {"loss_scale": training.loss_scale.factor}
     named = " ".join([call.name, *numbers]).encode()
-    header = call.header(plan.slab, call.name, step, numbers)
+    header = call.header(gradients.listing, call.name, step, numbers)
     brought = Brought(
-        call_digest=plan.call_digest(call.told) if plan.digest is None else plan.digest,
+        call_digest=plan.digests.get(gradients.listing) or plan.call_digest(gradients.listing, call.told),
         hyper_digest=digest(named + struct.pack(f"<{len(numbers)}d", *numbers.values())),
         presence=digest(bytes(mine)),
         items=items,
@@ -60,13 +61,13 @@ def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbe
     if is_checked:
         if call.shares:
             agree(communicator, header, brought)  # when all have come, nobody writes what is looked at now
-        brought.state, changed = state_check.digest(strategy, plan.slab, call.family.state())
+        brought.state, changed = state_check.digest(strategy, gradients.listing, call.family.state())
         brought.flags |= changed
     agreement = agree(communicator, header, brought)
     if any(agreement.flags):
         replica.stop_agreed = any(flags & Flag.STOP for flags in agreement.flags)
     if is_checked:
-        state_check.compare(strategy, plan.slab, call.family.state(), agreement)
+        state_check.compare(strategy, gradients.listing, call.family.state(), agreement)
     total = None if items is None else float(np.sum(agreement.items))
     if total == 0:
         _refuse_gradients_of_nothing(communicator, gradients, step)
@@ -82,7 +83,7 @@ def _refuse_gradients_of_nothing(communicator: Communicator, gradients: Gradient
     brought = {
         k: gradients.sparse[k].values if kind == SPARSE else slab.views[k]
         for k, kind in enumerate(gradients.kinds)
-        if kind != ABSENT
+        if kind in (DENSE, SPARSE)
     }
     names = " ".join(repr(slab.variables[k].name) for k, values in brought.items() if values.any())
     everybodys = exchange_bytes(communicator, names.encode())

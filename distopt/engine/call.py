@@ -13,7 +13,7 @@ from distopt.engine.sweep.sharing import needs_whole_sum
 from distopt.errors import ReplicaError
 from distopt.process.moments import ACTIVE, Moment, Observers
 from distopt.process.replica import Replica
-from distopt.slabs.slab import Slab
+from distopt.slabs.listing import Listing
 from distopt.telemetry.receipt_observer import observe_for_receipt
 
 
@@ -70,23 +70,25 @@ class StepCall:
         if self.communicator is not None and not isinstance(error, ReplicaError):
             offer_failure(self.communicator, error)
 
-    def needs_whole_sum(self, slab: Slab) -> str | None:
+    def needs_whole_sum(self, listing: Listing) -> str | None:
         """Return what has to see the whole sum, as a message says it; None where a step can go block by block."""
         if self.observers is not None and self.observers.want(Moment.SUMS):
             return "an observer of the sums"
         if self.strategy is None:
             return "experimental_aggregate_gradients=False"
-        return needs_whole_sum(self.engine.options, self.family, slab, looks=self.looks)
+        return needs_whole_sum(self.engine.options, self.family, listing, looks=self.looks)
 
     def told(self) -> str:
         """Return which optimizer this is, as all replicas know it."""
         return self.engine.told(self.family.identity(), self.aggregating_strategy.communicator)
 
-    def header(self, slab: Slab, name: str, step: int = -1, values: Mapping[str, float | str] | None = None) -> Call:
+    def header(
+        self, listing: Listing, name: str, step: int = -1, values: Mapping[str, float | str] | None = None
+    ) -> Call:
         """Return what the replicas agree on: who steps what, in which step, with which hyperparameters."""
 
         def describe() -> dict[str, str]:
-            description = {"optimizer": self.told(), "variables": slab.description}
+            description = {"optimizer": self.told(), "variables": listing.description}
             return description | {label: str(value) for label, value in (values or {}).items()}
 
         return Call(f"{name} of {self.family.kind}", describe, step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,12 @@ from distopt.engine.state.options import StepOptions
 from distopt.engine.state.slot_store import SlotStore
 from distopt.engine.state.training_state import TrainingState
 from distopt.memory.arena import place
+from distopt.slabs.listing import Listing, find_listing, united
 from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
+
+_LISTINGS = 256
+"""So many lists are remembered."""
 
 
 class Engine:
@@ -31,51 +35,91 @@ class Engine:
 
     def _start_empty(self) -> None:
         self.state_check = StateCheck(self.training, self.slots)
-        self.slabs: dict[tuple[int, ...], Slab] = {}
-        """The gradients of every list of variables that was stepped, by the variables' ids."""
-        self._slabs_with_slots: set[Slab] = set()
+        self.listings: dict[tuple[Communicator | int | None, ...], Listing] = {}
+        """The lists of variables that are known, by the replicas that step them and the variables' ids."""
+        self._slabs: dict[Communicator | None, Slab] = {}
+        """The gradients of all variables that some replicas step together; None: of those nobody has agreed on."""
+        self._agreed: dict[Variable, None] = {}
         self.plans: dict[tuple[Slab, Communicator | None], Plan] = {}
-        """What is prepared for each list among some replicas, once they have agreed on it."""
+        """What is prepared for the lists among some replicas, once they have agreed on their variables."""
         self._synchronised: dict[Communicator, set[Variable]] = {}
         self._numbers: dict[Communicator, int] = {}
         self.builds_share_values = True
         """Whether making state for variables also makes replicas start from replica 0's values of them."""
 
-    def known_slab(self, variables: Sequence[Variable]) -> Slab | None:
-        """Return the memory for the gradients of these variables, if it has been made."""
-        return self.slabs.get(tuple(map(id, variables)))
-
-    def new_slab(self, variables: Sequence[Variable], variants: Sequence[int]) -> Slab:
-        """Place the variables, and make the memory for their gradients.
+    def find_listing(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing | None:
+        """Return a list as part of a slab that there is; None where there is none.
 
         Args:
-            variables: the list of a step.
-            variants: which variant of the optimizer's rule updates each of them.
+            communicator: the replicas that step it: all must have agreed on the slab; None: this one alone.
+            variables: the list.
         """
-        strategy = get_strategy()
-        place(variables, shareable=strategy.shares_parameters)
-        shares = strategy.num_replicas_in_sync > 1
-        slab = Slab(variables, strategy.replica_index if shares else None, variants)
-        self.slabs[tuple(map(id, variables))] = slab
-        return slab
+        slabs = self._slabs.values() if communicator is None else filter(None, [self._slabs.get(communicator)])
+        found = (find_listing(slab, variables) for slab in slabs)
+        return self._remember(communicator, next((listing for listing in found if listing is not None), None))
 
-    def has_slots(self, slab: Slab) -> bool:
-        """Whether every variable of the list has its slots."""
-        return slab in self._slabs_with_slots
+    def new_listing(
+        self,
+        communicator: Communicator | None,
+        variables: Sequence[Variable],
+        variant_of: Callable[[Variable], int],
+    ) -> Listing:
+        """Place variables, and make memory for their gradients and those of all that are stepped with them.
 
-    def note_slots(self, slab: Slab) -> None:
-        """Note that every variable of the list has its slots."""
-        self._slabs_with_slots.add(slab)
+        Where others must agree on the memory first, it is remembered when they have (``note_plan``).
+
+        Args:
+            communicator: the replicas that step the list, or None.
+            variables: the list.
+            variant_of: returns which variant of the optimizer's rule updates a variable.
+        """
+        known, waiting = self._slabs.get(communicator), self._slabs.get(None)
+        together = united(variables, known.variables if known is not None else ())
+        is_there = waiting is not None and list(map(id, waiting.variables)) == list(map(id, together))
+        slab = waiting if waiting is not None and is_there else _new_slab(together, variant_of)
+        listing = find_listing(slab, variables)
+        assert listing is not None
+        if communicator is None and variables:
+            self._slabs[None] = slab
+            self.listings.clear()
+            self._remember(None, listing)
+        return listing
+
+    def _remember(self, communicator: Communicator | None, listing: Listing | None) -> Listing | None:
+        if listing is not None:
+            if len(self.listings) > _LISTINGS:
+                self.listings.clear()
+            self.listings[communicator, *map(id, listing.variables)] = listing
+        return listing
+
+    def note_plan(self, plan: Plan) -> None:
+        """Keep what the replicas have agreed on; it takes the place of what was prepared for fewer variables."""
+        slab, communicator = plan.slab, plan.communicator
+        for key in [key for key in self.plans if key[1] is communicator]:
+            self.plans.pop(key).end_stream()
+        self.plans[slab, communicator] = plan
+        self._slabs[communicator] = slab
+        self._agreed.update(dict.fromkeys(slab.variables))
+        waiting = self._slabs.get(None)
+        if waiting is not None and find_listing(slab, waiting.variables) is not None:
+            del self._slabs[None]
+        self.listings.clear()
+
+    @property
+    def agreed(self) -> list[Variable]:
+        """The variables that replicas have stepped together, in the order in which they agreed on them."""
+        return list(self._agreed)
 
     @property
     def stepped(self) -> list[Variable]:
         """The variables of every list that was stepped."""
-        return list(dict.fromkeys(variable for slab in self.slabs.values() for variable in slab.variables))
+        waiting = self._slabs.get(None)
+        return list(dict.fromkeys([*self._agreed, *(waiting.variables if waiting is not None else ())]))
 
     def forget_digests(self) -> None:
         """Describe every call again: the options have changed."""
         for plan in self.plans.values():
-            plan.forget_digest()
+            plan.forget_digests()
 
     def forget(self, communicator: Communicator) -> None:
         """Drop what was agreed on and prepared with replicas that are no more together."""
@@ -83,6 +127,10 @@ class Engine:
         self._numbers.pop(communicator, None)
         for key in [key for key in self.plans if key[1] is communicator]:
             self.plans.pop(key).end_stream()
+        slab = self._slabs.pop(communicator, None)
+        if slab is not None:  # others may agree on it
+            self._slabs.setdefault(None, slab)
+        self.listings.clear()
 
     def note_member(self, communicator: Communicator) -> None:
         """Number this optimizer among those that these replicas step together."""
@@ -119,3 +167,10 @@ class Engine:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start_empty()
+
+
+def _new_slab(variables: Sequence[Variable], variant_of: Callable[[Variable], int]) -> Slab:
+    strategy = get_strategy()
+    place(variables, shareable=strategy.shares_parameters)
+    shares = strategy.num_replicas_in_sync > 1
+    return Slab(variables, strategy.replica_index if shares else None, list(map(variant_of, variables)))

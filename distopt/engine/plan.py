@@ -1,4 +1,4 @@
-"""What is prepared for one list of variables among one group of replicas; it goes with either of them."""
+"""What is prepared for the lists of variables in one slab among one group of replicas; it goes with either of them."""
 
 from __future__ import annotations
 
@@ -9,49 +9,56 @@ from distopt.distribute.agreement.header import digest
 from distopt.engine.streaming.buckets import BucketSums
 from distopt.engine.sweep.node_memory import NodeMemory
 from distopt.engine.sweep.whole import Reductions
+from distopt.slabs.listing import Listing
 from distopt.slabs.slab import Slab
+
+_DIGESTS = 256
+"""Digests of calls over so many lists are kept."""
 
 
 class Plan:
-    """The agreement of some replicas on a list, and how they sum its gradients.
+    """The agreement of some replicas on variables, and how they sum their gradients.
 
     Args:
-        slab: the gradients of the list.
+        slab: the gradients of the variables.
         communicator: the replicas.
     """
 
     def __init__(self, slab: Slab, communicator: Communicator) -> None:
         self.slab, self.communicator = slab, communicator
         self.is_agreed = False
-        """Whether the replicas have agreed on the list, and have begun from the same values."""
+        """Whether the replicas have agreed on the variables, and have begun from the same values."""
         self.memory: NodeMemory | None = None
         """How the replicas of a node read each other's gradients; None where they share no memory."""
         self.reductions = Reductions(communicator)
         self._stream: BucketSums | None = None
         self._has_stream = False
-        self.digest: int | None = None
-        """Digest of a call over this list, where it need not be described again."""
+        self.digests: dict[Listing, int] = {}
+        """Digests of calls over lists that need not be described again."""
 
     def settle(self, memory: NodeMemory | None) -> None:
         """Note that the replicas have agreed."""
         self.memory, self.is_agreed = memory, True
 
-    def call_digest(self, told: Callable[[], str]) -> int:
+    def call_digest(self, listing: Listing, told: Callable[[], str]) -> int:
         """Return the digest of a call, whose header need not describe it every time.
 
         Args:
+            listing: the list that is stepped, in this slab.
             told: returns the optimizer as all replicas know it.
         """
-        if self.digest is not None:
-            return self.digest
-        fresh = digest(f"{told()}|{self.slab.description}".encode())
+        if listing in self.digests:
+            return self.digests[listing]
+        fresh = digest(f"{told()}|{listing.description}".encode())
         if self.is_agreed:
-            self.digest = fresh
+            if len(self.digests) > _DIGESTS:
+                self.digests.clear()
+            self.digests[listing] = fresh
         return fresh
 
-    def forget_digest(self) -> None:
-        """Describe the call again: the optimizer's options have changed."""
-        self.digest = None
+    def forget_digests(self) -> None:
+        """Describe calls again: the optimizer's options have changed."""
+        self.digests.clear()
 
     def stream(self, make: Callable[[NodeMemory], BucketSums | None]) -> BucketSums | None:
         """Return the communication thread, made at the first streamed step; None where there is none."""

@@ -1,4 +1,4 @@
-"""Stage 2, before the first step over a list of variables: an agreement, replica 0's values, shared memory."""
+"""Stage 2, before the first step over variables: an agreement, replica 0's values, shared memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from distopt.engine.sweep.node_memory import NodeMemory
 from distopt.engine.sweep.sharing import mark_shared_slots, share_state
 from distopt.errors import NoSharedMemoryError
 from distopt.memory.digests import digest
+from distopt.slabs.listing import Listing
 from distopt.slabs.slab import Slab, describe
 from distopt.variables.variable import Variable
 
 
-def set_up_plan(call: StepCall, slab: Slab) -> Plan | None:
+def set_up_plan(call: StepCall, listing: Listing) -> Plan | None:
     """Return the plan of a list; the first time, agree on it and start from replica 0's values (collective).
+
+    What the slab holds beside the list was agreed on before, and is part of what is agreed on now.
 
     Returns:
         None where nothing is communicated.
@@ -30,19 +33,19 @@ def set_up_plan(call: StepCall, slab: Slab) -> Plan | None:
     strategy, engine = call.strategy, call.engine
     if strategy is None:
         return None
-    communicator = strategy.communicator
+    slab, communicator = listing.slab, strategy.communicator
     plan = engine.plans.get((slab, communicator)) or Plan(slab, communicator)
     if plan.is_agreed or not slab.variables:
         return plan
     # What follows depends on what was done before: where that differs, it must be known now.
     new = describe(engine.not_synchronised(communicator, slab.variables))
-    agree(communicator, call.header(slab, "first step over these variables", values={"not built before": new}))
+    agree(communicator, call.header(listing, "first step over these variables", values={"not built before": new}))
     engine.note_member(communicator)
     engine.options.build_aggregator(slab.variables)
     if strategy.broadcast:
         synchronise(call.family, engine, communicator, slab.variables)
     plan.settle(_share(call, slab))
-    engine.plans[slab, communicator] = plan
+    engine.note_plan(plan)
     call.note_mode(strategy)
     return plan
 

@@ -62,8 +62,8 @@ def choose_reducer(call: StepCall, plan: Plan | None, gradients: Gradients, agre
     memory = plan.memory
     if memory is None or not options.sums_flat:
         return WholeByMessages(plan.reductions, options, family, gradients, divisor, looks=looks)
-    is_plain = options.is_plain and family.updates_flat and not gradients.slab.has_duplicates
-    if (call.observers is not None or not is_plain) and call.needs_whole_sum(gradients.slab) is not None:
+    is_plain = options.is_plain and family.updates_flat and not gradients.listing.has_duplicates
+    if (call.observers is not None or not is_plain) and call.needs_whole_sum(gradients.listing) is not None:
         return WholeFromNode(memory, options, family, gradients, divisor, looks=looks)
     rescales = options.limits_gradients or looks or divisor is not None
     rescaling = Rescaling(options.clipping, divisor, looks=looks) if rescales else None

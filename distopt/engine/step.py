@@ -55,18 +55,18 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
     family, engine, training = call.family, call.engine, call.engine.training
     try:
         gradients = read()  # 1
-        plan = engine.plans.get((gradients.slab, call.communicator)) or set_up_plan(call, gradients.slab)  # 2
+        plan = engine.plans.get((gradients.slab, call.communicator)) or set_up_plan(call, gradients.listing)  # 2
         family.check(gradients)
         gradients.items = _checked(items, call)
         if training.accumulation is not None and not training.accumulate(gradients):
             return
-        numbers = family.hyperparameters(gradients.slab)
+        numbers = family.hyperparameters(gradients.listing)
     except Exception as error:
         call.offer(error)  # in place of the header, where the others wait
         raise
 
     agreed = agree_on_step(call, plan, gradients, numbers)  # 3
-    if not agreed.kinds:
+    if not gradients.listing.entries:
         return
     if missing := gradients.take_part(agreed.kinds):
         family.missing(missing, everything=not gradients.entries)
@@ -90,7 +90,7 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
         training.count()  # 7
         reducer.publish()
         if call.shares:
-            engine.state_check.record_if_due(call.aggregating_strategy, gradients.slab)
+            engine.state_check.record_if_due(call.aggregating_strategy, gradients.listing)
         reducer.leave()
         if watch:
             watch.tell(Moment.UPDATED, None if verdict is None else verdict.norm)

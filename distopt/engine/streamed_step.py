@@ -22,8 +22,9 @@ from distopt.engine.sweep.sharing import check_sharing
 from distopt.errors import InvalidArgumentError
 from distopt.process.moments import Moment
 from distopt.process.observers import observed_gradient
-from distopt.slabs.gradients import ABSENT, SPARSE, Gradients
+from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import read_gradient
+from distopt.slabs.listing import ABSENT, DENSE, SPARSE, Listing
 from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
 
@@ -33,44 +34,44 @@ class StreamedStep:
 
     Args:
         call: who steps, among whom.
-        slab_of: returns the memory for the gradients of a list.
+        listing_of: returns a list as part of a slab.
         variables: the variables that gradients may come for, in about the order in which they will.
     """
 
     def __init__(
-        self, call: StepCall, slab_of: Callable[[list[Variable]], Slab], variables: Sequence[Variable]
+        self, call: StepCall, listing_of: Callable[[list[Variable]], Listing], variables: Sequence[Variable]
     ) -> None:
         self._call = call
         with telling_the_others(call.communicator):
             if not variables:
                 raise InvalidArgumentError("begin_step: no variables are known; pass the list of them the first time")
-            slab = slab_of(list(variables))
-            check_sharing(call.aggregating_strategy, slab, call.needs_whole_sum(slab))
-            if slab.has_duplicates:
+            listing = listing_of(list(variables))
+            check_sharing(call.aggregating_strategy, listing, call.needs_whole_sum(listing))
+            if listing.has_duplicates:
                 raise InvalidArgumentError("begin_step: a variable stands twice in the list; give each once")
-        self._plan = self._opened(slab)
-        self._gradients = Gradients(slab)
-        self._buckets = _buckets(call, self._plan)
+        self._plan = self._opened(listing)
+        self._gradients = Gradients(listing)
+        self._buckets = _buckets(call, self._plan, listing)
         if self._buckets is not None:
-            self._buckets.begin()
+            self._buckets.begin(listing.entries)
             self._gradients.stream = self._buckets
 
-    def _opened(self, slab: Slab) -> Plan:
+    def _opened(self, listing: Listing) -> Plan:
         """Agree on the step, and return the plan of its list."""
         call, engine = self._call, self._call.engine
         communicator, accumulation = call.aggregating_strategy.communicator, engine.training.accumulation
         if call.has_header and (accumulation is None or accumulation.is_last(engine.training.iterations)):
-            plan = engine.plans.get((slab, communicator)) or Plan(slab, communicator)
-            agree(communicator, call.header(slab, "begin_step"), Brought(plan.call_digest(call.told)))
-        opened = set_up_plan(call, slab)
+            plan = engine.plans.get((listing.slab, communicator)) or Plan(listing.slab, communicator)
+            agree(communicator, call.header(listing, "begin_step"), Brought(plan.call_digest(listing, call.told)))
+        opened = set_up_plan(call, listing)
         assert opened is not None
         return opened
 
     def push(self, variable: Variable, gradient: Any) -> None:
         """Take one gradient; None says that there is none."""
-        slab, kinds = self._gradients.slab, self._gradients.kinds
+        listing, kinds = self._gradients.listing, self._gradients.kinds
         with telling_the_others(self._call.communicator):
-            entry = slab.entry_of.get(id(variable))
+            entry = listing.entry_of.get(id(variable))
             if entry is None or kinds[entry]:
                 why = "was pushed before in this step" if entry is not None else "is none of this step's variables"
                 raise InvalidArgumentError(
@@ -80,7 +81,7 @@ class StreamedStep:
             read_gradient(gradient, self._gradients, entry, casts=self._call.engine.options.casts)
         if self._buckets is not None and kinds[entry]:
             if kinds[entry] == SPARSE:  # where another replica's is dense, the sum is dense
-                slab.views[entry][...] = self._gradients.sparse[entry].to_dense()
+                listing.slab.views[entry][...] = self._gradients.sparse[entry].to_dense()
             self._buckets.note(entry)
 
     def end(self, items: float | None) -> None:
@@ -101,9 +102,14 @@ class StreamedStep:
         return self._buckets is not None
 
     @property
+    def slab(self) -> Slab:
+        """The memory of its gradients."""
+        return self._gradients.slab
+
+    @property
     def has_gradients(self) -> bool:
         """Whether a gradient was pushed: a sum may have been made."""
-        return any(self._gradients.kinds)
+        return any(kind in (DENSE, SPARSE) for kind in self._gradients.kinds)
 
     def abandon(self) -> None:
         """Give up: the communication thread may wait for gradients that never come."""
@@ -111,7 +117,7 @@ class StreamedStep:
             self._plan.end_stream()
 
 
-def _buckets(call: StepCall, plan: Plan) -> BucketSums | None:
+def _buckets(call: StepCall, plan: Plan, listing: Listing) -> BucketSums | None:
     """Return the communication thread for a list, made at its first streamed step; None where there is none."""
     options = call.engine.options
     if plan.memory is None or not options.sums_flat or call.engine.training.accumulation is not None:
@@ -119,6 +125,6 @@ def _buckets(call: StepCall, plan: Plan) -> BucketSums | None:
     observers = call.observers
     if observers is not None and (observers.want(Moment.GRADIENTS) or observers.want(Moment.SUMS)):
         return None  # somebody wants to see this replica's own gradients, or the whole sum
-    if call.looks and call.needs_whole_sum(plan.slab) is not None:
+    if call.looks and call.needs_whole_sum(listing) is not None:
         return None
     return plan.stream(functools.partial(cut_into_buckets, call.aggregating_strategy))

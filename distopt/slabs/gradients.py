@@ -10,11 +10,9 @@ import numpy as np
 from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
 from distopt.slabs.fitting import Gradient, Pair, as_pairs, fit
-from distopt.slabs.slab import Slab
+from distopt.slabs.listing import ABSENT, DENSE, SPARSE, Listing
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
-
-ABSENT, DENSE, SPARSE = 0, 1, 2
 
 
 class SumsMeanwhile(Protocol):
@@ -28,17 +26,17 @@ class Gradients:
     """What this replica brings to one step, and what takes part in it.
 
     Args:
-        slab: the memory; dense gradients lie in its views.
+        listing: the list of the step; dense gradients lie in the views of its slab.
     """
 
-    def __init__(self, slab: Slab) -> None:
-        self.slab = slab
-        self.kinds = bytearray(len(slab.views))
-        """For each entry ABSENT, DENSE or SPARSE: what this replica has."""
+    def __init__(self, listing: Listing) -> None:
+        self.listing, self.slab = listing, listing.slab
+        self.kinds = bytearray(listing.blank)
+        """For each entry of the slab ABSENT, DENSE or SPARSE: what this replica has; or UNLISTED."""
         self.sparse: dict[int, IndexedSlices] = {}
         """The sparse gradients, by entry."""
-        self.entries: Sequence[int] = slab.all_entries
-        """The entries that take part, in order: those that exist on any replica."""
+        self.entries: Sequence[int] = listing.entries
+        """The entries that take part, in the order of the list: those that exist on any replica."""
         self.items: float | None = None
         """What this replica's summed loss is over, or None."""
         self.stream: SumsMeanwhile | None = None
@@ -51,7 +49,7 @@ class Gradients:
 
     def part(self, entries: Sequence[int]) -> Gradients:
         """Return some of the entries, in the same memory."""
-        some = Gradients(self.slab)
+        some = Gradients(self.listing)
         some.entries = entries
         some.sparse = {k: self.sparse[k] for k in entries if k in self.sparse}
         return some
@@ -75,13 +73,16 @@ class Gradients:
                     self.sparse[k] = _no_rows(self.slab.variables[k])
         if ABSENT not in kinds:
             return []
-        self.entries = [k for k, kind in enumerate(kinds) if kind != ABSENT]
-        return [variable.name for variable, kind in zip(self.slab.variables, kinds, strict=True) if kind == ABSENT]
+        listed, variables = self.listing.entries, self.slab.variables
+        self.entries = [k for k in listed if kinds[k] != ABSENT]
+        return [variables[k].name for k in listed if kinds[k] == ABSENT]
 
     @property
     def dense(self) -> Sequence[int]:
-        """The entries whose gradients lie in the slab."""
-        return [k for k in self.entries if k not in self.sparse] if self.sparse else self.entries
+        """The entries whose gradients lie in the slab, in its order."""
+        if not self.sparse and self.entries is self.slab.all_entries:
+            return self.entries
+        return sorted(k for k in self.entries if k not in self.sparse)
 
     def pairs(self) -> list[Pair]:
         """Return the list of (gradient, variable) that hooks see."""
@@ -90,10 +91,8 @@ class Gradients:
 
     def by_variable(self) -> list[Gradient | None]:
         """Return each listed variable's gradient, None where it takes no part."""
-        found: list[Gradient | None] = [None] * len(self.slab.variables)
-        for k in self.entries:
-            found[k] = self.sparse.get(k, self.slab.views[k])
-        return found
+        part = set(self.entries)
+        return [self.sparse.get(k, self.slab.views[k]) if k in part else None for k in self.listing.entries]
 
     def replace_from_hook(self, pairs: Iterable[Pair], hook: str) -> None:
         """Adopt the list that a user's hook returned.

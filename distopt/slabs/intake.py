@@ -15,7 +15,8 @@ from distopt.process.moments import ACTIVE
 from distopt.process.observers import observed_gradients
 from distopt.process.replica import Replica
 from distopt.slabs.fitting import Pair, as_pairs, fit
-from distopt.slabs.gradients import DENSE, SPARSE, Gradients
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.listing import DENSE, SPARSE
 from distopt.slabs.slab import Slab
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
@@ -41,10 +42,11 @@ def read_gradients(pairs: Iterable[Pair], gradients: Gradients, *, casts: bool) 
 
     Args:
         pairs: the gradients (arrays, anything ``np.asarray`` takes, IndexedSlices or None) and their variables.
-        gradients: over a slab that was made for these variables; filled.
+        gradients: of the list of these variables; filled.
         casts: whether a gradient of another floating dtype is cast (Keras 3) or refused (legacy).
     """
-    for k, (gradient, _) in enumerate(observed_gradients(pairs) if ACTIVE else pairs):
+    pairs = observed_gradients(pairs) if ACTIVE else pairs
+    for k, (gradient, _) in zip(gradients.listing.entries, pairs, strict=True):
         read_gradient(gradient, gradients, k, casts=casts)
 
 
@@ -104,11 +106,16 @@ def check_items(items: Any, aggregates: bool, averaged_loss: str | None) -> floa
 def refuse_buffers(pairs: Sequence[Pair], slab: Slab) -> None:
     """Refuse gradient buffers after a step that was begun and not ended: its sums may have been written into them.
 
+    Args:
+        pairs: gradients and variables.
+        slab: that of the step that was given up.
+
     Raises:
         InvalidArgumentError: one is among the gradients.
     """
-    for k, (gradient, variable) in enumerate(pairs):
-        if gradient is slab.views[k]:
+    buffers = set(map(id, slab.views))
+    for gradient, variable in pairs:
+        if id(gradient) in buffers:
             raise InvalidArgumentError(
                 f"apply_gradients received the gradient buffer of {variable.name!r} while a step was open: sums of "
                 "that step may lie in it. Call end_step() or cancel_step() before you write gradients there"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distopt.arrays import Array
 from distopt.distribute.strategy import Strategy
 from distopt.slabs.fitting import Gradient
 from distopt.slabs.gradients import Gradients
+from distopt.variables.variable import Variable
 
 
 @dataclass
@@ -31,9 +33,14 @@ class StepReport:
     norm: float | None = None
 
     @property
-    def names(self) -> list[str]:
+    def variables(self) -> Sequence[Variable]:
         """The listed variables, in the order of the step."""
-        return [variable.name for variable in self.gradients.slab.variables]
+        return self.gradients.listing.variables
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the listed variables, in the order of the step."""
+        return [variable.name for variable in self.variables]
 
     @property
     def by_variable(self) -> list[Gradient | None]:
@@ -43,4 +50,4 @@ class StepReport:
     @property
     def parameters(self) -> list[Array]:
         """The listed variables' values, as they are now."""
-        return [variable.value for variable in self.gradients.slab.variables]
+        return [variable.value for variable in self.variables]

@@ -73,7 +73,6 @@ class Slab:
             self.views.append(view.reshape(variable.shape))
         self.dtypes = [view.dtype for view in self.views]
         self.all_entries = list(range(len(self.variables)))
-        self.has_duplicates = len({id(v) for v in self.variables}) < len(self.variables)
         self.variants = [0] * len(self.variables) if variants is None else list(variants)
         """Which variant of the optimizer's rule updates each variable."""
         self._spans: dict[tuple[np.dtype[Any], bytes], Array] = {}
@@ -101,11 +100,6 @@ class Slab:
     def of_another(self, segment: Array) -> tuple[dict[np.dtype[Any], Array], Array]:
         """Return the flat buffers and the sums of squares in the segment of another replica's equal slab."""
         return self._carve(segment[segment.size - self._nbytes :])  # each begins with a shift of its own
-
-    @cached_property
-    def entry_of(self) -> dict[int, int]:
-        """Each variable's entry, by id."""
-        return {id(variable): k for k, variable in enumerate(self.variables)}
 
     @cached_property
     def storages(self) -> list[Storage]:

@@ -134,7 +134,7 @@ class Recorder:
     def _save(self, report: StepReport) -> None:
         if report.strategy.replica_index != 0:
             return
-        variables, gradients = report.gradients.slab.variables, report.by_variable
+        variables, gradients = report.variables, report.by_variable
         entries = [
             _entry(variable, value, None if gradient is None else _copy(gradient))
             for variable, value, gradient in zip(variables, self._values, gradients, strict=True)

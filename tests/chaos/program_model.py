@@ -22,7 +22,8 @@ class Optimizer:
         self.built_for: tuple[int, ...] = ()
         self.slots: dict[tuple[int, str], np.ndarray] = {}
         self.synchronised: set[int] = set()
-        self.plans: set[tuple[int, ...]] = set()
+        self.plan: tuple[int, ...] = ()
+        """The variables that the replicas have agreed on stepping together."""
         self.number = 0
         self.shared_slots: set[tuple[Any, str]] = set()
 
@@ -185,17 +186,18 @@ class Replica:
             self.prepare(optimizer, everything)
 
     def begin_plan(self, optimizer: Optimizer, entries: tuple[int, ...]) -> Meeting:
-        if entries in optimizer.plans:
+        if set(entries) <= set(optimizer.plan):
             return
         new = self.not_synchronised(optimizer, entries)
         yield from self.meet("first step", optimizer.kind, optimizer.number, entries, new)
         if not optimizer.number:
             self.numbers += 1
             optimizer.number = self.numbers
+        together = tuple(dict.fromkeys([*entries, *optimizer.plan]))
         yield from self.synchronise(optimizer, entries)
         if self.is_shared:
-            yield from self.share(optimizer, entries)
-        optimizer.plans.add(entries)
+            yield from self.share(optimizer, together)
+        optimizer.plan = together
 
     def not_synchronised(self, optimizer: Optimizer, entries: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(entry for entry in entries if entry not in optimizer.synchronised)

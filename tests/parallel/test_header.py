@@ -106,6 +106,17 @@ def test_variables_that_differ_in_a_later_step(several):
         pairs = [(np.ones(2), b), (np.ones(2), a)] if is_odd() else [(np.ones(2), a), (np.ones(2), b)]
         optimizer.apply_gradients(pairs)
 
+    odd, others = "b: float64[2], a: float64[2] (numbers 1, 0 of 2)", "a: float64[2], b: float64[2]"
+    assert_table(difference(several, act), several.count, "variables", odd, others)
+
+
+def test_variables_that_are_new_on_one_replica(several):
+    def act():
+        a, b = a_and_b()
+        optimizer = legacy.SGD(learning_rate=0.1)
+        optimizer.apply_gradients([(np.ones(2), a)])
+        optimizer.apply_gradients([(np.ones(2), b if is_odd() else a)])
+
     assert_table(difference(several, act), several.count, "call", "first step", "apply_gradients")
 
 

@@ -132,7 +132,7 @@ STEPS = {
     "variables known to one": (
         lambda s: s.new.apply_gradients(s.pairs[:1]),
         lambda s: s.momentum.apply_gradients(s.pairs[:1]),
-        None, "", "",
+        "call", "first step over these variables of SGD", "apply_gradients of SGD",
     ),
     "saving": (
         lambda s: s.checkpointer.save(),

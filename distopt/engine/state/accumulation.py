@@ -9,8 +9,8 @@ import numpy as np
 
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import add_tree
-from distopt.slabs.gradients import DENSE, Gradients
-from distopt.slabs.slab import Slab
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.listing import DENSE, Listing
 from distopt.variables.variable import Variable
 
 
@@ -47,16 +47,16 @@ class Accumulation:
                 micro-step leaves out.
         """
         slab, kinds, items = gradients.slab, gradients.kinds, gradients.items
-        self._check(counter, slab, items)
+        self._check(counter, gradients.listing, items)
         for k, slices in gradients.sparse.items():
             slab.views[k][...] = slices.to_dense()
             kinds[k] = DENSE
         gradients.sparse.clear()
         is_last = self.is_last(counter)
         if is_last:
-            self._check_nothing_is_left_out(slab)
-        for k, variable in enumerate(slab.variables):
-            gradient, total = slab.views[k].reshape(-1), self.sums[variable].storage.array.reshape(-1)
+            self._check_nothing_is_left_out(gradients.listing)
+        for k in gradients.entries:
+            gradient, total = slab.views[k].reshape(-1), self.sums[slab.variables[k]].storage.array.reshape(-1)
             if is_last:
                 self._join(kinds, k, gradient, total)
             elif kinds[k]:
@@ -72,8 +72,8 @@ class Accumulation:
             gradient[...] = total
             kinds[k] = DENSE
 
-    def _check(self, counter: Variable, slab: Slab, items: float | None) -> None:
-        if slab.has_duplicates:
+    def _check(self, counter: Variable, listing: Listing, items: float | None) -> None:
+        if listing.has_duplicates:
             raise InvalidArgumentError("gradient_accumulation_steps: a variable stands twice in the list; give it once")
         is_first = int(counter.storage.array) % self.steps == 0
         if not is_first and math.isnan(float(self.items.storage.array)) != (items is None):
@@ -82,8 +82,8 @@ class Accumulation:
                 f"were {'given' if items is None else 'not given'} in those before: give them in all or in none"
             )
 
-    def _check_nothing_is_left_out(self, slab: Slab) -> None:
-        listed = set(slab.variables)
+    def _check_nothing_is_left_out(self, listing: Listing) -> None:
+        listed = set(listing.variables)
         left = [v.name for v, total in self.sums.items() if v not in listed and total.storage.array.any()]
         if left:
             raise InvalidArgumentError(

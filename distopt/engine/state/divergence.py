@@ -24,7 +24,7 @@ from distopt.distribute.strategy import Strategy
 from distopt.engine.state.slot_store import SlotStore
 from distopt.engine.state.training_state import TrainingState
 from distopt.errors import DivergedError
-from distopt.slabs.slab import Slab
+from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
 
 _BLOCK_BYTES = 1 << 22
@@ -63,21 +63,21 @@ class StateCheck:
         wanted = every > 0 and step > 0 and step % every == 0
         return wanted and strategy.num_replicas_in_sync > 1 and strategy.broadcast
 
-    def digest(self, strategy: Strategy, slab: Slab, state: Sequence[Variable]) -> tuple[int, int]:
+    def digest(self, strategy: Strategy, listing: Listing, state: Sequence[Variable]) -> tuple[int, int]:
         """Return what the header of a checked step says: a digest of the state, and flags."""
         if not strategy.shares_parameters:
-            return _sum_of_digests(_compared(strategy, slab, state)), 0
+            return _sum_of_digests(_compared(strategy, listing, state)), 0
         broken = any(fingerprint.is_broken for fingerprint in self._fingerprints)
         place = strategy.communicator.place
         digest = 0
         if place.replicas_on_node < strategy.num_replicas_in_sync:
-            digest = _sum_of_digests(slab.variables, place.index_on_node, place.replicas_on_node)
+            digest = _sum_of_digests(listing.variables, place.index_on_node, place.replicas_on_node)
         return digest, Flag.CHANGED if broken else 0
 
-    def record_fingerprints(self, slab: Slab) -> None:
+    def record_fingerprints(self, listing: Listing) -> None:
         """Note what this replica leaves in the memory that it owns, as it is after a step."""
         self.forget()
-        for variable in slab.variables:
+        for variable in listing.variables:
             home, begin = variable.storage.buffer, variable.storage.start
             parts = home.parts(begin, variable.size)
             flats = [(variable, home.flat)]
@@ -87,16 +87,16 @@ class StateCheck:
                 writes = each.storage.writes
                 self._fingerprints += [Fingerprint(each, piece, writes, _digest(piece)) for piece in pieces]
 
-    def record_if_due(self, strategy: Strategy | None, slab: Slab) -> None:
+    def record_if_due(self, strategy: Strategy | None, listing: Listing) -> None:
         """In shared mode, note what a step leaves where the next one compares it."""
         if strategy is not None and strategy.shares_parameters and self.is_due(strategy):
-            self.record_fingerprints(slab)
+            self.record_fingerprints(listing)
 
     def forget(self) -> None:
         """Forget what was left: somebody else writes to it from now on."""
         self._fingerprints = []
 
-    def compare(self, strategy: Strategy, slab: Slab, state: Sequence[Variable], agreement: Agreement) -> None:
+    def compare(self, strategy: Strategy, listing: Listing, state: Sequence[Variable], agreement: Agreement) -> None:
         """Compare what the headers said; on a difference look closer, then raise or resynchronise, on all replicas.
 
         Raises:
@@ -110,7 +110,7 @@ class StateCheck:
         for replica, digest in enumerate(agreement.states):
             totals[communicator.nodes[replica] if strategy.shares_parameters else replica] += digest
         if len({total % 2**64 for total in totals.values()}) > 1:
-            self._look_closer(strategy, _compared(strategy, slab, state))
+            self._look_closer(strategy, _compared(strategy, listing, state))
 
     def _raise_changed(self, communicator: Communicator) -> NoReturn:
         mine = next((each.variable.name for each in self._fingerprints if each.is_broken), "")
@@ -161,9 +161,9 @@ class StateCheck:
 _RESTORE = "Restore the last checkpoint"
 
 
-def _compared(strategy: Strategy, slab: Slab, state: Sequence[Variable]) -> list[Variable]:
+def _compared(strategy: Strategy, listing: Listing, state: Sequence[Variable]) -> list[Variable]:
     """Parameters and slots; where they are the node's, nodes have the parameters in common and no more."""
-    return list(dict.fromkeys([*slab.variables, *(() if strategy.shares_parameters else state)]))
+    return list(dict.fromkeys([*listing.variables, *(() if strategy.shares_parameters else state)]))
 
 
 def _sum_of_digests(variables: Iterable[Variable], share: int = 0, shares: int = 1) -> int:

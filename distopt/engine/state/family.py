@@ -10,7 +10,7 @@ from distopt.arrays import Array
 from distopt.kernels import Rule
 from distopt.memory.flat_buffer import FlatBuffer
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.slab import Slab
+from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
 
 RuleCall: TypeAlias = "tuple[Rule, list[Array], Sequence[float]]"
@@ -58,7 +58,7 @@ class Family:
     """Return the variables that state is kept for."""
     check: Callable[[Gradients], None]
     """Refuse, before anything is agreed on, what the update could not do."""
-    hyperparameters: Callable[[Slab], dict[str, float]]
+    hyperparameters: Callable[[Listing], dict[str, float]]
     """Evaluate the hyperparameters of this step; return what must agree between replicas."""
     create_state: Callable[[Gradients], None]
     """Make the slots that the variables of this step lack."""

@@ -33,10 +33,11 @@ class BucketSums:
 
     def __init__(self, node: Node, buckets: Sequence[Sequence[int]], sums: Sequence[Callable[[], None]]) -> None:
         self._node, self._sums = node, sums
-        self._sizes = [len(entries) for entries in buckets]
-        self._bucket_of = {entry: k for k, entries in enumerate(buckets) for entry in entries}
+        self.bucket_of = {entry: k for k, entries in enumerate(buckets) for entry in entries}
+        """The bucket of each entry."""
         self._changed = threading.Condition()
-        self._missing = list(self._sizes)
+        self._missing = [0] * len(buckets)
+        self._wanted: set[int] = set()
         self._next = len(buckets)
         self._is_stopped = False
         self._error: BaseException | None = None
@@ -44,18 +45,26 @@ class BucketSums:
         self._thread = threading.Thread(target=run, args=(self._work,), name="distopt communication", daemon=True)
         self._thread.start()
 
-    def begin(self) -> None:
-        """Wait for all gradients anew."""
+    def begin(self, entries: Sequence[int]) -> None:
+        """Wait for the gradients of a step.
+
+        Args:
+            entries: those that come; a bucket without any is not summed.
+        """
         with self._changed:
-            self._missing = list(self._sizes)
+            self._missing = [0] * len(self._sums)
+            for entry in entries:
+                self._missing[self.bucket_of[entry]] += 1
+            self._wanted = {k for k, missing in enumerate(self._missing) if missing}
             self._next = 0
+            self._changed.notify_all()
 
     def note(self, entry: int) -> None:
         """Note that a gradient lies in the slab."""
         if ACTIVE:
             observe(Moment.PUSHED, entry)
         with self._changed:
-            bucket = self._bucket_of[entry]
+            bucket = self.bucket_of[entry]
             self._missing[bucket] -= 1
             if self._missing[bucket] == 0:
                 self._changed.notify_all()
@@ -90,8 +99,9 @@ class BucketSums:
     def _work(self) -> None:
         try:
             while self._next_is_full():
-                self._node.barrier()
-                self._sums[self._next]()
+                if self._next in self._wanted:
+                    self._node.barrier()
+                    self._sums[self._next]()
                 with self._changed:
                     self._next += 1
                     self._changed.notify_all()

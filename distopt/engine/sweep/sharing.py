@@ -23,6 +23,7 @@ from distopt.engine.state.slot_store import Key, SlotStore
 from distopt.errors import InvalidArgumentError
 from distopt.memory.digests import digest
 from distopt.memory.flat_buffer import FlatBuffer
+from distopt.slabs.listing import Listing
 from distopt.slabs.slab import Slab
 
 
@@ -67,13 +68,13 @@ class SharedSlot:
         self._node.barrier()
 
 
-def needs_whole_sum(options: StepOptions, family: Family, slab: Slab, *, looks: bool) -> str | None:
+def needs_whole_sum(options: StepOptions, family: Family, listing: Listing, *, looks: bool) -> str | None:
     """Return what has to see the whole sum, as a message says it; None where a step can go block by block.
 
     Args:
         options: of the step.
         family: what updates.
-        slab: the gradients.
+        listing: the list of the step.
         looks: whether the sums are looked at, before they are clipped by value.
     """
     if not options.sums_flat:
@@ -84,51 +85,51 @@ def needs_whole_sum(options: StepOptions, family: Family, slab: Slab, *, looks: 
         return f"{family.kind}, which updates by a method of its own,"
     if options.clipping.needs_stages(inspects=looks):
         return "a limit on norms after another limit" + " (with on_nonfinite or a receipt)" * looks
-    if slab.has_duplicates:  # it is updated in the order of the list, once per appearance
+    if listing.has_duplicates:  # it is updated in the order of the list, once per appearance
         return "a list in which a variable stands twice"
     return None
 
 
-def check_sharing(strategy: Strategy, slab: Slab, needs_private: str | None) -> None:
+def check_sharing(strategy: Strategy, listing: Listing, needs_private: str | None) -> None:
     """Refuse what can't be done when nobody has all gradients, or parameters of its own.
 
     Args:
         strategy: the current one.
-        slab: the gradients.
+        listing: the list of the step.
         needs_private: what of the step needs each replica's own parameters, or None.
 
     Raises:
         InvalidArgumentError: something that needs private parameters; variables that other replicas share.
     """
     if not strategy.shares_parameters:
-        if any(home.shared_by is not None for home in slab.homes):
+        if any(home.shared_by is not None for home in listing.homes):
             raise InvalidArgumentError(
                 "these variables exist once per node (update='shared'), and this step is under another strategy, in "
                 "which every replica would update all of them: do it under the strategy of their first step"
             )
         return
-    what = needs_private or _constraint_of_whole(slab)
+    what = needs_private or _constraint_of_whole(listing)
     if what is not None:
         raise InvalidArgumentError(
             f"{what} needs parameters of each replica's own, and with update='shared' they exist once per node, where "
             "every replica sums and updates only its part: use Strategy(update='replicated')"
         )
-    for home in slab.homes:
+    for home in listing.homes:
         if home.shared_by is not None and home.shared_by.node is not strategy.node():
             raise InvalidArgumentError(
                 "these variables are shared by the replicas of another Strategy: go on with the object that their "
                 "first step was done under"
             )
         if not home.shareable:
-            names = [variable.name for variable in slab.variables if variable.storage.home is home]
+            names = [variable.name for variable in listing.variables if variable.storage.home is home]
             raise InvalidArgumentError(
                 f"variables {names} were placed by an optimizer that was not under update='shared', and memory is "
                 "placed once: make their first optimizer, and do its first step, under this strategy"
             )
 
 
-def _constraint_of_whole(slab: Slab) -> str | None:
-    for variable in slab.variables:
+def _constraint_of_whole(listing: Listing) -> str | None:
+    for variable in listing.variables:
         if variable.constraint is not None and not getattr(variable.constraint, "elementwise", False):
             return f"the constraint {hook_name(variable.constraint)} of variable {variable.name!r}"
     return None

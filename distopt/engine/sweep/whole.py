@@ -24,10 +24,14 @@ from distopt.kernels import divide
 from distopt.process.moments import ACTIVE, Moment
 from distopt.process.observers import observe
 from distopt.slabs.gradients import Gradients
+from distopt.slabs.listing import UNLISTED
 from distopt.slabs.rows import merge_rows
 from distopt.transformers import dense_buffers, sparse_buffers, squares_of
 
 _SUM = Sum()
+
+_PARTS = 64
+"""Reductions of so many parts of a slab are kept."""
 
 
 class Reductions:
@@ -42,6 +46,8 @@ class Reductions:
         for dtype, begin, end in _runs(gradients):
             key = dtype, begin, end
             if key not in self._prepared:
+                if len(self._prepared) > _PARTS:
+                    self._prepared.clear()
                 flat = gradients.slab.flats[dtype][begin:end]
                 self._prepared[key] = aggregator.prepare(self.communicator, flat)
             self._prepared[key]()
@@ -109,7 +115,7 @@ class Alone(Whole):
 
     def publish(self) -> None:
         """Note that other replicas may have something else now."""
-        for variable in [*self._gradients.slab.variables, *self._family.state()]:
+        for variable in [*self._gradients.listing.variables, *self._family.state()]:
             variable.storage.note_difference()
 
 
@@ -197,12 +203,15 @@ class WholeFromNode(Whole):
 
 
 def _runs(gradients: Gradients) -> Iterator[tuple[np.dtype[Any], int, int]]:
-    """Return the parts of the slab that hold dense gradients: all of it, or what lies between other entries."""
-    slab = gradients.slab
+    """Return the parts of the slab that hold dense gradients: all of it, or what lies between other entries.
+
+    What no replica has is summed with its neighbours: a part must not change with it.
+    """
+    slab, kinds = gradients.slab, gradients.kinds
     for dtype, flat in slab.flats.items():
         begin = 0
         for k in slab.members[dtype]:
-            if k in gradients.sparse:
+            if k in gradients.sparse or kinds[k] == UNLISTED:
                 if slab.starts[k] > begin:
                     yield dtype, begin, slab.starts[k]
                 begin = slab.ends[k]

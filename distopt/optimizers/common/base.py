@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from distopt.arrays import Array
+from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.strategy import Strategy, get_strategy
 from distopt.engine.call import StepCall
@@ -27,6 +28,7 @@ from distopt.process.replica import current_replica
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import check_variable, own_pairs, read_gradients, refuse_buffers
+from distopt.slabs.listing import Listing
 from distopt.slabs.slab import Slab
 from distopt.transformers import checked_limit
 from distopt.variables.variable import Variable
@@ -88,15 +90,16 @@ class BaseOptimizer(Face):
     def _read(self, call: StepCall, grads_and_vars: Iterable[Pair]) -> Gradients:
         """Return this replica's gradients: stage 1 of a step."""
         self._refuse_if_unusable()
-        gives_up = self._give_up_step()
+        given_up = self._give_up_step()
         pairs = own_pairs(grads_and_vars, call.replica)
         variables = [variable for _, variable in pairs]
-        slab = self._engine.slabs.get(tuple(map(id, variables))) or self._slab_for(variables)
-        if call.shares or call.strategy is None or any(home.shared_by is not None for home in slab.homes):
-            check_sharing(call.strategy or get_strategy(), slab, call.needs_whole_sum(slab))
-        if gives_up:
-            refuse_buffers(pairs, slab)
-        gradients = Gradients(slab)
+        known = self._engine.listings.get((call.communicator, *map(id, variables)))
+        listing = known or self._listing_of(call.communicator, variables)
+        if call.shares or call.strategy is None or any(home.shared_by is not None for home in listing.homes):
+            check_sharing(call.strategy or get_strategy(), listing, call.needs_whole_sum(listing))
+        if given_up is not None:
+            refuse_buffers(pairs, given_up)
+        gradients = Gradients(listing)
         read_gradients(pairs, gradients, casts=self._engine.options.casts)
         return gradients
 
@@ -122,16 +125,23 @@ class BaseOptimizer(Face):
             >>> w.numpy()
             array([0.5, 1.5], dtype=float32)
         """
-        return list(self._slab_for(variables).views)
+        agreed = self._engine.find_listing(get_strategy().communicator, variables)
+        listing = agreed or self._listing_of(None, variables)
+        return [listing.slab.views[k] for k in listing.entries]
 
-    def _slab_for(self, variables: Sequence[Variable]) -> Slab:
-        """Return the memory for the gradients of these variables; made, and they placed, at the first call."""
-        slab = self._engine.known_slab(variables)
-        if slab is None:
+    def _listing_of(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
+        """Return a list as part of the memory for gradients; made, and the variables placed, at the first call.
+
+        Args:
+            communicator: the replicas that step the list; None: this one alone.
+            variables: the list.
+        """
+        listing = self._engine.find_listing(communicator, variables)
+        if listing is None:
             for variable in variables:
                 check_variable(variable)
-            slab = self._engine.new_slab(variables, list(map(self._variant_of, variables)))
-        return slab
+            listing = self._engine.new_listing(communicator, variables, self._variant_of)
+        return listing
 
     def _parts(self) -> Sequence[BaseOptimizer]:
         """Return the optimizers that update and keep state: this one, or those inside it."""
@@ -168,7 +178,8 @@ class BaseOptimizer(Face):
         call = self._call_of(get_strategy(), "end_step", aggregates=True)
         with telling_the_others(call.communicator):
             self._refuse_if_unusable()
-        self._streamed = StreamedStep(call, self._slab_for, self._streamed_variables)
+        listing_of = functools.partial(self._listing_of, call.communicator)
+        self._streamed = StreamedStep(call, listing_of, self._streamed_variables)
 
     def push(self, variable: Variable, gradient: Any) -> None:
         """Hand over a gradient of the step that has begun.
@@ -235,17 +246,17 @@ class BaseOptimizer(Face):
         """Whether the gradients of the step that has begun are summed while they come."""
         return self._streamed is not None and self._streamed.sums_meanwhile
 
-    def _give_up_step(self) -> bool:
+    def _give_up_step(self) -> Slab | None:
         """Give up a step that was begun and not ended: its sums must be over before the slab is written again.
 
         Returns:
-            Whether gradients of it were pushed.
+            Its memory, where gradients of it were pushed.
         """
         streamed, self._streamed = self._streamed, None
         if streamed is None:
-            return False
+            return None
         streamed.abandon()
-        return streamed.has_gradients
+        return streamed.slab if streamed.has_gradients else None
 
     def _begun(self, call: str) -> StreamedStep:
         if self._streamed is None:

@@ -16,7 +16,7 @@ from distopt.kernels import Rule
 from distopt.memory.flat_buffer import FlatBuffer
 from distopt.process.replica import current_replica
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.slab import Slab
+from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
 
 DType = np.dtype[Any]
@@ -98,7 +98,7 @@ class Face(abc.ABC):
         """Refuse, before anything is agreed on, what the update could not do."""
 
     @abc.abstractmethod
-    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
+    def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
         """Evaluate them for this step; return what must agree between replicas."""
 
     @abc.abstractmethod

@@ -87,7 +87,7 @@ def constrain(variable: Variable) -> None:
 
 def rounds(gradients: Gradients) -> Iterator[Sequence[int]]:
     """Cut the entries so that no variable stands twice in a part: a repeated one is updated once per appearance."""
-    if not gradients.slab.has_duplicates:
+    if not gradients.listing.has_duplicates:
         yield gradients.entries
         return
     part: list[int] = []

@@ -9,7 +9,7 @@ from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.access import engine_of, family_of
 from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.slab import Slab
+from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
 
 _OF_INNER = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
@@ -91,11 +91,11 @@ class Composite(Optimizer):
         for inner in self._inner:
             family_of(inner).check(gradients)
 
-    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
+    def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
         return {
             f"{label} of optimizer {number}": value
             for number, inner in enumerate(self._inner)
-            for label, value in family_of(inner).hyperparameters(slab).items()
+            for label, value in family_of(inner).hyperparameters(listing).items()
         }
 
     def _create_state(self, gradients: Gradients) -> None:

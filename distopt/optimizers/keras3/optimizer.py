@@ -28,7 +28,7 @@ from distopt.optimizers.keras3.weight_decay import WeightDecay, decay_variable
 from distopt.process.names import unique_name
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.slab import Slab
+from distopt.slabs.listing import Listing
 from distopt.transformers import Clipping, checked_limit
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.tape import compute_gradients
@@ -255,7 +255,7 @@ class Optimizer(Options):
         if self._updates_flat and self._rule() is None:
             raise NotImplementedError(f"{type(self).__name__} must override update_step")
 
-    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
+    def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
         rate = self._own_learning_rate.at(self._step_counter)
         if self._own_learning_rate.variables:
             number = float(rate)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from distopt.arrays import Array, to_dtype
+from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.plan_setup import synchronise
 from distopt.engine.state.options import StepOptions
@@ -16,7 +17,7 @@ from distopt.memory.arena import place
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.slabs.intake import check_variable
-from distopt.slabs.slab import Slab
+from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
 
 
@@ -161,7 +162,7 @@ class State(BaseOptimizer):
 
     def _prepare_for(self, variables: list[Variable]) -> None:
         if not self.built:
-            self._slab_for(variables)
+            self._listing_of(None, variables)
 
     def _sources(self) -> dict[str, Any]:
         return {"learning_rate": self._own_learning_rate.source}
@@ -268,7 +269,7 @@ class State(BaseOptimizer):
             )
         return index
 
-    def _slab_for(self, variables: Sequence[Variable]) -> Slab:
+    def _listing_of(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
         if not variables:
             raise InvalidArgumentError("received an empty list: pass (gradient, variable) pairs")
         if not self.built:
@@ -276,10 +277,10 @@ class State(BaseOptimizer):
                 check_variable(variable)
             with self._engine.values_shared_later():
                 self.build(list(dict.fromkeys(variables)))
-        if self._engine.known_slab(variables) is None:
+        if self._engine.find_listing(communicator, variables) is None:
             for variable in variables:
                 self._get_variable_index(variable)
-        return super()._slab_for(variables)
+        return super()._listing_of(communicator, variables)
 
 
 def _initial(initializer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

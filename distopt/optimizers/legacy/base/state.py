@@ -14,7 +14,7 @@ from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import place
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.slab import Slab
+from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
 
 
@@ -71,10 +71,10 @@ class State(BaseOptimizer):
     def _trained(self) -> Iterable[Variable]:
         return self._slots
 
-    def _refuse_twins(self, slab: Slab) -> None:
+    def _refuse_twins(self, listing: Listing) -> None:
         """Refuse the copies of variables whose slots a copied optimizer keeps for the originals."""
         known = {variable.name for variable in self._slots} if self._is_copy else set()
-        for variable in slab.variables:
+        for variable in listing.variables:
             if variable.name in known and variable not in self._slots:
                 raise InvalidArgumentError(
                     f"{variable!r} is not the variable of the same name that {self._name!r} has slots for: was it "
@@ -86,13 +86,13 @@ class State(BaseOptimizer):
         self._create_slots(variables)
 
     def _create_state(self, gradients: Gradients) -> None:
-        slab = gradients.slab
-        everything = gradients.entries is slab.all_entries
-        if everything and self._engine.has_slots(slab):
+        listing, variables = gradients.listing, gradients.slab.variables
+        everything = gradients.entries is listing.entries
+        if everything and listing.has_slots:
             return
-        self._create_slots(list(dict.fromkeys(slab.variables[k] for k in gradients.entries)))
+        self._create_slots(list(dict.fromkeys(variables[k] for k in gradients.entries)))
         if everything:
-            self._engine.note_slots(slab)
+            listing.note_slots()
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
         """Make the slots of variables, name by name; override it with calls of ``add_slot``."""

@@ -17,7 +17,7 @@ from distopt.optimizers.legacy.base.hyperparameters import (
 )
 from distopt.optimizers.legacy.base.state import State
 from distopt.optimizers.schedules import LearningRateSchedule
-from distopt.slabs.slab import Slab
+from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
 
 _LABELS = {"lr_t": "learning_rate"}
@@ -137,10 +137,10 @@ class Tunable(State):
         """Return a hyperparameter as JSON can hold it; a function as its current value."""
         return self._hyper.config_of(hyperparameter_name)
 
-    def _evaluate_hyperparameters(self, slab: Slab) -> dict[str, float]:
-        self._refuse_twins(slab)
+    def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
+        self._refuse_twins(listing)
         self._create_hypers()
-        self._apply_state = self._prepare(slab.variables)
+        self._apply_state = self._prepare(listing.variables)
         values = {}
         for (_, dtype), local in self._apply_state.items():
             for label, value in local.items():

@@ -21,7 +21,8 @@ from distopt.optimizers.common.rule_updates import (
 )
 from distopt.optimizers.legacy.base.hyperparameters import ApplyState
 from distopt.optimizers.legacy.base.tunable import Tunable
-from distopt.slabs.gradients import DENSE, SPARSE, Gradients
+from distopt.slabs.gradients import Gradients
+from distopt.slabs.listing import DENSE, SPARSE
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
