@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import distopt
 from distopt import IndexedSlices, Variable, optimizers
 from distopt.optimizers import legacy
 
@@ -173,3 +174,27 @@ def test_the_same_sparse_variable_twice():
     x = table()
     legacy.SGD(1.0, momentum=0.5).apply_gradients([(rows([1], [1]), x), (rows([1], [1]), x)])
     np.testing.assert_array_equal(x.numpy().ravel(), [0, -2.5, 0, 0])
+
+
+INFINITY = np.float32(np.inf)
+
+
+@pytest.mark.parametrize("sgd", [optimizers.SGD, legacy.SGD])
+@pytest.mark.parametrize("values", [[INFINITY, -INFINITY], [3e38, 3e38]])
+def test_equal_rows_whose_sum_is_not_finite_are_no_warning(sgd, values):
+    def step():
+        x, y = table(), table()
+        sparse = rows(values, [1, 1])
+        dense = sparse.to_dense() if distopt.replica_index() else sparse
+        sgd(learning_rate=1.0).apply_gradients([(sparse, x), (dense, y)])
+        return np.isfinite([*x.numpy().ravel(), *y.numpy().ravel()]).tolist()
+
+    for finite in [step(), *distopt.simulate(2, step)]:
+        assert finite == [True, False, True, True] * 2
+
+
+@pytest.mark.parametrize("sgd", [optimizers.SGD, legacy.SGD])
+def test_rows_that_overflow_when_they_are_divided_are_no_warning(sgd):
+    x, y = table(), table()
+    sgd(learning_rate=1.0).apply_gradients([(rows([3e38], [1]), x), (rows([3e38], [1]).to_dense(), y)], items=0.25)
+    assert [float(x[1, 0]), float(y[1, 0])] == [-np.inf, -np.inf]

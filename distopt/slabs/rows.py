@@ -43,15 +43,15 @@ def collect_rows(
     if communicator is not None and communicator.size > 1:
         gather_rows(communicator, gradients, merge_first=options.hides_rows)
     if divisor is not None:
-        gradients.sparse = {k: slices / divisor for k, slices in gradients.sparse.items()}
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels: the sum is judged when it is whole
+            gradients.sparse = {k: slices / divisor for k, slices in gradients.sparse.items()}
     if options.merges_rows:
         merge_rows(gradients)
 
 
 def merge_rows(gradients: Gradients) -> None:
     """Add the equal rows of every sparse gradient."""
-    with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels: the sum is judged when it is whole
-        gradients.sparse = {k: slices.deduplicate() for k, slices in gradients.sparse.items()}
+    gradients.sparse = {k: slices.deduplicate() for k, slices in gradients.sparse.items()}
 
 
 def gather_rows(communicator: Communicator, gradients: Gradients, *, merge_first: bool) -> None:

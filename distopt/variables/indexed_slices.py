@@ -99,7 +99,7 @@ class IndexedSlices:
 
         Equal rows are added in order of appearance; where the slices are a concatenation over replicas, the
         sums of each replica are then added in the replica tree (see ``merge``). Sums of 16-bit values are
-        formed in float32 and rounded once.
+        formed in float32 and rounded once. As in all sums of gradients, an overflow is no warning.
 
         Returns:
             New IndexedSlices of the same dtype.
@@ -111,8 +111,9 @@ class IndexedSlices:
         wide = self.values.astype(wide_dtype(self.dtype), copy=False)
         ends = np.cumsum(self._row_counts if self._row_counts is not None else (len(wide),))[:-1]
         split = zip(np.split(wide, ends), np.split(self.indices, ends), strict=True)
-        merged = merge([IndexedSlices(*_sum_equal(rows, at), self.dense_shape) for rows, at in split])
-        return merged.astype(self.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            merged = merge([IndexedSlices(*_sum_equal(rows, at), self.dense_shape) for rows, at in split])
+            return merged.astype(self.dtype)
 
     def to_dense(self) -> Array:
         """The dense gradient, a new array of shape ``dense_shape``: rows that do not appear are zero.
