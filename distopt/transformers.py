@@ -59,21 +59,6 @@ class Clipping:
             inspects and self.needs_norms and self.clipvalue is not None
         )
 
-    def apply(self, gradients: Gradients) -> None:
-        """Clip the gradients of one step in place.
-
-        Args:
-            gradients: the aggregated gradients; the slab and the sparse values are overwritten.
-        """
-        buffers = dense_buffers(gradients) + sparse_buffers(gradients) if self.active else []
-        self.limit(buffers)
-        # In this order: the global norm is that of what the norms of single variables have left.
-        for stage in (Clipping(clipnorm=self.clipnorm), Clipping(global_clipnorm=self.global_clipnorm)):
-            if stage.needs_norms:
-                factors = stage.factors(squares_of(buffers, gradients), gradients.entries)
-                for buffer in buffers:
-                    factors(buffer)
-
     def limit(self, buffers: Sequence[Buffer]) -> None:
         """Clip elements by value."""
         if self.clipvalue is not None:
@@ -133,12 +118,6 @@ def squares_of(buffers: Sequence[Buffer], gradients: Gradients) -> Array:
     for flat, spans, entries in buffers:
         squares[entries] = square_sums(flat, spans)
     return squares
-
-
-def global_norm(gradients: Gradients) -> float:
-    """Return the norm of all gradients together; repeated rows of sparse ones count each by itself."""
-    squares = squares_of(dense_buffers(gradients) + sparse_buffers(gradients), gradients)
-    return math.sqrt(tree_sum(squares[list(gradients.entries)])) if len(gradients.entries) else 0.0
 
 
 def checked_limit(name: str, value: Any) -> float | None:

@@ -28,6 +28,10 @@ class Reducer(Protocol):
     def rows_travel_by(self) -> Communicator | None:
         """How the rows of sparse gradients are gathered; None: they are not."""
 
+    @property
+    def rescaling(self) -> Rescaling | None:
+        """What divides the sums, rows too, and limits them; None leaves them as they are."""
+
     def collect(self) -> None:
         """Bring together what the sum needs: messages, waiting, a user's aggregator."""
 
@@ -55,18 +59,18 @@ def choose_reducer(call: StepCall, plan: Plan | None, gradients: Gradients, agre
     """
     family, options, looks = call.family, call.engine.options, call.looks
     divisor = call.engine.training.divisor(agreed.items)
-    if plan is None:
-        return Alone(options, family, gradients, divisor)
-    if not isinstance(options.aggregator, FlatAggregator | None):
-        return WholeByHook(options, family, gradients, divisor, looks=looks)
-    memory = plan.memory
-    if memory is None or not options.sums_flat:
-        return WholeByMessages(plan.reductions, options, family, gradients, divisor, looks=looks)
-    is_plain = options.is_plain and family.updates_flat and not gradients.listing.has_duplicates
-    if (call.observers is not None or not is_plain) and call.needs_whole_sum(gradients.listing) is not None:
-        return WholeFromNode(memory, options, family, gradients, divisor, looks=looks)
     rescales = options.limits_gradients or looks or divisor is not None
     rescaling = Rescaling(options.clipping, divisor, looks=looks) if rescales else None
+    if plan is None:
+        return Alone(options, family, gradients, rescaling)
+    if not isinstance(options.aggregator, FlatAggregator | None):
+        return WholeByHook(options, family, gradients, rescaling)
+    memory = plan.memory
+    if memory is None or not options.sums_flat:
+        return WholeByMessages(plan.reductions, options, family, gradients, rescaling)
+    is_plain = options.is_plain and family.updates_flat and not gradients.listing.has_duplicates
+    if (call.observers is not None or not is_plain) and call.needs_whole_sum(gradients.listing) is not None:
+        return WholeFromNode(memory, options, family, gradients, rescaling)
     # Nothing may have been written since the header; without one nobody knows whether the others have written yet.
     is_settled = call.has_header and agreed.kinds is gradients.kinds and gradients.stream is None
     return Blocks(memory, family, gradients, rescaling, is_settled=is_settled)

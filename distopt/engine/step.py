@@ -11,9 +11,12 @@
  3    header: agree on the call, on which gradients exist, on the      ``agreement``
       items; every k steps on parameters and slots                     ``state.divergence``
  4    aggregate: the user's ``gradient_aggregator``, else the sum;     ``sweep.whole`` or ``sweep.blocks``
-      divide by the items and the loss scale;                          ``rescaling``, ``slabs.rows``
+      gather sparse rows;                                              ``slabs.rows``
+      divide sums and rows by the items and the loss scale;            ``sweep.rescaling``
+      merge equal rows;                                                ``slabs.rows``
       where asked for, look whether the sum is finite                  ``state.inspection``
- 5    clipvalue, clipnorm, global_clipnorm, then transformers          ``rescaling``, ``transformers``
+ 5    clipvalue, clipnorm, global_clipnorm,                            ``sweep.rescaling``
+      then transformers                                                ``sweep.whole``
  6    update, dense or sparse; constraints                             the family, with ``kernels``
  7    ``iterations += 1``                                              ``state.training_state``
 ====  ===============================================================  ===============================================
@@ -32,7 +35,8 @@ from typing import Any
 from distopt.engine.agreement import agree_on_step
 from distopt.engine.call import StepCall
 from distopt.engine.plan_setup import set_up_plan, share_new_slots
-from distopt.engine.reducers import choose_reducer
+from distopt.engine.reducers import Reducer, choose_reducer
+from distopt.engine.state.options import StepOptions
 from distopt.engine.verdicts import choose_verdict
 from distopt.engine.watch import StepWatch
 from distopt.errors import NonFiniteGradientError, ReplicaLostError
@@ -41,7 +45,7 @@ from distopt.process.moments import Moment, StopAtMoment
 from distopt.process.trouble import note_broken_step
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import check_items
-from distopt.slabs.rows import collect_rows
+from distopt.slabs.rows import gather_rows, merge_rows
 
 
 def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
@@ -78,7 +82,7 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
         verdict = choose_verdict(call, gradients, reducer) if call.looks or training.skips_nonfinite else None
         reducer.collect()  # 4
         if gradients.sparse:
-            collect_rows(gradients, reducer.rows_travel_by, engine.options, training.divisor(agreed.items))
+            _collect_rows(gradients, reducer, engine.options)
         squares = reducer.measure()
         if watch:
             watch.tell(Moment.SUMS)
@@ -148,3 +152,16 @@ def _make_state(call: StepCall, gradients: Gradients, watch: StepWatch | None) -
     if watch:
         watch.tell(Moment.AGREED)
         watch.tell(Moment.GRADIENTS)
+
+
+def _collect_rows(gradients: Gradients, reducer: Reducer, options: StepOptions) -> None:
+    """Gather the rows of sparse gradients, divide them, and merge equal ones where limits and hooks shall see sums."""
+    communicator = reducer.rows_travel_by
+    if communicator is not None and communicator.size > 1:
+        if options.hides_rows:
+            merge_rows(gradients, may_round=False)
+        gather_rows(communicator, gradients)
+    if reducer.rescaling is not None:
+        reducer.rescaling.divide_rows(gradients)
+    if options.merges_rows:
+        merge_rows(gradients)

@@ -1,13 +1,20 @@
-"""Sparse gradients over replicas: the rows of all replicas, end to end in replica order.
+"""Sparse gradients over replicas: the rows of all, end to end in replica order, and the sums of equal ones.
 
-Rows are not added here: who sees them (clipping by value, hooks) sees every replica's. ``IndexedSlices.deduplicate``
-adds them afterwards, each replica's in order of appearance, then in the replica tree.
+``merge_rows`` adds equal rows: each replica's in order of appearance, then in the replica tree. Limits, hooks and the
+look for what is not finite see rows as they are then, so it matters when it is called:
+
+* before rows travel, where nothing looks at single rows: fewer travel. Not in 16 bits, where sums would be rounded
+  once more.
+* when rows are gathered and divided, in the Keras 3 family: whoever looks sees each row once.
+* after transformers, in the Keras 3 family: they may return rows that repeat.
+
+The legacy family adds the rows of one variable in its update: whoever looks before that sees every replica's, as
+upstream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 import numpy as np
 
@@ -17,55 +24,28 @@ from distopt.slabs.gradients import Gradients
 from distopt.variables.indexed_slices import IndexedSlices
 
 
-class RowOptions(Protocol):
-    """How a step treats the rows of sparse gradients."""
-
-    merges_rows: bool
-
-    @property
-    def hides_rows(self) -> bool:
-        """Whether nothing looks at single rows before equal ones are added."""
-
-
-def collect_rows(
-    gradients: Gradients, communicator: Communicator | None, options: RowOptions, divisor: float | None
-) -> None:
-    """Gather, divide and merge the rows of every sparse gradient.
+def merge_rows(gradients: Gradients, *, may_round: bool = True) -> None:
+    """Add the equal rows of every sparse gradient.
 
     Args:
         gradients: this step's; the sparse ones are replaced.
-        communicator: whose rows are gathered; None leaves them as they are.
-        options: what merges rows, and when.
-        divisor: what rows are divided by, or None.
+        may_round: whether 16-bit sums are rounded now; else 16-bit rows stay single.
     """
-    if not gradients.sparse:
-        return
-    if communicator is not None and communicator.size > 1:
-        gather_rows(communicator, gradients, merge_first=options.hides_rows)
-    if divisor is not None:
-        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels: the sum is judged when it is whole
-            gradients.sparse = {k: slices / divisor for k, slices in gradients.sparse.items()}
-    if options.merges_rows:
-        merge_rows(gradients)
+    gradients.sparse = {
+        k: slices.deduplicate() if may_round or slices.dtype.itemsize > 2 else slices
+        for k, slices in gradients.sparse.items()
+    }
 
 
-def merge_rows(gradients: Gradients) -> None:
-    """Add the equal rows of every sparse gradient."""
-    gradients.sparse = {k: slices.deduplicate() for k, slices in gradients.sparse.items()}
-
-
-def gather_rows(communicator: Communicator, gradients: Gradients, *, merge_first: bool) -> None:
+def gather_rows(communicator: Communicator, gradients: Gradients) -> None:
     """Replace every sparse gradient by the concatenation over replicas.
 
     Args:
         communicator: the replicas; all have the same sparse entries.
-        gradients: this step's gradients; the sparse ones are replaced.
-        merge_first: add a replica's equal rows before they travel (nothing looks at single rows afterwards).
+        gradients: this step's; the sparse ones are replaced.
     """
     for entry, slices in sorted(gradients.sparse.items()):
-        wide = slices.dtype.itemsize > 2  # a merged 16-bit row would be rounded twice
-        mine = slices.deduplicate() if merge_first and wide else slices
-        gradients.sparse[entry] = _concatenate(communicator, mine)
+        gradients.sparse[entry] = _concatenate(communicator, slices)
 
 
 def _concatenate(communicator: Communicator, mine: IndexedSlices) -> IndexedSlices:

@@ -43,7 +43,7 @@ class Blocks:
         *,
         is_settled: bool,
     ) -> None:
-        self._memory, self._family, self._gradients, self._rescaling = memory, family, gradients, rescaling
+        self._memory, self._family, self._gradients, self.rescaling = memory, family, gradients, rescaling
         self._node, self._is_settled = memory.node, is_settled
         self.rows_travel_by = memory.node.communicator
         is_everything = gradients.entries is memory.slab.all_entries and not gradients.sparse
@@ -78,7 +78,7 @@ class Blocks:
         Returns:
             The sum of squares of every variable's gradient, where somebody wants it.
         """
-        rescaling, squares = self._rescaling, None
+        rescaling, squares = self.rescaling, None
         if rescaling is not None:
             self._rows = rescaling.row_buffers(self._gradients)
         if self._in_one_sweep:
@@ -119,7 +119,7 @@ class Blocks:
 
     def update(self) -> None:
         """Update the parameters: all, or where they are the node's, this replica's part."""
-        rescaling = self._rescaling
+        rescaling = self.rescaling
         if rescaling is not None:
             for rows in self._rows:
                 rescaling.after(rows)

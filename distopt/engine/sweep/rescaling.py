@@ -1,48 +1,75 @@
-"""What is done to a sum of gradients before the update: its division and its limits."""
+"""What is done to a sum of gradients before the update: its division and its limits, here and nowhere else."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from distopt.arrays import Array
 from distopt.kernels import divide
 from distopt.slabs.gradients import Gradients
-from distopt.transformers import Buffer, Clipping, Factors, sparse_buffers
+from distopt.transformers import Buffer, Clipping, Factors, dense_buffers, sparse_buffers, squares_of
 
 
 class Rescaling:
-    """The division and the limits of one step, in two parts: before the norms are known, and after.
+    """The division and the limits of one step, or the limits of a part of its gradients.
+
+    Sums that lie whole in the slab are measured, then limited; those of blocks are worked on before the norms are
+    known, and after. Rows are divided when they are gathered, and limited with the rest.
 
     Args:
         clipping: the limits.
-        divisor: what dense sums are divided by; None leaves them.
+        divisor: what sums are divided by; None leaves them.
         looks: whether somebody looks at every sum before anything is updated.
     """
 
-    def __init__(self, clipping: Clipping, divisor: float | None, *, looks: bool) -> None:
+    def __init__(self, clipping: Clipping, divisor: float | None = None, *, looks: bool = False) -> None:
         self._clipping, self._divisor, self._looks = clipping, divisor, looks
         self._factors: Factors | None = None
-
-    @property
-    def needs_every_sum(self) -> bool:
+        self.needs_every_sum = clipping.needs_norms or looks
         """Whether nothing can be updated before everything is summed."""
-        return self._clipping.needs_norms or self._looks
-
-    @property
-    def is_idle_before(self) -> bool:
-        """Whether sums stay as they are until the norms are known."""
-        return self._divisor is None and not self._limits_before
-
-    @property
-    def _limits_before(self) -> bool:
+        self._limits_before = clipping.clipvalue is not None and clipping.needs_norms
         """Whether values are limited before the norms are taken, which are those of what is left."""
-        return self._clipping.clipvalue is not None and self._clipping.needs_norms
+        self.is_idle_before = divisor is None and not self._limits_before
+        """Whether sums stay as they are until the norms are known."""
+
+    def divide_rows(self, gradients: Gradients) -> None:
+        """Divide the rows of sparse gradients."""
+        if self._divisor is not None:
+            with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+                gradients.sparse = {k: slices / self._divisor for k, slices in gradients.sparse.items()}
+
+    def measure(self, gradients: Gradients) -> Array | None:
+        """Divide dense sums that lie whole in the slab.
+
+        Returns:
+            The sum of squares of every variable's gradient, where somebody looks.
+        """
+        if self._divisor is None and not self._looks:
+            return None
+        buffers = dense_buffers(gradients)
+        for buffer in buffers:
+            self._divide(buffer)
+        return squares_of(buffers + sparse_buffers(gradients), gradients) if self._looks else None
+
+    def limit(self, gradients: Gradients) -> None:
+        """Limit sums that lie whole in the slab, and rows, in place."""
+        clipping = self._clipping
+        if not clipping.active:
+            return
+        buffers = dense_buffers(gradients) + sparse_buffers(gradients)
+        clipping.limit(buffers)
+        # In this order: the global norm is that of what the norms of single variables have left.
+        for stage in (Clipping(clipnorm=clipping.clipnorm), Clipping(global_clipnorm=clipping.global_clipnorm)):
+            if stage.needs_norms:
+                factors = stage.factors(squares_of(buffers, gradients), gradients.entries)
+                for buffer in buffers:
+                    factors(buffer)
 
     def before(self, buffer: Buffer) -> None:
-        """Do to a dense sum what comes before its norm."""
-        flat, spans, _ = buffer
-        if self._divisor is not None:
-            divide(flat, spans, self._divisor)
+        """Do to the dense sum of a block what comes before its norm."""
+        self._divide(buffer)
         if self._limits_before:
             self._clipping.limit([buffer])
 
@@ -58,7 +85,7 @@ class Rescaling:
         return not limits_values and (self._factors is None or self._factors.is_one)
 
     def after(self, buffer: Buffer) -> None:
-        """Do to a sum what is left once the norms are known."""
+        """Do to the sum of a block, or to rows, what is left once the norms are known."""
         if self._clipping.clipvalue is not None and not self._limits_before:
             self._clipping.limit([buffer])
         if self._factors is not None:
@@ -70,3 +97,7 @@ class Rescaling:
         if self._limits_before:
             self._clipping.limit(rows)
         return rows
+
+    def _divide(self, buffer: Buffer) -> None:
+        if self._divisor is not None:
+            divide(buffer[0], buffer[1], self._divisor)

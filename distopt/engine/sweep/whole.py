@@ -20,13 +20,12 @@ from distopt.distribute.agreement.communicator import Communicator
 from distopt.engine.state.family import Family
 from distopt.engine.state.options import StepOptions
 from distopt.engine.sweep.node_memory import NodeMemory
-from distopt.kernels import divide
+from distopt.engine.sweep.rescaling import Rescaling
 from distopt.process.moments import ACTIVE, Moment
 from distopt.process.observers import observe
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import UNLISTED
 from distopt.slabs.rows import merge_rows
-from distopt.transformers import dense_buffers, sparse_buffers, squares_of
 
 _SUM = Sum()
 
@@ -57,21 +56,18 @@ class Whole(abc.ABC):
     """The sum of one step, as a list.
 
     Args:
-        options: aggregator, limits and transformers.
+        options: aggregator and transformers.
         family: what updates.
         gradients: what takes part; the slab is overwritten.
-        divisor: what the sum is divided by, or None.
-        looks: whether somebody looks at the sum before anything is updated.
+        rescaling: what is done to the sum; None leaves it.
     """
 
     overwritten = None
     rows_travel_by: Communicator | None = None
 
-    def __init__(
-        self, options: StepOptions, family: Family, gradients: Gradients, divisor: float | None, *, looks: bool
-    ) -> None:
+    def __init__(self, options: StepOptions, family: Family, gradients: Gradients, rescaling: Rescaling | None) -> None:
         self._options, self._family, self._gradients = options, family, gradients
-        self._divisor, self._looks = divisor, looks
+        self.rescaling = rescaling
 
     @abc.abstractmethod
     def collect(self) -> None:
@@ -79,15 +75,12 @@ class Whole(abc.ABC):
 
     def measure(self) -> Array | None:
         """Divide; return the sum of squares of every variable's gradient, where somebody looks."""
-        gradients = self._gradients
-        if self._divisor is not None:
-            for flat, spans, _ in dense_buffers(gradients):
-                divide(flat, spans, self._divisor)
-        return squares_of(dense_buffers(gradients) + sparse_buffers(gradients), gradients) if self._looks else None
+        return None if self.rescaling is None else self.rescaling.measure(self._gradients)
 
     def update(self) -> None:
         """Limit, transform, update."""
-        self._options.clipping.apply(self._gradients)
+        if self.rescaling is not None:
+            self.rescaling.limit(self._gradients)
         for transformer in self._options.transformers:
             hook = f"gradient transformer {hook_name(transformer)}"
             self._gradients.replace_from_hook(transformer(self._gradients.pairs()), hook)
@@ -106,9 +99,6 @@ class Whole(abc.ABC):
 
 class Alone(Whole):
     """This replica's gradients, taken for the sum."""
-
-    def __init__(self, options: StepOptions, family: Family, gradients: Gradients, divisor: float | None) -> None:
-        super().__init__(options, family, gradients, divisor, looks=False)
 
     def collect(self) -> None:
         """Do nothing."""
@@ -138,8 +128,7 @@ class WholeByMessages(Whole):
         options: as in ``Whole``, like the rest.
         family: what updates.
         gradients: what takes part.
-        divisor: what the sum is divided by.
-        looks: whether somebody looks.
+        rescaling: what is done to the sum.
     """
 
     def __init__(
@@ -148,11 +137,9 @@ class WholeByMessages(Whole):
         options: StepOptions,
         family: Family,
         gradients: Gradients,
-        divisor: float | None,
-        *,
-        looks: bool,
+        rescaling: Rescaling | None,
     ) -> None:
-        super().__init__(options, family, gradients, divisor, looks=looks)
+        super().__init__(options, family, gradients, rescaling)
         self._reductions, self.rows_travel_by = reductions, reductions.communicator
 
     def collect(self) -> None:
@@ -169,8 +156,7 @@ class WholeFromNode(Whole):
         options: as in ``Whole``, like the rest.
         family: what updates.
         gradients: what takes part.
-        divisor: what the sum is divided by.
-        looks: whether somebody looks.
+        rescaling: what is done to the sum.
     """
 
     def __init__(
@@ -179,11 +165,9 @@ class WholeFromNode(Whole):
         options: StepOptions,
         family: Family,
         gradients: Gradients,
-        divisor: float | None,
-        *,
-        looks: bool,
+        rescaling: Rescaling | None,
     ) -> None:
-        super().__init__(options, family, gradients, divisor, looks=looks)
+        super().__init__(options, family, gradients, rescaling)
         self._memory, self.rows_travel_by = memory, memory.node.communicator
 
     def collect(self) -> None:

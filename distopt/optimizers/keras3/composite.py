@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from distopt.engine.sweep.rescaling import Rescaling
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.access import engine_of, family_of
 from distopt.optimizers.keras3.optimizer import Optimizer
@@ -108,7 +109,7 @@ class Composite(Optimizer):
             entries.setdefault(id(self._inner_of(gradients.slab.variables[k])), []).append(k)
         for inner in self._inner:
             part = gradients.part(entries.get(id(inner), []))
-            engine_of(inner).options.clipping.apply(part)
+            Rescaling(engine_of(inner).options.clipping).limit(part)
             family_of(inner).update(part, dense_done=False)
 
     def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:
