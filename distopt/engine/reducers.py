@@ -13,7 +13,7 @@ from distopt.engine.plan import Plan
 from distopt.engine.state.inspection import Ranges
 from distopt.engine.sweep.blocks import Blocks
 from distopt.engine.sweep.rescaling import Rescaling
-from distopt.engine.sweep.whole import Alone, WholeByHook, WholeByMessages, WholeFromNode
+from distopt.engine.sweep.whole import UserHook, Whole
 from distopt.slabs.gradients import Gradients
 
 
@@ -62,15 +62,15 @@ def choose_reducer(call: StepCall, plan: Plan | None, gradients: Gradients, agre
     rescales = options.limits_gradients or looks or divisor is not None
     rescaling = Rescaling(options.clipping, divisor, looks=looks) if rescales else None
     if plan is None:
-        return Alone(options, family, gradients, rescaling)
+        return Whole(options, family, gradients, rescaling, None)
     if not isinstance(options.aggregator, FlatAggregator | None):
-        return WholeByHook(options, family, gradients, rescaling)
+        return Whole(options, family, gradients, rescaling, UserHook())
     memory = plan.memory
     if memory is None or not options.sums_flat:
-        return WholeByMessages(plan.reductions, options, family, gradients, rescaling)
+        return Whole(options, family, gradients, rescaling, plan.reductions)
     is_plain = options.is_plain and family.updates_flat and not gradients.listing.has_duplicates
     if (call.observers is not None or not is_plain) and call.needs_whole_sum(gradients.listing) is not None:
-        return WholeFromNode(memory, options, family, gradients, rescaling)
+        return Whole(options, family, gradients, rescaling, memory)
     # Nothing may have been written since the header; without one nobody knows whether the others have written yet.
     is_settled = call.has_header and agreed.kinds is gradients.kinds and gradients.stream is None
     return Blocks(memory, family, gradients, rescaling, is_settled=is_settled)

@@ -45,7 +45,7 @@ class Blocks:
     ) -> None:
         self._memory, self._family, self._gradients, self.rescaling = memory, family, gradients, rescaling
         self._node, self._is_settled = memory.node, is_settled
-        self.rows_travel_by = memory.node.communicator
+        self.rows_travel_by = memory.communicator
         is_everything = gradients.entries is memory.slab.all_entries and not gradients.sparse
         self._plan = (memory.everything if is_everything else None) or memory.plan(gradients.dense)
         self._after_norms = rescaling is not None and rescaling.needs_every_sum

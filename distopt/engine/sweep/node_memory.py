@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from distopt.distribute.node.node import Node
+from distopt.engine.state.options import StepOptions
 from distopt.engine.sweep.partition import BLOCK
 from distopt.engine.sweep.span_plan import SpanPlan
 from distopt.memory.layout import SPAN_UNIT
+from distopt.slabs.gradients import Gradients
 from distopt.slabs.slab import Slab
 
 DType = np.dtype[Any]
@@ -34,6 +36,7 @@ class NodeMemory:
 
     def __init__(self, node: Node, slab: Slab, *, is_shared: bool, wire: DType | None) -> None:
         self.node, self.slab, self.is_shared, self._wire = node, slab, is_shared, wire
+        self.communicator = node.communicator
         memories = list(map(slab.of_another, node.share(slab.segment)))
         self._flats = {dtype: [flats[dtype] for flats, _ in memories] for dtype in slab.flats}
         for dtype, flat in slab.flats.items():
@@ -67,3 +70,17 @@ class NodeMemory:
             entries: which.
         """
         return SpanPlan(node, self.slab, self._flats, entries, self._wire).sums
+
+    def sum_whole(self, options: StepOptions, gradients: Gradients) -> None:
+        """Sum the dense gradients, each owner its part, and copy what others own into this replica's slab."""
+        if gradients.stream is not None:
+            gradients.stream.wait()
+        self.node.barrier()
+        plan = self.plan(gradients.dense)
+        if gradients.stream is None:
+            for total in plan.sums:
+                total()
+        plan.publish(as_summed=True)
+        self.node.barrier()
+        plan.copy_totals(self.node.place)
+        self.node.barrier()

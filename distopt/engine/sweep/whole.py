@@ -6,9 +6,8 @@ limits on norms after other limits, a variable that stands twice. And it serves 
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from distopt.arrays import Array
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.engine.state.family import Family
 from distopt.engine.state.options import StepOptions
-from distopt.engine.sweep.node_memory import NodeMemory
 from distopt.engine.sweep.rescaling import Rescaling
 from distopt.process.moments import ACTIVE, Moment
 from distopt.process.observers import observe
@@ -33,26 +31,18 @@ _PARTS = 64
 """Reductions of so many parts of a slab are kept."""
 
 
-class Reductions:
-    """The prepared reductions of parts of one slab over one group of replicas."""
+class Source(Protocol):
+    """What the sum of a step comes from: ``Reductions``, ``NodeMemory`` or ``UserHook``."""
 
-    def __init__(self, communicator: Communicator) -> None:
-        self.communicator = communicator
-        self._prepared: dict[tuple[np.dtype[Any], int, int], Callable[[], None]] = {}
+    @property
+    def communicator(self) -> Communicator | None:
+        """Whose rows of sparse gradients are gathered; None: nobody's, the sum has them already."""
 
-    def __call__(self, aggregator: FlatAggregator, gradients: Gradients) -> None:
-        """Replace the dense gradients by their aggregate."""
-        for dtype, begin, end in _runs(gradients):
-            key = dtype, begin, end
-            if key not in self._prepared:
-                if len(self._prepared) > _PARTS:
-                    self._prepared.clear()
-                flat = gradients.slab.flats[dtype][begin:end]
-                self._prepared[key] = aggregator.prepare(self.communicator, flat)
-            self._prepared[key]()
+    def sum_whole(self, options: StepOptions, gradients: Gradients) -> None:
+        """Put the sum of the dense gradients into this replica's slab; a hook makes that of the sparse ones too."""
 
 
-class Whole(abc.ABC):
+class Whole:
     """The sum of one step, as a list.
 
     Args:
@@ -60,18 +50,27 @@ class Whole(abc.ABC):
         family: what updates.
         gradients: what takes part; the slab is overwritten.
         rescaling: what is done to the sum; None leaves it.
+        source: what the sum comes from; None: this replica's gradients are taken for it.
     """
 
     overwritten = None
-    rows_travel_by: Communicator | None = None
 
-    def __init__(self, options: StepOptions, family: Family, gradients: Gradients, rescaling: Rescaling | None) -> None:
+    def __init__(
+        self,
+        options: StepOptions,
+        family: Family,
+        gradients: Gradients,
+        rescaling: Rescaling | None,
+        source: Source | None,
+    ) -> None:
         self._options, self._family, self._gradients = options, family, gradients
-        self.rescaling = rescaling
+        self.rescaling, self._source = rescaling, source
+        self.rows_travel_by = None if source is None else source.communicator
 
-    @abc.abstractmethod
     def collect(self) -> None:
         """Put the sum into the slab."""
+        if self._source is not None:
+            self._source.sum_whole(self._options, self._gradients)
 
     def measure(self) -> Array | None:
         """Divide; return the sum of squares of every variable's gradient, where somebody looks."""
@@ -90,100 +89,46 @@ class Whole(abc.ABC):
             observe(Moment.UPDATE)
         self._family.update(self._gradients, dense_done=False)
 
-    def publish(self) -> None:  # noqa: B027 (only ``Alone`` has to tell something)
-        """Do nothing: every replica has updated its own parameters."""
+    def publish(self) -> None:
+        """Note that other replicas may have something else now, where nothing was summed."""
+        if self._source is None:
+            for variable in [*self._gradients.listing.variables, *self._family.state()]:
+                variable.storage.note_difference()
 
-    def leave(self) -> None:  # noqa: B027 (a list is nobody else's)
+    def leave(self) -> None:
         """Wait for nobody: no other replica reads what this one has."""
 
 
-class Alone(Whole):
-    """This replica's gradients, taken for the sum."""
-
-    def collect(self) -> None:
-        """Do nothing."""
-
-    def publish(self) -> None:
-        """Note that other replicas may have something else now."""
-        for variable in [*self._gradients.listing.variables, *self._family.state()]:
-            variable.storage.note_difference()
-
-
-class WholeByHook(Whole):
+class UserHook:
     """The sum that a user's aggregator makes of the list."""
 
-    def collect(self) -> None:
+    communicator = None
+
+    def sum_whole(self, options: StepOptions, gradients: Gradients) -> None:
         """Call the hook."""
-        aggregator = self._options.aggregator
-        assert aggregator is not None
-        hook = f"gradient aggregator {hook_name(aggregator)}"
-        self._gradients.replace_from_hook(aggregator(self._gradients.pairs()), hook)
+        assert options.aggregator is not None
+        hook = f"gradient aggregator {hook_name(options.aggregator)}"
+        gradients.replace_from_hook(options.aggregator(gradients.pairs()), hook)
 
 
-class WholeByMessages(Whole):
-    """The sum that messages make, one for each run of dense gradients in the slab.
+class Reductions:
+    """The prepared reductions of parts of one slab over one group of replicas: a sum that messages make."""
 
-    Args:
-        reductions: what was prepared for the slab.
-        options: as in ``Whole``, like the rest.
-        family: what updates.
-        gradients: what takes part.
-        rescaling: what is done to the sum.
-    """
+    def __init__(self, communicator: Communicator) -> None:
+        self.communicator = communicator
+        self._prepared: dict[tuple[np.dtype[Any], int, int], Callable[[], None]] = {}
 
-    def __init__(
-        self,
-        reductions: Reductions,
-        options: StepOptions,
-        family: Family,
-        gradients: Gradients,
-        rescaling: Rescaling | None,
-    ) -> None:
-        super().__init__(options, family, gradients, rescaling)
-        self._reductions, self.rows_travel_by = reductions, reductions.communicator
-
-    def collect(self) -> None:
-        """Sum by messages."""
-        aggregator = self._options.aggregator
-        self._reductions(aggregator if isinstance(aggregator, FlatAggregator) else _SUM, self._gradients)
-
-
-class WholeFromNode(Whole):
-    """The sum that the replicas of a node make in their memory, copied into each slab.
-
-    Args:
-        memory: the slabs of the node's replicas.
-        options: as in ``Whole``, like the rest.
-        family: what updates.
-        gradients: what takes part.
-        rescaling: what is done to the sum.
-    """
-
-    def __init__(
-        self,
-        memory: NodeMemory,
-        options: StepOptions,
-        family: Family,
-        gradients: Gradients,
-        rescaling: Rescaling | None,
-    ) -> None:
-        super().__init__(options, family, gradients, rescaling)
-        self._memory, self.rows_travel_by = memory, memory.node.communicator
-
-    def collect(self) -> None:
-        """Sum in the node's memory, and copy what others own."""
-        stream, node = self._gradients.stream, self._memory.node
-        if stream is not None:
-            stream.wait()
-        node.barrier()
-        plan = self._memory.plan(self._gradients.dense)
-        if stream is None:
-            for total in plan.sums:
-                total()
-        plan.publish(as_summed=True)
-        node.barrier()
-        plan.copy_totals(node.place)
-        node.barrier()
+    def sum_whole(self, options: StepOptions, gradients: Gradients) -> None:
+        """Replace the dense gradients by their aggregate."""
+        aggregator = options.aggregator if isinstance(options.aggregator, FlatAggregator) else _SUM
+        for dtype, begin, end in _runs(gradients):
+            key = dtype, begin, end
+            if key not in self._prepared:
+                if len(self._prepared) > _PARTS:
+                    self._prepared.clear()
+                flat = gradients.slab.flats[dtype][begin:end]
+                self._prepared[key] = aggregator.prepare(self.communicator, flat)
+            self._prepared[key]()
 
 
 def _runs(gradients: Gradients) -> Iterator[tuple[np.dtype[Any], int, int]]:
