@@ -15,14 +15,12 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from distopt.distribute.agreement.communicator import Array, Communicator, Copies, Transfer
+from distopt.distribute.agreement.communicator import Array, Copies, Transfer
 from distopt.distribute.agreement.open_communicators import note_opened
 from distopt.distribute.agreement.watchdog import Line, Watch
-from distopt.distribute.node.barrier import FlagBarrier
-from distopt.distribute.node.mailbox import RECORD_BYTES, Mailbox
-from distopt.distribute.node.node import Node
+from distopt.distribute.node.mailbox import RECORD_BYTES
 from distopt.distribute.transports.mpi_line import MPILine, watch_of
-from distopt.distribute.transports.one_thread import OneThread
+from distopt.distribute.transports.processes import ProcessCommunicator
 from distopt.errors import (
     DeadCommunicatorError,
     InvalidArgumentError,
@@ -74,7 +72,7 @@ def load_mpi() -> Any:
     return MPI
 
 
-class MPICommunicator(Communicator):
+class MPICommunicator(ProcessCommunicator):
     """The replicas of an MPI communicator.
 
     Args:
@@ -100,13 +98,11 @@ class MPICommunicator(Communicator):
                 "MPICommunicator(MPI.COMM_NULL): this process is no member of that communicator (Split gives "
                 "COMM_NULL for the colour MPI.UNDEFINED). Make the Strategy on the members only: if comm: ..."
             )
+        super().__init__()
         self._given = comm
         self._own: Any = None
         self._nodes = tuple(nodes)
-        self._gathered = np.empty(0, np.uint8)
-        self._mailbox: Mailbox | None = None
         self._dead: str | None = None
-        self._user = OneThread()
 
     @cached_property
     def comm(self) -> Any:
@@ -169,35 +165,22 @@ class MPICommunicator(Communicator):
         if is_usable and isinstance(self.watch.line, MPILine):
             self.watch.line.end(error)
 
-    def release(self) -> None:
-        """Let whichever thread comes next use this communicator."""
-        self._user.release()
-
     def abandon(self) -> None:
         """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""
         self._dead = self._dead or "it was abandoned after a failure"
 
-    def node_barrier(self, node: Node) -> FlagBarrier:
-        """Make a barrier in the node's shared memory; headers go there too where it holds the whole job."""
-        barrier = FlagBarrier(node)
-        if node.is_whole_job and self._mailbox is None:
-            self._mailbox = Mailbox(node)
-        return barrier
-
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every rank everybody's record."""
-        own, count = self._open(), mine.size * self.size
+        own = self._open()
         if self._mailbox is not None and mine.size <= RECORD_BYTES:
             try:
                 return self._mailbox.gather(mine, deadline)
             except BaseException as error:
                 self._note_interruption(error)
                 raise
-        if self._gathered.size < count:
-            self._gathered = np.empty(count, np.uint8)
-        out = self._gathered[:count]
+        out = self._room_for_all(mine)
         self._wait([own.Iallgather(mine, out)], deadline)
-        return out.reshape(self.size, mine.size)
+        return out
 
     def prepare(
         self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False

@@ -15,21 +15,20 @@ from functools import cached_property
 
 import numpy as np
 
-from distopt.distribute.agreement.communicator import Array, Communicator, Copies, Transfer
+from distopt.distribute.agreement.communicator import Array, Copies, Transfer
 from distopt.distribute.agreement.watchdog import Watch
-from distopt.distribute.node.barrier import FlagBarrier
-from distopt.distribute.node.mailbox import RECORD_BYTES, Mailbox
+from distopt.distribute.node.mailbox import RECORD_BYTES
 from distopt.distribute.node.node import Node
 from distopt.distribute.node.staging import Exchange, Staging
-from distopt.distribute.transports.one_thread import OneThread
 from distopt.distribute.transports.peers import Peers
+from distopt.distribute.transports.processes import ProcessCommunicator
 from distopt.distribute.transports.sockets_line import RayLine
 from distopt.distribute.transports.wire import Message, Wire
 from distopt.errors import NoSharedMemoryError
 from distopt.process import forked
 
 
-class RayCommunicator(Communicator):
+class RayCommunicator(ProcessCommunicator):
     """The replicas of a group that ``distopt.ray`` has formed.
 
     Args:
@@ -43,14 +42,12 @@ class RayCommunicator(Communicator):
     name = "ray"
 
     def __init__(self, peers: Peers, nodes: Sequence[int] | None = None, watch: Watch | None = None) -> None:
+        super().__init__()
         self.peers = peers
         if nodes is not None:
             self.nodes = tuple(nodes)
         self.watch = Watch(peers.index) if watch is None else watch
         self._wire = Wire(peers.connect(next(peers.purposes)), self.watch)
-        self._user = OneThread()
-        self._mailbox: Mailbox | None = None
-        self._gathered = np.empty(0, np.uint8)
         self._exchange: Exchange | None = None
         if self.size > 1 and len(set(self.nodes)) == 1:
             with contextlib.suppress(NoSharedMemoryError):
@@ -95,23 +92,12 @@ class RayCommunicator(Communicator):
         if isinstance(self.watch.line, RayLine):
             self.watch.line.end(None)
 
-    def release(self) -> None:
-        """Let whichever thread comes next use this communicator."""
-        self._user.release()
-
     def abandon(self) -> None:
         """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""
         self._wire.dead = self._wire.dead or "it was abandoned after a failure"
         for each in (self._mailbox, self.staging):
             if each is not None:
                 each.abandon()
-
-    def node_barrier(self, node: Node) -> FlagBarrier:
-        """Make a barrier in the node's shared memory; headers go there too where it holds the whole job."""
-        barrier = FlagBarrier(node)
-        if node.is_whole_job and self._mailbox is None:
-            self._mailbox = Mailbox(node)
-        return barrier
 
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every replica everybody's record."""
@@ -121,10 +107,7 @@ class RayCommunicator(Communicator):
             return self._gather_by_wire(mine, deadline)
 
     def _gather_by_wire(self, mine: Array, deadline: float | None) -> Array:
-        count = mine.size * self.size
-        if self._gathered.size < count:
-            self._gathered = np.empty(count, np.uint8)
-        rows = self._gathered[:count].reshape(self.size, mine.size)
+        rows = self._room_for_all(mine)
         rows[self.index] = mine
         others = [r for r in range(self.size) if r != self.index]
         self._wire.exchange(
