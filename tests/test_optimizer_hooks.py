@@ -193,3 +193,15 @@ def test_legacy_transformers_can_be_exchanged():
     sgd.gradient_transformers = None
     sgd.apply_gradients([([1.0], x)])
     assert float(x[0]) == -1.5
+
+
+@pytest.mark.parametrize("sgd", [optimizers.SGD, legacy.SGD])
+def test_a_limit_that_an_aggregator_sets_is_one_of_its_step(sgd):
+    def look(pairs):
+        optimizer.clipvalue = 0.5
+        return pairs
+
+    x = Variable([0.0])
+    optimizer = sgd(learning_rate=1.0, gradient_aggregator=look)
+    optimizer.apply_gradients([([2.0], x)])
+    assert float(x[0]) == -0.5

@@ -59,7 +59,7 @@ def choose_reducer(call: StepCall, plan: Plan | None, gradients: Gradients, agre
     """
     family, options, looks = call.family, call.engine.options, call.looks
     divisor = call.engine.training.divisor(agreed.items)
-    rescales = options.limits_gradients or looks or divisor is not None
+    rescales = not options.is_plain or looks or divisor is not None  # a hook may still set a limit
     rescaling = Rescaling(options.clipping, divisor, looks=looks) if rescales else None
     if plan is None:
         return Whole(options, family, gradients, rescaling, None)
