@@ -22,6 +22,7 @@ import numpy as np
 
 from distopt.distribute.agreement.communicator import Array, Communicator
 from distopt.errors import CollectiveMismatchError, ReplicaError, ReplicaFailedError, ReplicaLeftError
+from distopt.process.replica import current_replica
 from distopt.process.trouble import describe, forget_trouble
 from distopt.process.whereabouts import user_line
 
@@ -136,17 +137,19 @@ def agree(communicator: Communicator, call: Call, brought: Brought = NOTHING) ->
     gathered = communicator.all_gather(np.frombuffer(record, np.uint8)).tobytes()
     watch.meet()
     if gathered == record * size:  # nearly always
-        forget_trouble()
         all_items = (0.0 if items is None else items,) * size
-        return Agreement(False, all_items, (brought.state,) * size, (brought.flags,) * size)
-    rows = [gathered[k : k + len(record)] for k in range(0, len(gathered), len(record))]
-    head = record[:_MUST_AGREE]
-    if all(row.startswith(head) for row in rows):
-        forget_trouble()
+        agreement = Agreement(False, all_items, (brought.state,) * size, (brought.flags,) * size)
+    else:
+        rows = [gathered[k : k + len(record)] for k in range(0, len(gathered), len(record))]
+        head = record[:_MUST_AGREE]
+        if not all(row.startswith(head) for row in rows):
+            raise _disagreement(communicator, call, rows, items)
         columns = tuple(zip(*map(_RECORD.unpack, rows), strict=True))
         differs = any(other != brought.presence for other in columns[5])
-        return Agreement(presence_differs=differs, items=columns[6], states=columns[7], flags=columns[8])
-    raise _disagreement(communicator, call, rows, items)
+        agreement = Agreement(presence_differs=differs, items=columns[6], states=columns[7], flags=columns[8])
+    if current_replica().broken_by is not None:
+        forget_trouble()
+    return agreement
 
 
 def offer_failure(communicator: Communicator, error: BaseException, deadline: float | None = None) -> list[Kind]:
