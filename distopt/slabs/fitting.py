@@ -1,4 +1,4 @@
-"""Gradients as users bring them, fitted to their variables: shapes, dtypes, pairs."""
+"""Gradients as users bring them, fitted to their variables: shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -65,27 +65,3 @@ def _as_array(gradient: Any, variable: Variable, said: str) -> Array:
             "array of numbers or IndexedSlices"
         )
     return array
-
-
-def as_pairs(pairs: Any, said: str, expected: str) -> list[Pair]:
-    """Return (gradient, variable) pairs as a list; an iterator can be read only once.
-
-    Args:
-        pairs: what should be pairs.
-        said: the beginning of the message, such as "apply_gradients received".
-        expected: its end.
-
-    Raises:
-        InvalidArgumentError: not (gradient, variable) pairs.
-    """
-    try:
-        result = [(gradient, variable) for gradient, variable in pairs]
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"{said} {type(pairs).__name__}: expected {expected} ({error})") from error
-    for _, variable in result:
-        if not isinstance(variable, Variable):
-            raise InvalidArgumentError(
-                f"{said} a pair whose second part is {type(variable).__name__}: expected {expected}; "
-                "gradients come first"
-            )
-    return result

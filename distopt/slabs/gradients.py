@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
-from distopt.slabs.fitting import Gradient, Pair, as_pairs, fit
+from distopt.slabs.fitting import Gradient, Pair, fit
 from distopt.slabs.listing import ABSENT, DENSE, SPARSE, Listing
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
@@ -126,6 +126,30 @@ class Gradients:
         """Return a copy of an array that lies in the slab: writing one gradient must not change the next."""
         lies_in_slab = any(np.may_share_memory(array, flat) for flat in self.slab.flats.values())
         return array.copy() if lies_in_slab else array
+
+
+def as_pairs(pairs: Any, said: str, expected: str) -> list[Pair]:
+    """Return (gradient, variable) pairs as a list; an iterator can be read only once.
+
+    Args:
+        pairs: what should be pairs.
+        said: the beginning of the message, such as "apply_gradients received".
+        expected: its end.
+
+    Raises:
+        InvalidArgumentError: not (gradient, variable) pairs.
+    """
+    try:
+        result = [(gradient, variable) for gradient, variable in pairs]
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"{said} {type(pairs).__name__}: expected {expected} ({error})") from error
+    for _, variable in result:
+        if not isinstance(variable, Variable):
+            raise InvalidArgumentError(
+                f"{said} a pair whose second part is {type(variable).__name__}: expected {expected}; "
+                "gradients come first"
+            )
+    return result
 
 
 def _no_rows(variable: Variable) -> IndexedSlices:

@@ -14,8 +14,8 @@ from distopt.kernels.spans import COMPUTE_DTYPE
 from distopt.process.moments import ACTIVE
 from distopt.process.observers import observed_gradients
 from distopt.process.replica import Replica
-from distopt.slabs.fitting import Pair, as_pairs, fit
-from distopt.slabs.gradients import Gradients
+from distopt.slabs.fitting import Pair, fit
+from distopt.slabs.gradients import Gradients, as_pairs
 from distopt.slabs.listing import DENSE, SPARSE
 from distopt.slabs.slab import Slab
 from distopt.variables.indexed_slices import IndexedSlices
