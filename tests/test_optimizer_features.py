@@ -118,6 +118,14 @@ def test_arguments_of_averages_are_checked():
     SGD(ema_momentum=1.5, ema_overwrite_frequency=0)
 
 
+@pytest.mark.parametrize(("name", "value"), [("ema_momentum", 1.5), ("ema_overwrite_frequency", 0.5)])
+def test_averages_are_checked_where_they_are_changed(name, value):
+    sgd = SGD(use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=3)
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        setattr(sgd, name, value)
+    assert (sgd.ema_momentum, sgd.ema_overwrite_frequency) == (0.9, 3)
+
+
 def test_without_a_step_there_is_nothing_to_finalize():
     x = Variable([1.0])
     sgd = SGD(1.0, use_ema=True, gradient_accumulation_steps=2)
@@ -366,6 +374,15 @@ def test_exact_copies_travel():
     for v, optimizer in ((x, adam), (y, again), (z, fresh)):
         optimizer.apply_gradients(ones(v))
     assert len({distopt.digest(o.variables) for o in (adam, again, fresh)}) == 1
+
+
+def test_exact_copies_can_not_be_switched_after_build():
+    for sgd in (SGD(master_weights=True), SGD()):
+        has_copies = sgd.master_weights
+        sgd.master_weights = has_copies
+        sgd.build([Variable(np.ones(3), dtype="float16")])
+        with pytest.raises(ValueError, match=f"was built with {has_copies}"):
+            sgd.master_weights = not has_copies
 
 
 def test_exact_copies_need_a_rule_and_no_constraint():

@@ -55,6 +55,9 @@ class StepOptions:
         """Whether any limit on the gradients is set."""
         self.is_plain = self.sums_flat and not self.transformers and not self.limits_gradients
         """Whether gradients are summed, and no more."""
+        limits = {name: value for name, value in vars(self.clipping).items() if value is not None}
+        self.agreed: dict[str, float] = limits
+        """The limits that are set, by name: replicas must agree on them in every step."""
 
     @property
     def wire(self) -> np.dtype[Any] | None:
@@ -90,9 +93,3 @@ class StepOptions:
         if self.transformers:
             parts.append(f"gradient_transformers={list(map(hook_name, self.transformers))}")
         return parts
-
-    def limits(self) -> dict[str, float]:
-        """Return the limits that are set, by name."""
-        if not self.limits_gradients:
-            return {}
-        return {name: value for name, value in vars(self.clipping).items() if value is not None}

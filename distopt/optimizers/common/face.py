@@ -65,14 +65,19 @@ class Face(abc.ABC):
         """Return how the update of a variable differs from the rule, as bits; 0 where it does not."""
         return 0
 
-    def _call(self, home: FlatBuffer, variant: int, scalars: Sequence[float]) -> RuleCall:
-        """Return rule, slots and scalars of the variables of one buffer and variant."""
+    def _call(self, home: FlatBuffer, scalars: Sequence[float]) -> RuleCall:
+        """Return rule, slots and scalars of the variables of one buffer."""
         flats = self._engine.slots.flats
         return self._known_rule(), [flats[home, label] for label in self._slot_labels()], scalars
 
     def _step_call(self, home: FlatBuffer, variant: int) -> RuleCall:
-        """Return the same, with the scalars of this step."""
-        return self._call(home, variant, self._step_scalars(home.flat.dtype))
+        """Return the same with the scalars of this step, for one variant of the update."""
+        call = self._call(home, self._step_scalars(home.flat.dtype))
+        return self._varied(call, home, variant) if variant else call
+
+    def _varied(self, call: RuleCall, home: FlatBuffer, variant: int) -> RuleCall:
+        """Return the call of a rule in this step, with what a variant of the update does beside the rule."""
+        return call
 
     @abc.abstractmethod
     def _step_scalars(self, dtype: DType) -> Sequence[float]:
@@ -84,6 +89,11 @@ class Face(abc.ABC):
     def _iterations(self) -> Variable:
         """The counter of calls, int64."""
         return self._engine.training.iterations
+
+    @property
+    def _step_number(self) -> int:
+        """The number of the step that is being done, from 1."""
+        return self._engine.training.steps + 1
 
     @abc.abstractmethod
     def _state(self) -> list[Variable]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from distopt.arguments import finite
+from distopt.arguments import evaluated, finite
 from distopt.optimizers.common.hyperparameter import Hyperparameter
 from distopt.optimizers.schedules import LearningRateSchedule
 from distopt.optimizers.schedules.serialization import serialize
@@ -31,6 +32,8 @@ class LearningRate:
         self._owner = owner
         self.source: Any = None
         """A Variable, a schedule or a function."""
+        self.of_step: Any = None
+        """The value that was evaluated for the step at hand."""
         self.set(value)
 
     def set(self, value: Any) -> None:
@@ -61,6 +64,21 @@ class LearningRate:
     def variables(self) -> list[Variable]:
         """The Variable of a number; nothing for a schedule or a function."""
         return [self.source] if isinstance(self.source, Variable) else []
+
+    def evaluate(self, name: str, calls: Variable) -> float:
+        """Evaluate it, once, for the step after so many calls of the optimizer ``name``.
+
+        Returns:
+            The value as a float.
+
+        Raises:
+            InvalidArgumentError: no finite number.
+        """
+        self.of_step = rate = self.at(calls)
+        if not isinstance(self.source, Variable):
+            return evaluated(name, int(calls), "learning_rate", rate)
+        number = float(rate)
+        return number if math.isfinite(number) else finite(name, "learning_rate", number)
 
     def at(self, calls: Variable) -> Any:
         """Return the value after so many calls of the optimizer."""

@@ -31,9 +31,15 @@ class MasterWeights:
 
     def __init__(self, owner: str, are_kept: Any) -> None:
         self._owner = owner
-        self.are_kept: bool = flag(owner, "master_weights", are_kept)
+        self.are_kept: bool
+        """Whether there are copies at all."""
+        self.set(are_kept)
         self._writes: dict[Variable, tuple[int, int]] = {}
         """How often a weight and its copy had been written when both were equal."""
+
+    def set(self, are_kept: Any) -> None:
+        """Keep copies, or none, of the weights that the optimizer will be built for."""
+        self.are_kept = flag(self._owner, "master_weights", are_kept)
 
     def has(self, variable: Variable) -> bool:
         """Whether a weight has, or gets, a copy."""
@@ -47,10 +53,8 @@ class MasterWeights:
         """Return MASTERED, or 0 for a variable without a copy."""
         return MASTERED if self.has(variable) else 0
 
-    def extended(self, call: RuleCall, variant: int, home: FlatBuffer, slots: SlotStore) -> RuleCall:
-        """Return the call of a rule on one flat buffer, with the copies in it where the variant says so."""
-        if not variant & MASTERED:
-            return call
+    def extended(self, call: RuleCall, home: FlatBuffer, slots: SlotStore) -> RuleCall:
+        """Return the call of a rule on one flat buffer, with the copies in it."""
         rule, arrays, scalars = call
         return mastered(rule), [*arrays, slots.flats[home, MASTER_SLOT]], scalars
 

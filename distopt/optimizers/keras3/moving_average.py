@@ -52,15 +52,32 @@ class MovingAverage:
     """
 
     def __init__(self, owner: str, is_kept: Any, momentum: Any, overwrite_frequency: Any) -> None:
+        self._owner = owner
         self.is_kept = flag(owner, "use_ema", is_kept)
-        self.momentum = within(owner, "ema_momentum", momentum, 0, 1) if self.is_kept else momentum
-        is_count = isinstance(overwrite_frequency, (int, np.integer)) and overwrite_frequency >= 1
-        if self.is_kept and overwrite_frequency is not None and not is_count:
+        self.agreed: dict[str, float] = {}
+        """What replicas must agree on in every step, by the names of the arguments."""
+        self.set(momentum, overwrite_frequency)
+
+    def set(self, momentum: Any, overwrite_frequency: Any) -> None:
+        """Average by this μ, and overwrite the weights every so many steps, from now on.
+
+        Raises:
+            InvalidArgumentError: a value that can't be right, where averages are kept.
+        """
+        if self.is_kept:
+            momentum = within(self._owner, "ema_momentum", momentum, 0, 1)
+            self.agreed = {"ema_momentum": momentum}
+            if overwrite_frequency is not None:
+                self._check_frequency(overwrite_frequency)
+                self.agreed["ema_overwrite_frequency"] = float(overwrite_frequency)
+        self.momentum, self.overwrite_frequency = momentum, overwrite_frequency
+
+    def _check_frequency(self, frequency: Any) -> None:
+        if not isinstance(frequency, (int, np.integer)) or frequency < 1:
             raise InvalidArgumentError(
-                f"{owner}(ema_overwrite_frequency={overwrite_frequency!r}): expected a number of steps, 1 or more, "
-                "or None to overwrite nothing"
+                f"{self._owner}(ema_overwrite_frequency={frequency!r}): expected a number of steps, 1 or more, or None "
+                "to overwrite nothing"
             )
-        self.overwrite_frequency = overwrite_frequency
 
     def update(self, variables: Sequence[Variable], slots: SlotStore, step: int) -> None:
         """Average weights after the update of a step, and overwrite them where it is time.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distopt.arguments import count, evaluated, finite, unknown_arguments
+from distopt.arguments import count, unknown_arguments
 from distopt.arrays import Array
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
@@ -116,7 +115,7 @@ class Optimizer(Options):
         decay = WeightDecay(owner, weight_decay)
         average = MovingAverage(owner, use_ema, ema_momentum, ema_overwrite_frequency)
         super().__init__(name, options, rate, decay, average, MasterWeights(owner, master_weights))
-        self._step_learning_rate: Any = None
+        self._scalars_of_step: Sequence[float] = ()
         self.loss_scale_factor = loss_scale_factor
         if gradient_accumulation_steps:
             steps = count(owner, "gradient_accumulation_steps", gradient_accumulation_steps, 2)
@@ -230,11 +229,11 @@ class Optimizer(Options):
         """
         dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
         home = variable.storage.buffer
-        update_one(variable, dense, self._call(home, 0, self._scalars(learning_rate)))
+        update_one(variable, dense, self._call(home, self._scalars(learning_rate)))
 
     def _update_sparse(self, variable: Variable, slices: IndexedSlices) -> None:
-        variant, scalars = self._variant_of(variable), self._scalars(self._step_learning_rate)
-        call = self._call(variable.storage.buffer, variant, scalars)
+        variant = self._variant_of(variable)
+        call = self._step_call(variable.storage.buffer, variant)
         if self._known_rule().slots or variant:
             update_one(variable, slices.to_dense(), call)
         else:  # rows without a gradient would not move
@@ -249,34 +248,30 @@ class Optimizer(Options):
         return type(self).update_step is Optimizer.update_step
 
     def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
-        return self._scalars(self._step_learning_rate)
+        return self._scalars_of_step
 
     def _check_gradients(self, gradients: Gradients) -> None:
         if self._updates_flat and self._rule() is None:
             raise NotImplementedError(f"{type(self).__name__} must override update_step")
 
     def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
-        rate = self._own_learning_rate.at(self._step_counter)
-        if self._own_learning_rate.variables:
-            number = float(rate)
-            if not math.isfinite(number):
-                finite(self.name, "learning_rate", number)
-        else:
-            number = evaluated(self.name, int(self._step_counter), "learning_rate", rate)
-        self._step_learning_rate = rate
-        self._own_weight_decay.begin_step(number)
+        rate, options = self._own_learning_rate, self._engine.options
+        numbers = {"learning_rate": rate.evaluate(self.name, self._step_counter)}
         if self._rule() is not None:
-            self._scalars(rate)  # what can't be computed fails before anything is agreed on
-        own = {name: getattr(self, name) for name in self._hyperparameters}
-        numbers = {name: float(value) for name, value in own.items() if isinstance(value, (int, float))}
-        return {"learning_rate": number} | numbers | self._changeable_options() | self._engine.options.limits()
+            self._scalars_of_step = self._scalars(rate.of_step)
+        for name in self._hyperparameters:
+            value = getattr(self, name)
+            if isinstance(value, (int, float)):
+                numbers[name] = float(value)
+        return numbers | self._own_weight_decay.agreed | self._own_moving_average.agreed | options.agreed
 
     def _create_state(self, gradients: Gradients) -> None:
         """Slots are made by ``build``; exact copies follow what was assigned."""
-        self._own_master_weights.renew(self._engine.slots)
+        if self._own_master_weights.are_kept:
+            self._own_master_weights.renew(self._engine.slots)
 
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
-        rate, variables, sparse = self._step_learning_rate, gradients.slab.variables, gradients.sparse
+        rate, variables, sparse = self._own_learning_rate.of_step, gradients.slab.variables, gradients.sparse
         for entries in rounds(gradients):
             if self._updates_flat:
                 dense = [k for k in entries if k not in sparse] if sparse else entries
@@ -290,11 +285,12 @@ class Optimizer(Options):
                 decay_variable(variables[k], self._weight_decay_of(variables[k]) * float(rate))
             for k in entries:
                 self.update_step(sparse.get(k, gradients.slab.views[k]), variables[k], rate)
-        if self.use_ema:
+        if self._own_moving_average.is_kept:
             self._own_moving_average.update(self._trainable_variables, self._engine.slots, self._step_number)
         for k in gradients.entries:
             constrain(variables[k])
-        self._own_master_weights.note(self._engine.slots)
+        if self._own_master_weights.are_kept:
+            self._own_master_weights.note(self._engine.slots)
 
     def _missing(self, names: list[str], *, everything: bool) -> None:
         if everything:

@@ -13,6 +13,7 @@ from distopt.engine.state.loss_scale import LossScale
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.flat_buffer import FlatBuffer
+from distopt.optimizers.common.rule_updates import DECAYED, MASTERED
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.optimizers.keras3.master_weights import MASTER_SLOT, MasterWeights
 from distopt.optimizers.keras3.moving_average import AVERAGE_SLOT, MovingAverage
@@ -66,7 +67,7 @@ class Options(State):
                 f"weight_decay={value!r}: optimizer {self.name!r} was built {'with' if value is None else 'without'} "
                 "weight decay. Set a number (0 for none) when you make it"
             )
-        self._own_weight_decay.rate = value
+        self._own_weight_decay.set(value)
 
     def exclude_from_weight_decay(
         self, var_list: Iterable[Variable] | None = None, var_names: Sequence[str] | None = None
@@ -106,9 +107,12 @@ class Options(State):
     def _slot_dtype(self, variable: Variable) -> np.dtype[Any]:
         return self._own_master_weights.slot_dtype(variable)
 
-    def _call(self, home: FlatBuffer, variant: int, scalars: Sequence[float]) -> RuleCall:
-        call = self._own_weight_decay.extended(super()._call(home, variant, scalars), variant)
-        return self._own_master_weights.extended(call, variant, home, self._engine.slots)
+    def _varied(self, call: RuleCall, home: FlatBuffer, variant: int) -> RuleCall:
+        if variant & DECAYED:
+            call = self._own_weight_decay.extended(call, float(self._own_learning_rate.of_step))
+        if variant & MASTERED:
+            call = self._own_master_weights.extended(call, home, self._engine.slots)
+        return call
 
     @property
     def use_ema(self) -> bool:
@@ -123,7 +127,7 @@ class Options(State):
 
     @ema_momentum.setter
     def ema_momentum(self, value: float) -> None:
-        self._own_moving_average.momentum = value
+        self._own_moving_average.set(value, self.ema_overwrite_frequency)
 
     @property
     def ema_overwrite_frequency(self) -> int | None:
@@ -133,7 +137,7 @@ class Options(State):
 
     @ema_overwrite_frequency.setter
     def ema_overwrite_frequency(self, value: int | None) -> None:
-        self._own_moving_average.overwrite_frequency = value
+        self._own_moving_average.set(self.ema_momentum, value)
 
     def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:
         """Overwrite variables by their averages, after training; with ``update="shared"`` a collective.
@@ -170,7 +174,12 @@ class Options(State):
 
     @master_weights.setter
     def master_weights(self, value: bool) -> None:
-        self._own_master_weights.are_kept = value
+        if self.built and value != self.master_weights:
+            raise InvalidArgumentError(
+                f"master_weights={value!r}: optimizer {self.name!r} was built with {self.master_weights}. Decide when "
+                "you make it"
+            )
+        self._own_master_weights.set(value)
 
     def _make_variables(self) -> None:
         self._make_averages_and_accumulators()
@@ -236,13 +245,6 @@ class Options(State):
         options = [f"{name}={getattr(self, name)}" for name in fixed if getattr(self, name)]
         spared = [variable.name for variable in self._trainable_variables if self._own_weight_decay.spares(variable)]
         return ", ".join([super()._identity(), *options, *([f"no decay of {spared}"] if spared else [])])
-
-    def _changeable_options(self) -> dict[str, float]:
-        """The options that may change from step to step, on all replicas alike."""
-        options = {"weight_decay": self.weight_decay}
-        if self.use_ema:
-            options |= {"ema_momentum": self.ema_momentum, "ema_overwrite_frequency": self.ema_overwrite_frequency}
-        return {name: float(value) for name, value in options.items() if value is not None}
 
     # Serialisation
 

@@ -72,11 +72,6 @@ class State(BaseOptimizer):
         return self._step_counter if training.accumulation is None else training.steps
 
     @property
-    def _step_number(self) -> int:
-        """The number of the step that is being done, from 1."""
-        return self._engine.training.steps + 1
-
-    @property
     def variables(self) -> list[Variable]:
         """All state: iteration, learning_rate (where it is a number), then slots; parameters are not in it."""
         return [self._step_counter, *self._own_learning_rate.variables, *self._own_variables]

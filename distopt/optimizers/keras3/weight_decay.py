@@ -26,22 +26,22 @@ class WeightDecay:
 
     def __init__(self, owner: str, rate: Any) -> None:
         self._owner = owner
-        self._rate = self._checked(rate)
+        self.rate: float | None
+        """λ, or None."""
+        self.agreed: dict[str, float]
+        """λ by its name, where there is one: replicas must agree on it in every step."""
+        self.set(rate)
         self._spared: set[Variable] = set()
         self._spared_names: re.Pattern[str] | None = None
-        self._step_fraction = 0.0
 
-    @property
-    def rate(self) -> float | None:
-        """λ, or None."""
-        return self._rate
+    def set(self, rate: Any) -> None:
+        """Decay by this λ from now on; None: not at all.
 
-    @rate.setter
-    def rate(self, value: float | None) -> None:
-        self._rate = self._checked(value)
-
-    def _checked(self, rate: Any) -> float | None:
-        return None if rate is None else finite(self._owner, "weight_decay", rate, low=0)
+        Raises:
+            InvalidArgumentError: no finite number, 0 or more.
+        """
+        self.rate = None if rate is None else finite(self._owner, "weight_decay", rate, low=0)
+        self.agreed = {} if self.rate is None else {"weight_decay": self.rate}
 
     def spare(self, var_list: Iterable[Variable] | None, var_names: Sequence[str] | None) -> None:
         """Leave weights out of the decay; a second call takes the place of the first.
@@ -73,23 +73,17 @@ class WeightDecay:
 
     def of(self, variable: Variable) -> float:
         """Return λ of one variable."""
-        return 0.0 if self._rate is None or self.spares(variable) else self._rate
+        return 0.0 if self.rate is None or self.spares(variable) else self.rate
 
     def variant_of(self, variable: Variable) -> int:
         """Return DECAYED, or 0 for a variable whose update decays nothing."""
         # Also where the rate is 0: another number may be set later.
-        return DECAYED if self._rate is not None and not self.spares(variable) else 0
+        return DECAYED if self.rate is not None and not self.spares(variable) else 0
 
-    def begin_step(self, learning_rate: float) -> None:
-        """Compute what the rule takes from each weight in this step."""
-        self._step_fraction = learning_rate * (self._rate or 0.0)
-
-    def extended(self, call: RuleCall, variant: int) -> RuleCall:
-        """Return the call of a rule, with the decay in it where the variant says so."""
-        if not variant & DECAYED:
-            return call
+    def extended(self, call: RuleCall, learning_rate: float) -> RuleCall:
+        """Return the call of a rule, with the decay of a step in it."""
         rule, slots, scalars = call
-        return decayed(rule), slots, (*scalars, self._step_fraction)
+        return decayed(rule), slots, (*scalars, learning_rate * (self.rate or 0.0))
 
 
 def decay_variable(variable: Variable, fraction: float) -> None:

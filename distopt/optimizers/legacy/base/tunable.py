@@ -153,7 +153,7 @@ class Tunable(State):
                     f"hyperparameter {label} of {self._name!r} is {value} in step {int(self.iterations)}: check the "
                     "number, schedule or function that it comes from"
                 )
-        return values | self._engine.options.limits()
+        return values | self._engine.options.agreed
 
     def _sources(self) -> dict[str, Any]:
         self._create_hypers()

@@ -80,7 +80,7 @@ class Updates(Tunable):
         """Return the rule's call on a variable, by what was evaluated for it."""
         local = (apply_state or {}).get((var.device, var.dtype))
         scalars = self._scalars(local or self._fallback_apply_state(var.device, var.dtype))
-        return self._call(var.storage.buffer, 0, scalars)
+        return self._call(var.storage.buffer, scalars)
 
     def _slot_labels(self) -> tuple[str, ...]:
         """The names of the slots in the order in which the rule takes them, and by default its own names."""
