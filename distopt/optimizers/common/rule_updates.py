@@ -74,22 +74,18 @@ def update_rows(variable: Variable, slices: IndexedSlices, call: RuleCall) -> No
 
 
 def constrain(variable: Variable) -> None:
-    """Replace a variable by what its constraint makes of it."""
-    if variable.constraint is None:
-        return
-    home, start = variable.storage.home, variable.storage.start
+    """Replace a variable that has a constraint by what this makes of it."""
+    constraint, home, start = variable.constraint, variable.storage.home, variable.storage.start
+    assert constraint is not None
     if home is None or home.own is None:
-        variable.assign(variable.constraint(variable.storage.array))
+        variable.assign(constraint(variable.storage.array))
         return
     for begin, end in home.parts(start, variable.size):
-        home.flat[begin:end] = variable.constraint(home.flat[begin:end])  # an elementwise one: the others are refused
+        home.flat[begin:end] = constraint(home.flat[begin:end])  # an elementwise one: the others are refused
 
 
 def rounds(gradients: Gradients) -> Iterator[Sequence[int]]:
     """Cut the entries so that no variable stands twice in a part: a repeated one is updated once per appearance."""
-    if not gradients.listing.has_duplicates:
-        yield gradients.entries
-        return
     part: list[int] = []
     seen: set[int] = set()
     for k in gradients.entries:

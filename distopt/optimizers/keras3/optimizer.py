@@ -272,8 +272,8 @@ class Optimizer(Options):
 
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
         rate, variables, sparse = self._own_learning_rate.of_step, gradients.slab.variables, gradients.sparse
-        for entries in rounds(gradients):
-            if self._updates_flat:
+        for entries in rounds(gradients) if gradients.listing.has_duplicates else (gradients.entries,):
+            if dense_done or self._updates_flat:
                 dense = [k for k in entries if k not in sparse] if sparse else entries
                 if not dense_done:
                     update_flat(gradients, dense, self._step_call)
@@ -288,7 +288,8 @@ class Optimizer(Options):
         if self._own_moving_average.is_kept:
             self._own_moving_average.update(self._trainable_variables, self._engine.slots, self._step_number)
         for k in gradients.entries:
-            constrain(variables[k])
+            if variables[k].constraint is not None:
+                constrain(variables[k])
         if self._own_master_weights.are_kept:
             self._own_master_weights.note(self._engine.slots)
 

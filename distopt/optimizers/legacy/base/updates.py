@@ -117,8 +117,8 @@ class Updates(Tunable):
         return self._scalars(self._apply_state["CPU:0", dtype])
 
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
-        variables, sparse, updates_flat = gradients.slab.variables, gradients.sparse, self._updates_flat
-        for entries in rounds(gradients):
+        variables, sparse, updates_flat = gradients.slab.variables, gradients.sparse, dense_done or self._updates_flat
+        for entries in rounds(gradients) if gradients.listing.has_duplicates else (gradients.entries,):
             if updates_flat and not dense_done:
                 dense = [k for k in entries if k not in sparse] if sparse else entries
                 update_flat(gradients, dense, self._step_call)
@@ -129,7 +129,8 @@ class Updates(Tunable):
                 if not updates_flat:
                     state = self._state_for("_resource_apply_dense")
                     self._resource_apply_dense(gradients.slab.views[k], variables[k], **state)
-                constrain(variables[k])
+                if variables[k].constraint is not None:
+                    constrain(variables[k])
 
     def _apply_rows(self, variable: Variable, slices: IndexedSlices) -> None:
         _refuse_constraint(variable)
