@@ -27,6 +27,7 @@ from distopt.optimizers.common.access import counter_of, engine_of, family_of
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.process.moments import Moment
 from distopt.process.observers import observe
+from distopt.process.replica import current_replica
 from distopt.variables.variable import Variable
 
 
@@ -217,7 +218,7 @@ class Checkpointer:
         with telling_the_others(communicator):
             failure = self._writer.join()
             if self._optimizer is not None:
-                family_of(self._optimizer).refuse_if_unusable()
+                family_of(self._optimizer).refuse_if_unusable(current_replica())
             live, step, present = find(self._optimizer, self._variables), self._step, names.steps_in(self.directory)
             if index == 0:
                 self._refuse_another_run(step, present)

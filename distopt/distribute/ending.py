@@ -41,6 +41,7 @@ from distopt.process.job_end import (
 )
 from distopt.process.launcher import launched
 from distopt.process.orphans import note_launcher
+from distopt.process.replica import current_replica
 
 if TYPE_CHECKING:
     from distopt.distribute.agreement.communicator import Communicator
@@ -179,5 +180,5 @@ def _communicators() -> list[Communicator]:
         return used
     from distopt.distribute.strategy import default_strategy
 
-    job = default_strategy().communicator
+    job = default_strategy(current_replica()).communicator
     return [*(each for each in used if each is not job), job]

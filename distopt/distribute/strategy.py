@@ -16,7 +16,7 @@ from distopt.distribute.transports.local import LocalCommunicator
 from distopt.distribute.transports.mpi import MPICommunicator
 from distopt.errors import InvalidArgumentError, NoSharedMemoryError
 from distopt.process.launcher import launched
-from distopt.process.replica import current_replica
+from distopt.process.replica import Replica, current_replica
 
 UPDATES = ("replicated", "shared")
 
@@ -166,16 +166,19 @@ def get_strategy() -> Strategy:
         >>> get_strategy().num_replicas_in_sync
         1
     """
-    replica = current_replica()
+    return strategy_of(current_replica())
+
+
+def strategy_of(replica: Replica) -> Strategy:
+    """Return the current strategy of a replica."""
     if replica.strategies:
         innermost: Strategy = replica.strategies[-1]
         return innermost
-    return replica.default_strategy or default_strategy()
+    return replica.default_strategy or default_strategy(replica)
 
 
-def default_strategy() -> Strategy:
-    """Return the strategy outside of every scope: the simulation's, else as the process was started."""
-    replica = current_replica()
+def default_strategy(replica: Replica) -> Strategy:
+    """Return a replica's strategy outside of every scope: the simulation's, else as the process was started."""
     if replica.default_strategy is None:
         replica.default_strategy = Strategy()
     default: Strategy = replica.default_strategy

@@ -38,9 +38,10 @@ def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbe
         InvalidArgumentError: gradients of no items that are not zero, on all replicas.
     """
     mine, items = gradients.kinds, gradients.items
-    if plan is None or not call.has_header:
+    strategy = call.strategy
+    if plan is None or strategy is None or not call.has_header:
         return Agreed(mine, items)
-    communicator, replica, strategy = plan.communicator, call.replica, call.aggregating_strategy
+    communicator, replica = plan.communicator, call.replica
     training, state_check = call.engine.training, call.engine.state_check
     step = int(training.iterations.storage.array)
     if training.loss_scale is not None:

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 from distopt.arrays import Array
 from distopt.kernels import Rule
 from distopt.memory.flat_buffer import FlatBuffer
+from distopt.process.replica import Replica
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
@@ -70,7 +71,7 @@ class Family:
     """Make what the first step over these variables makes."""
     sources: Callable[[], dict[str, object]]
     """Return what hyperparameters come from, by name: variables, schedules, functions."""
-    refuse_if_unusable: Callable[[], None]
-    """Refuse an optimizer that is another replica's, or damaged."""
+    refuse_if_unusable: Callable[[Replica], None]
+    """Refuse an optimizer that is not this replica's, or damaged."""
     update: Update
     missing: Missing

@@ -14,7 +14,7 @@ from typing import Any, Self
 from distopt.arrays import Array
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.header import telling_the_others
-from distopt.distribute.strategy import Strategy, get_strategy
+from distopt.distribute.strategy import strategy_of
 from distopt.engine.call import StepCall
 from distopt.engine.state.options import StepOptions
 from distopt.engine.step import do_step
@@ -77,26 +77,28 @@ class BaseOptimizer(Face):
         """Do one step: ``distopt/engine/step.py`` shows it from top to bottom."""
         if ACTIVE and observe(Moment.STEP, self) is SKIP:
             return
-        call = self._call_of(get_strategy(), "apply_gradients", aggregates=aggregates)
+        call = self._call_of("apply_gradients", aggregates=aggregates)
         do_step(call, functools.partial(self._read, call, grads_and_vars), items)
 
-    def _call_of(self, strategy: Strategy, name: str, *, aggregates: bool) -> StepCall:
+    def _call_of(self, name: str, *, aggregates: bool) -> StepCall:
+        replica = current_replica()
+        strategy = strategy_of(replica)
         communicator = strategy.ready() if aggregates else None
         if "_engine" not in self.__dict__:
             with telling_the_others(communicator):
                 raise RuntimeError(f"{type(self).__name__}.__init__ did not call super().__init__(...): call it first")
-        return StepCall(self._family(), self._engine, strategy if aggregates else None, current_replica(), name)
+        return StepCall(self._family(), self._engine, strategy if aggregates else None, replica, name)
 
     def _read(self, call: StepCall, grads_and_vars: Iterable[Pair]) -> Gradients:
         """Return this replica's gradients: stage 1 of a step."""
-        self._refuse_if_unusable()
+        self._refuse_if_unusable(call.replica)
         given_up = self._give_up_step()
         pairs = own_pairs(grads_and_vars, call.replica)
         variables = [variable for _, variable in pairs]
         known = self._engine.listings.get((call.communicator, *map(id, variables)))
         listing = known or self._listing_of(call.communicator, variables)
         if call.shares or call.strategy is None or any(home.shared_by is not None for home in listing.homes):
-            check_sharing(call.strategy or get_strategy(), listing, call.needs_whole_sum(listing))
+            check_sharing(call.strategy or strategy_of(call.replica), listing, call.needs_whole_sum(listing))
         if given_up is not None:
             refuse_buffers(pairs, given_up)
         gradients = Gradients(listing)
@@ -125,7 +127,7 @@ class BaseOptimizer(Face):
             >>> w.numpy()
             array([0.5, 1.5], dtype=float32)
         """
-        agreed = self._engine.find_listing(get_strategy().communicator, variables)
+        agreed = self._engine.find_listing(strategy_of(current_replica()).communicator, variables)
         listing = agreed or self._listing_of(None, variables)
         return [listing.slab.views[k] for k in listing.entries]
 
@@ -175,9 +177,9 @@ class BaseOptimizer(Face):
         self._give_up_step()
         if variables is not None:
             self._streamed_variables = list(variables)
-        call = self._call_of(get_strategy(), "end_step", aggregates=True)
+        call = self._call_of("end_step", aggregates=True)
         with telling_the_others(call.communicator):
-            self._refuse_if_unusable()
+            self._refuse_if_unusable(call.replica)
         listing_of = functools.partial(self._listing_of, call.communicator)
         self._streamed = StreamedStep(call, listing_of, self._streamed_variables)
 
@@ -252,9 +254,9 @@ class BaseOptimizer(Face):
         Returns:
             Its memory, where gradients of it were pushed.
         """
-        streamed, self._streamed = self._streamed, None
-        if streamed is None:
+        if self._streamed is None:
             return None
+        streamed, self._streamed = self._streamed, None
         streamed.abandon()
         return streamed.slab if streamed.has_gradients else None
 

@@ -14,7 +14,7 @@ from distopt.engine.state.options import StepOptions
 from distopt.errors import ForeignVariableError
 from distopt.kernels import Rule
 from distopt.memory.flat_buffer import FlatBuffer
-from distopt.process.replica import current_replica
+from distopt.process.replica import Replica
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
@@ -150,8 +150,8 @@ class Face(abc.ABC):
             parts.append(f"dynamic loss scale, growth after {training.loss_scale.growth_steps} steps")
         return ", ".join(parts)
 
-    def _refuse_if_unusable(self) -> None:
-        owner, replica = self._iterations.owner, current_replica()
+    def _refuse_if_unusable(self, replica: Replica) -> None:
+        owner = self._iterations.owner
         if owner is not replica:
             raise ForeignVariableError(
                 f"optimizer {self.name!r} was made by {owner.name} and is used by {replica.name}; replicas share no "
