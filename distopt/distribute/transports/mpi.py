@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -234,7 +235,8 @@ class MPICommunicator(ProcessCommunicator):
             forked.refuse(f"replica {self.index}")
         if self._dead is not None:
             raise DeadCommunicatorError(f"this communicator can't be used any more: {self._dead}")
-        self._user.enter()
+        if self._user.identifier != threading.get_ident():
+            self._user.hand_over()
         if self._own is None:
             own, request = self.comm.Idup()
             self._wait([request], None)

@@ -14,23 +14,20 @@ class OneThread:
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
-        self._identifier = 0
-
-    def enter(self) -> None:
-        """Note that this thread uses it.
-
-        Raises:
-            ReplicaError: another one does, and has not ended.
-        """
-        if self._identifier != threading.get_ident():
-            self._hand_over()
+        self.identifier = 0
+        """Of the thread, as ``threading.get_ident`` gives it; 0 while none uses the communicator."""
 
     def release(self) -> None:
         """Let whichever thread comes next use it."""
         with _handing_over:
-            self._thread, self._identifier = None, 0
+            self._thread, self.identifier = None, 0
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
+        """Let this thread use it, which has not used it last.
+
+        Raises:
+            ReplicaError: another one does, and has not ended.
+        """
         mine = threading.current_thread()
         with _handing_over:
             if self._thread is not None and self._thread is not mine and self._thread.is_alive():
@@ -39,4 +36,4 @@ class OneThread:
                     "communicator and has not ended: what they send would mix. Make all collectives in one thread, "
                     "or give each its own Strategy(MPICommunicator(comm.Dup()))"
                 )
-            self._thread, self._identifier = mine, threading.get_ident()
+            self._thread, self.identifier = mine, threading.get_ident()

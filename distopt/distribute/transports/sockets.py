@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -151,7 +152,8 @@ class RayCommunicator(ProcessCommunicator):
     def _enter(self) -> None:
         if forked.in_child:
             forked.refuse(f"replica {self.index}")
-        self._user.enter()
+        if self._user.identifier != threading.get_ident():
+            self._user.hand_over()
 
 
 def _bytes_of(array: Array) -> Array:
