@@ -86,9 +86,10 @@ def add_tree(rows: Sequence[Array], out: Array) -> None:
         >>> out
         array([ 9., 12.])
     """
-    if not rows or any(row.size != out.size for row in rows):
+    sizes = [row.size for row in rows]
+    if set(sizes) != {out.size}:
         raise InvalidArgumentError(
-            f"add_tree adds one or more rows of {out.size} elements, like out; got rows of {[row.size for row in rows]}"
+            f"add_tree adds one or more rows of {out.size} elements, like out; got rows of {sizes}"
         )
     _kernels().add_tree(rows, out)
 

@@ -138,7 +138,11 @@ def add_tree(rows: Sequence[Array], out: Array) -> None:
     """Write the tree sum of ``rows`` to ``out``; see ``distopt.kernels.add_tree``."""
     dtype = out.dtype
     if len(rows) <= MAX_ROWS and dtype.itemsize > 2:
-        place = next((r for r, row in enumerate(rows) if row is out), None)
+        place = None
+        for r, row in enumerate(rows):
+            if row is out:
+                place = r
+                break
         _add_kernel(len(rows), dtype, place)(*rows, *[out] * (place is None))
     else:
         _add_by_blocks(rows, out)
