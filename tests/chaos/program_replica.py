@@ -97,6 +97,7 @@ def _do(op: p.Op, world: World) -> Any:
 def _step(op: p.Step, optimizer: Any, chosen: list[Variable], replica: int) -> int | None:
     gradients, items = p.gradients_of(op, replica), p.items_of(op, replica)
     if op.how == "buffers":
+        optimizer.cancel_step()  # or sums of a step that was begun may lie in them
         for k, buffer in enumerate(optimizer.gradient_buffers(chosen)):
             if isinstance(gradients[k], np.ndarray):
                 buffer[...] = gradients[k]
