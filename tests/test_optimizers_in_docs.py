@@ -1,13 +1,13 @@
-"""The README's table of optimizers is the one that the code gives."""
+"""The docs' table of optimizers is the one that the code gives."""
 
-from optimizers_in_readme import README, classes, written
+from optimizers_in_docs import PAGE, classes, written
 
 from distopt import optimizers
 
 
 def test_the_table_is_that_of_the_code():
-    text = README.read_text()
-    assert written(text) == text, "run: python tests/optimizers_in_readme.py"
+    text = PAGE.read_text()
+    assert written(text) == text, "run: python tests/optimizers_in_docs.py"
 
 
 def test_every_optimizer_has_a_row():

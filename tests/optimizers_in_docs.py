@@ -1,4 +1,4 @@
-"""The README's table of optimizers, from the code: ``python tests/optimizers_in_readme.py`` writes it there."""
+"""The table of optimizers in the docs, from the code: ``python tests/optimizers_in_docs.py`` writes it there."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from distopt import Variable, optimizers
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "optimizers.md"
 BEGIN, END = "<!-- optimizers, from the code -->\n", "<!-- end of optimizers -->\n"
 SHAPE = (64, 64)
 SPARSE = {"all": "as dense", "rows": "rows named", "slots": "slots as dense, weights of rows named"}
@@ -73,10 +73,10 @@ def table():
 
 
 def written(text):
-    """The README with the table in its place."""
+    """The page with the table in its place."""
     before, rest = text.split(BEGIN)
     return before + BEGIN + table() + END + rest.split(END)[1]
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text()))
+    PAGE.write_text(written(PAGE.read_text()))
