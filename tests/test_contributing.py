@@ -1,7 +1,8 @@
-"""What contributors rely on: make says what it can do."""
+"""What CONTRIBUTING.md promises: make says what it can do, and fragments of the changelog have names that are read."""
 
 import re
 import subprocess
+import tomllib
 
 from support import ROOT
 
@@ -12,3 +13,9 @@ def test_make_help_has_a_sentence_for_every_target():
     phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
     assert sentences.keys() == {*phony.replace("\\\n", " ").split(), "test-N"}
     assert all(re.fullmatch(r"[A-Z].+\.", sentence) for sentence in sentences.values())
+
+
+def test_fragments_are_of_a_kind_that_the_changelog_has():
+    types = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]["type"]
+    kinds = {kind["directory"] for kind in types}
+    assert {path.name.split(".")[-2] for path in (ROOT / "changelog.d").glob("*.md")} <= kinds
