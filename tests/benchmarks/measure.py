@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 FULL = os.environ.get("DISTOPT_BENCH") == "full"
-"""Whether sizes are those of the tables in the README; otherwise tiny, to show that the benchmark runs."""
+"""Whether sizes are those of the tables in docs/figures.md; otherwise tiny, to show that the benchmark runs."""
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 """Whether this environment has PyTorch (``make test-frameworks``, ``make bench``)."""

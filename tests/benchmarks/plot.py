@@ -1,4 +1,4 @@
-"""plot.py: the figures of the README, from the tables that a full run has kept. ``make bench`` calls it at its end."""
+"""plot.py: the pictures of docs/figures.md, from the tables of a full run. ``make bench`` calls it at its end."""
 
 from __future__ import annotations
 

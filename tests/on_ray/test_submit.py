@@ -1,4 +1,4 @@
-"""A head that somebody has started, and a job that is submitted to it: as the README says, with launch/."""
+"""A head that somebody has started, and a job that is submitted to it: as docs/ray.md says, with launch/."""
 
 import contextlib
 import os
