@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md promises: make says what it can do, and fragments of the changelog have names that are read."""
+"""What contributors rely on: make says what it can do, fragments and files of tests have names that are read."""
 
 import re
 import subprocess
@@ -19,3 +19,9 @@ def test_fragments_are_of_a_kind_that_the_changelog_has():
     types = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]["type"]
     kinds = {kind["directory"] for kind in types}
     assert {path.name.split(".")[-2] for path in (ROOT / "changelog.d").glob("*.md")} <= kinds
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Else pytest can't collect both at once, as ``make test-slow`` asks it to."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))

@@ -43,7 +43,7 @@ def test_a_replica_that_does_not_come_ends_the_simulation(missing, update, capfd
         released.set()
     assert caught.value.missing == [missing]
     assert f"for replica {missing} (its last call was apply_gradients of SGD (step 0); it is at " in str(caught.value)
-    assert "test_watchdog.py:" in str(caught.value)
+    assert "test_watchdog_of_threads.py:" in str(caught.value)
     assert "in stay_away" in str(caught.value)
     assert "Deadlines(end=...)" in str(caught.value)
     assert capfd.readouterr().err.count("The stacks of all replicas are in") == 1
