@@ -58,7 +58,7 @@ class Family:
     trained: Callable[[], Iterable[Variable]]
     """Return the variables that state is kept for."""
     check: Callable[[Gradients], None]
-    """Refuse, before anything is agreed on, what the update could not do."""
+    """Refuse, before anything is agreed on, gradients that the update could not apply."""
     hyperparameters: Callable[[Listing], dict[str, float]]
     """Evaluate the hyperparameters of this step; return what must agree between replicas."""
     create_state: Callable[[Gradients], None]

@@ -105,7 +105,7 @@ class Face(abc.ABC):
 
     @abc.abstractmethod
     def _check_gradients(self, gradients: Gradients) -> None:
-        """Refuse, before anything is agreed on, what the update could not do."""
+        """Refuse, before anything is agreed on, gradients that the update could not apply."""
 
     @abc.abstractmethod
     def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:

@@ -88,10 +88,6 @@ class Composite(Optimizer):
     def _updates_flat(self) -> bool:
         return False
 
-    def _check_gradients(self, gradients: Gradients) -> None:
-        for inner in self._inner:
-            family_of(inner).check(gradients)
-
     def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
         return {
             f"{label} of optimizer {number}": value

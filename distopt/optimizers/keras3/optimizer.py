@@ -251,14 +251,15 @@ class Optimizer(Options):
         return self._scalars_of_step
 
     def _check_gradients(self, gradients: Gradients) -> None:
-        if self._updates_flat and self._rule() is None:
-            raise NotImplementedError(f"{type(self).__name__} must override update_step")
+        """All that fit their variables can be applied."""
 
     def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
         rate, options = self._own_learning_rate, self._engine.options
         numbers = {"learning_rate": rate.evaluate(self.name, self._step_counter)}
         if self._rule() is not None:
             self._scalars_of_step = self._scalars(rate.of_step)
+        elif self._updates_flat:
+            raise NotImplementedError(f"{type(self).__name__} must override update_step")
         for name in self._hyperparameters:
             value = getattr(self, name)
             if isinstance(value, (int, float)):
