@@ -20,6 +20,9 @@ from distopt.variables.indexed_slices import IndexedSlices
 
 Constraint = Callable[[Array], Any]
 
+DEVICE = "CPU:0"
+"""Where the values of all variables lie."""
+
 
 class Variable(ArrayLike):
     """A named array with an optional constraint; it belongs to the replica that made it.
@@ -107,7 +110,7 @@ class Variable(ArrayLike):
     @property
     def device(self) -> str:
         """Where the value lies; always "CPU:0"."""
-        return "CPU:0"
+        return DEVICE
 
     @property
     def value(self) -> Array:

@@ -66,7 +66,7 @@ class Adam(Optimizer):
     def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
         super()._prepare_local(var_device, var_dtype, apply_state)
         local, scalar = apply_state[var_device, var_dtype], coefficient_dtype(var_dtype).type
-        one, step = scalar(1), float(scalar(int(self.iterations) + 1))
+        one, step = scalar(1), float(scalar(self._step_number))
         beta_1, beta_2 = local["beta_1"], local["beta_2"]
         beta_1_power = scalar(below_one(self._name, "beta_1", beta_1) ** step)
         beta_2_power = scalar(below_one(self._name, "beta_2", beta_2) ** step)

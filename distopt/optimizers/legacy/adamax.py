@@ -62,7 +62,7 @@ class Adamax(Optimizer):
         super()._prepare_local(var_device, var_dtype, apply_state)
         local = apply_state[var_device, var_dtype]
         beta_1 = below_one(self._name, "beta_1", local["beta_1"])
-        local["alpha"] = float(local["lr_t"]) / (1 - beta_1 ** (int(self.iterations) + 1))
+        local["alpha"] = float(local["lr_t"]) / (1 - beta_1**self._step_number)
         local["one_minus_beta_1"] = 1 - beta_1
 
     def _rule(self) -> Rule:

@@ -90,7 +90,7 @@ class Nadam(Optimizer):
 
     def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
         super()._prepare_local(var_device, var_dtype, apply_state)
-        local, step = apply_state[var_device, var_dtype], int(self.iterations) + 1
+        local, step = apply_state[var_device, var_dtype], self._step_number
         rate, beta_1 = float(local["lr_t"]), float(local["beta_1"])
         beta_2 = below_one(self._name, "beta_2", local["beta_2"])
         now, then = (beta_1 * (1 - 0.5 * 0.96 ** (self.schedule_decay * t)) for t in (step, step + 1))

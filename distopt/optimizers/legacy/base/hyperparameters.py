@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,8 @@ class Hyperparameters(dict[str, Any]):
         'RMSprop/rho'
     """
 
-    _are_variables = False
+    are_variables = False
+    """Whether numbers are Variables already."""
 
     def put(self, name: str, value: Any, owner: str) -> None:
         """Set a hyperparameter; a number over a Variable goes into that.
@@ -44,15 +47,15 @@ class Hyperparameters(dict[str, Any]):
             if isinstance(self.get(name), Variable):
                 self[name].assign(np.float32(value))
                 return
-            if self._are_variables:
+            if self.are_variables:
                 value = Hyperparameter(value, f"{owner}/{name}")
         self[name] = value
 
     def make_variables(self, owner: str) -> None:
         """Make Variables of the numbers, once; from then on ``put`` makes them too."""
-        if self._are_variables:
+        if self.are_variables:
             return
-        self._are_variables = True
+        self.are_variables = True
         for name in sorted(self):
             if not callable(self[name]) and not isinstance(self[name], Variable):
                 self[name] = Hyperparameter(self[name], f"{owner}/{name}")
@@ -67,9 +70,11 @@ class Hyperparameters(dict[str, Any]):
 
 def cast(value: Any, dtype: Any) -> Any:
     """Return a number or a Variable's value as a NumPy scalar of a dtype."""
-    return np.asarray(value.storage.array if isinstance(value, Variable) else value).astype(to_dtype(dtype))[()]
+    known = dtype if isinstance(dtype, np.dtype) else to_dtype(dtype)
+    return np.asarray(value.storage.array if isinstance(value, Variable) else value).astype(known)[()]
 
 
+@functools.cache
 def coefficient_dtype(var_dtype: Any) -> np.dtype[Any]:
     """Return the dtype of all hyperparameters but the learning rate: bfloat16 can't tell 0.999 from 1."""
     return to_dtype("float32" if np.dtype(var_dtype).name == "bfloat16" else var_dtype)
@@ -88,8 +93,17 @@ def below_one(owner: str, name: str, beta: Any) -> float:
     return float(beta)
 
 
-def as_number(value: Any) -> float | None:
-    """Return what ``_prepare_local`` left as a float, where it is one number."""
+def numbers_in(local: Mapping[str, Any]) -> dict[str, float]:
+    """Return, as floats, what is one number of all that ``_prepare_local`` left for a dtype."""
+    numbers = {}
+    for name, value in local.items():
+        number = float(value) if isinstance(value, (float, np.floating)) else _as_number(value)
+        if number is not None:
+            numbers[name] = number
+    return numbers
+
+
+def _as_number(value: Any) -> float | None:
     if value is None or isinstance(value, (str, bytes)) or np.ndim(value) != 0:
         return None
     try:

@@ -68,6 +68,10 @@ class State(BaseOptimizer):
     def _iterations(self) -> Variable:
         return self.iterations
 
+    @property
+    def _step_number(self) -> int:
+        return int(self.iterations.storage.array) + 1  # also where an update is called outside of a step
+
     def _trained(self) -> Iterable[Variable]:
         return self._slots
 

@@ -11,14 +11,14 @@ from distopt.errors import InvalidArgumentError
 from distopt.optimizers.legacy.base.hyperparameters import (
     ApplyState,
     Hyperparameters,
-    as_number,
     cast,
     coefficient_dtype,
+    numbers_in,
 )
 from distopt.optimizers.legacy.base.state import State
 from distopt.optimizers.schedules import LearningRateSchedule
 from distopt.slabs.listing import Listing
-from distopt.variables.variable import Variable
+from distopt.variables.variable import DEVICE, Variable
 
 _LABELS = {"lr_t": "learning_rate"}
 
@@ -82,7 +82,8 @@ class Tunable(State):
 
     def _get_hyper(self, name: str, dtype: Any = None) -> Any:
         """Return a hyperparameter: its Variable, schedule or value; with a dtype, a NumPy scalar of it."""
-        self._create_hypers()
+        if not self._hyper.are_variables:
+            self._create_hypers()
         value = self._hyper[name]
         if isinstance(value, LearningRateSchedule):
             return value
@@ -107,9 +108,9 @@ class Tunable(State):
     def _prepare(self, var_list: list[Variable]) -> ApplyState:
         """Evaluate what the update needs, once for each (device, dtype)."""
         state: ApplyState = {}
-        for device, dtype in dict.fromkeys((v.device, v.dtype) for v in var_list):
-            state[device, dtype] = {}
-            self._prepare_local(device, dtype, state)
+        for dtype in dict.fromkeys([variable.storage.array.dtype for variable in var_list]):
+            state[DEVICE, dtype] = {}
+            self._prepare_local(DEVICE, dtype, state)
         return state
 
     def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
@@ -139,14 +140,13 @@ class Tunable(State):
 
     def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
         self._refuse_twins(listing)
-        self._create_hypers()
+        if not self._hyper.are_variables:
+            self._create_hypers()
         self._apply_state = self._prepare(listing.variables)
         values = {}
         for (_, dtype), local in self._apply_state.items():
-            for label, value in local.items():
-                number = as_number(value)
-                if number is not None:
-                    values[f"{_LABELS.get(label, label)} ({dtype.name})"] = number
+            for label, number in numbers_in(local).items():
+                values[f"{_LABELS.get(label, label)} ({dtype.name})"] = number
         for label, value in values.items():
             if math.isnan(value) or (math.isinf(value) and label.startswith("learning_rate")):
                 raise InvalidArgumentError(

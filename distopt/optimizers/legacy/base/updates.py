@@ -24,7 +24,7 @@ from distopt.optimizers.legacy.base.tunable import Tunable
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import DENSE, SPARSE
 from distopt.variables.indexed_slices import IndexedSlices
-from distopt.variables.variable import Variable
+from distopt.variables.variable import DEVICE, Variable
 
 
 class Updates(Tunable):
@@ -114,7 +114,7 @@ class Updates(Tunable):
         return self._rule() is not None and not self._overrides("_resource_apply_dense")
 
     def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
-        return self._scalars(self._apply_state["CPU:0", dtype])
+        return self._scalars(self._apply_state[DEVICE, dtype])
 
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
         variables, sparse, updates_flat = gradients.slab.variables, gradients.sparse, dense_done or self._updates_flat
