@@ -71,7 +71,7 @@ def read_gradient(gradient: Any, gradients: Gradients, entry: int, *, casts: boo
             f"the gradient of {variable.name!r} is the gradient buffer of another variable: pass the arrays of "
             "gradient_buffers(variables) with the variables in the same order, or a copy"
         )
-    np.copyto(view, gradient)
+    view[...] = gradient
     gradients.kinds[entry] = DENSE
 
 
