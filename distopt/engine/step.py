@@ -133,6 +133,8 @@ class Writing:
             return
         note_broken_step(error)
         self._call.engine.training.note_damage(error)
+        if self._call.communicator is not None:
+            self._call.communicator.break_off(error)
 
 
 def _checked(items: Any, call: StepCall) -> float | None:

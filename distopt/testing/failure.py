@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,12 +10,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from distopt.constraints import Constraint
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.goodbye import say_goodbye
-from distopt.distribute.agreement.header import Call, agree, telling_the_others
+from distopt.distribute.agreement.header import Call, agree, exchange_bytes, telling_the_others
 from distopt.distribute.node.node import Node
+from distopt.distribute.strategy import Strategy
 from distopt.errors import ReplicaError, ReplicaFailedError
+from distopt.optimizers import SGD
 from distopt.testing.replicas import Replicas
+from distopt.variables.variable import Variable
 
 SOON = 5.0
 """Seconds after which a replica that waits has been told."""
@@ -66,6 +71,33 @@ class FailureConformance:
         """The second time, when the others may have ended, nothing happens."""
         _assert_told(self._while_others(replicas, _meet, _fail_twice), "ReplicaFailedError", "ValueError: boom")
 
+    def test_who_waits_for_a_payload_of_a_call_that_was_left_is_told(self, replicas: Replicas) -> None:
+        """A replica leaves a call in the middle and comes to the next header: it learns there that all is over."""
+        _assert_given_up(self.with_fresh_communicators(replicas, partial(_leave_a_call, make_wait=_receive)))
+
+    def test_who_waits_on_a_node_in_a_call_that_was_left_is_told(self, replicas: Replicas) -> None:
+        """The same in the memory of a node; replicas of other nodes wait in the next header meanwhile."""
+        _assert_given_up(self.with_fresh_communicators(replicas, partial(_leave_a_call, make_wait=_barrier_of_node)))
+
+    def test_who_exchanges_bytes_in_a_call_that_was_left_is_told(self, replicas: Replicas) -> None:
+        """A header is not taken for what the others exchange in the middle of a call; all can go on."""
+        for told in self.with_fresh_communicators(replicas, _leave_an_exchange) if replicas.count > 1 else ():
+            assert told.kind == "ReplicaFailedError", told
+            assert told.seconds < SOON
+
+    def test_a_call_that_all_have_left_is_forgotten(self, replicas: Replicas) -> None:
+        """The same failure on every replica: nobody waits, and all meet in the next header."""
+        assert self.with_fresh_communicators(replicas, _leave_together) == [None] * replicas.count
+
+    def test_a_step_that_fails_on_one_replica_leaves_nobody_waiting(self, replicas: Replicas) -> None:
+        """A constraint raises on one replica, whose program catches that and steps again."""
+        *others, (first, second, seconds) = self.with_fresh_communicators(replicas, _fail_in_a_step)
+        assert (first, second) in (("ValueError", "DamagedOptimizerError"), ("ValueError", "DeadCommunicatorError"))
+        assert seconds < SOON
+        for first, second, seconds in others:
+            assert "ReplicaFailedError" in (first, second)
+            assert seconds < SOON
+
     def test_a_replica_that_ends_early_is_named(self, replicas: Replicas) -> None:
         """It says goodbye while the others make a call; when they say it too, all have ended well."""
         outcomes = self.with_fresh_communicators(replicas, _end_early)
@@ -85,6 +117,14 @@ class _Told(NamedTuple):
     seconds: float
 
 
+class _LeftCall(NamedTuple):
+    """How a replica came out of a call that the last one has left in the middle."""
+
+    waits: bool
+    in_call: _Told | None
+    later: _Told | None
+
+
 def _assert_told(outcomes: Sequence[Any], kind: str, says: str, names: int | None = -1) -> None:
     """All replicas but the last were told the same, in time.
 
@@ -99,6 +139,22 @@ def _assert_told(outcomes: Sequence[Any], kind: str, says: str, names: int | Non
         assert (told.kind, told.replica_index) == (kind, named), told
         assert says in told.text
         assert told.seconds < SOON
+
+
+def _assert_given_up(outcomes: Sequence[_LeftCall]) -> None:
+    """Who waited for the last replica was told of its failure, all others in the next header; it knows that itself."""
+    last = len(outcomes) - 1
+    is_over = any(outcome.in_call is not None for outcome in outcomes)
+    for replica, (waits, in_call, later) in enumerate(outcomes):
+        assert (in_call is not None) == (waits and replica != last), in_call
+        assert (later is not None) == is_over, later
+        for told in (in_call, later if in_call is None else None):
+            if told is not None:
+                is_own = replica == last
+                assert told.kind == ("DeadCommunicatorError" if is_own else "ReplicaFailedError"), told
+                assert told.replica_index == (None if is_own else last)
+                assert "ValueError: boom" in told.text
+                assert told.seconds < SOON
 
 
 def _told(wait: Callable[[], Any]) -> _Told | None:
@@ -147,6 +203,76 @@ def _meet_on_node(communicator: Communicator) -> Callable[[], Any]:
         agree(communicator, Call("barrier"))
 
     return wait
+
+
+def _barrier_of_node(communicator: Communicator) -> Callable[[], Any]:
+    return Node(communicator).barrier if communicator.size > 1 else _nothing
+
+
+def _nothing() -> None: ...
+
+
+def _leave_a_call(communicator: Communicator, make_wait: _Make) -> _LeftCall:
+    communicator.line()
+    wait = make_wait(communicator)
+    agree(communicator, Call("step"))
+    in_call = None if _is_last(communicator) else _told(wait)
+    if _is_last(communicator) or in_call is not None:
+        communicator.break_off(ValueError("boom"))
+    waits = make_wait is _receive or communicator.nodes[communicator.index] == communicator.nodes[-1]
+    return _LeftCall(waits, in_call, _told(_meet(communicator)))
+
+
+def _leave_an_exchange(communicator: Communicator) -> _Told | None:
+    communicator.line()
+    agree(communicator, Call("step"))
+    if _is_last(communicator):
+        communicator.break_off(ValueError("boom"))
+        told = _told(_meet(communicator))
+    else:
+        told = _told(partial(exchange_bytes, communicator, b"in the middle"))
+        communicator.break_off(ReplicaError("it has met a header"))
+    _meet(communicator)()
+    return told
+
+
+def _leave_together(communicator: Communicator) -> _Told | None:
+    communicator.line()
+    agree(communicator, Call("step"))
+    communicator.break_off(ValueError("boom"))
+    if _is_last(communicator):
+        time.sleep(_LATER)
+    return _told(_meet(communicator))
+
+
+class _Fails(Constraint):
+    """A constraint that fails from the second step on, on the last replica."""
+
+    def __init__(self, communicator: Communicator) -> None:
+        self._steps_left = 1 if _is_last(communicator) else math.inf
+
+    def __call__(self, value: Any) -> Any:
+        if not self._steps_left:
+            raise ValueError("boom")
+        self._steps_left -= 1
+        return value
+
+
+def _fail_in_a_step(communicator: Communicator) -> tuple[str, str, float]:
+    with Strategy(communicator).scope():
+        variable, optimizer = Variable(np.zeros(3), constraint=_Fails(communicator)), SGD()
+        step = partial(optimizer.apply_gradients, [(np.ones(3), variable)])
+        step()
+        began = time.monotonic()
+        return _outcome(step), _outcome(step), time.monotonic() - began
+
+
+def _outcome(step: Callable[[], Any]) -> str:
+    try:
+        step()
+    except Exception as error:
+        return type(error).__name__
+    return "done"
 
 
 def _fail(communicator: Communicator) -> None:

@@ -228,6 +228,24 @@ class Communicator(abc.ABC):
             error: why this replica ends.
         """
 
+    def break_off(self, error: BaseException) -> None:
+        """Tell the other replicas that this one has left its present call in the middle, after the header.
+
+        Whoever waits for its part there, in a payload or a node's memory, raises ReplicaFailedError within a second or
+        so; then nobody meets in a header any more, and all later calls raise, here too. Where the others have left the
+        call as well, nobody waits: all meet in the next header and can go on.
+
+        Never raises, waits for no other replica. Without a ``line`` the others are not told.
+
+        Args:
+            error: why it left.
+        """
+        watch = self.watch
+        if watch.lost is not None:  # it has waited in vain itself: it can't come to a header
+            self.fail(watch.lost)
+        elif watch.line is not None:
+            watch.line.leave(watch.calls, error)
+
     def transfer(self, sends: Sequence[Array | None], receives: Sequence[Array | None]) -> None:
         """Prepare a transfer and do it once."""
         self.prepare(sends, receives, once=True)()

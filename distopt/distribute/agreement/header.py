@@ -5,6 +5,9 @@ replica is about to do, as digests; when they agree (nearly always) that is all.
 each other the full descriptions and all raise the same error, with a table of who called what. A replica that has
 failed or ended takes part as well and says so, which is why nobody waits for it.
 
+What travels in the middle of a call (``exchange_bytes``) begins with a record as well, which says so: a replica that
+has left the call and brings its next header is not taken for one that has not.
+
 Record (little endian): kind, has-items, step, digest of the call, digest of the evaluated hyperparameters; what must
 agree ends here; digest of which gradients exist, items, digest of the state, flags.
 """
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distopt.distribute.agreement.communicator import Array, Communicator
+from distopt.distribute.agreement.communicator import Array, Communicator, does_something_else
 from distopt.errors import CollectiveMismatchError, ReplicaError, ReplicaFailedError, ReplicaLeftError
 from distopt.process.replica import current_replica
 from distopt.process.trouble import describe, forget_trouble
@@ -38,6 +41,8 @@ class Kind(enum.IntEnum):
     RAISED = 2
     CONSEQUENCE = 3
     GOODBYE = 4
+    BYTES = 5
+    """The length of what is exchanged in the middle of a call; in a header only if somebody has left that call."""
 
 
 @dataclass(slots=True)
@@ -163,8 +168,12 @@ def offer_failure(communicator: Communicator, error: BaseException, deadline: fl
 
 def end_round(communicator: Communicator, kind: Kind, text: str, deadline: float | None = None) -> list[Kind]:
     """Take part in one header as a replica that has failed (``RAISED``, ``CONSEQUENCE``) or ended (``GOODBYE``)."""
-    record = _RECORD.pack(kind, 0, -1, 0, 0, 0, 0.0, 0, 0)
-    kinds = [Kind(row[0]) for row in _exchange(communicator, record, deadline)]
+    watch = communicator.watch
+    watch.enter(watch.call, watch.step)
+    kinds = [Kind(row[0]) for row in _exchange(communicator, _record(kind), deadline)]
+    watch.meet()
+    if Kind.BYTES in kinds:
+        raise _in_the_middle(kinds)
     if Kind.RAISED in kinds or Kind.CONSEQUENCE in kinds:
         exchange_bytes(communicator, text.encode(), deadline)
     return kinds
@@ -192,12 +201,21 @@ class telling_the_others:  # noqa: N801 (reads as a statement: with telling_the_
 
 def exchange_bytes(communicator: Communicator, mine: bytes, deadline: float | None = None) -> list[bytes]:
     """Give every replica everybody's bytes, of any length."""
-    sizes = [struct.unpack("<q", row)[0] for row in _exchange(communicator, struct.pack("<q", len(mine)), deadline)]
+    records = [_RECORD.unpack(row) for row in _exchange(communicator, _record(Kind.BYTES, len(mine)), deadline)]
+    for replica, (kind, *_) in enumerate(records):
+        if kind != Kind.BYTES:  # it has left this call, and what it brings is a header's
+            raise does_something_else(replica, "a header", "bytes in the middle of a call")
+    sizes = [record[2] for record in records]
     longest = max(sizes)
     if longest == 0:
         return [b""] * len(sizes)
     rows = _exchange(communicator, mine.ljust(longest, b"\0"), deadline)
     return [row[:size] for row, size in zip(rows, sizes, strict=True)]
+
+
+def _record(kind: Kind, length: int = -1) -> bytes:
+    """Return the record of a replica that makes no call."""
+    return _RECORD.pack(kind, 0, length, 0, 0, 0, 0.0, 0, 0)
 
 
 def _exchange(communicator: Communicator, mine: bytes, deadline: float | None = None) -> list[bytes]:
@@ -208,6 +226,8 @@ def _exchange(communicator: Communicator, mine: bytes, deadline: float | None = 
 
 def _disagreement(communicator: Communicator, call: Call, rows: Sequence[bytes], items: float | None) -> Exception:
     kinds = [Kind(row[0]) for row in rows]
+    if Kind.BYTES in kinds:
+        return _in_the_middle(kinds)
     what = f"{call.name}" + (f" (step {call.step})" if call.step >= 0 else "")
     if Kind.RAISED in kinds or Kind.CONSEQUENCE in kinds:
         failed = kinds.index(Kind.RAISED if Kind.RAISED in kinds else Kind.CONSEQUENCE)
@@ -231,6 +251,11 @@ def _disagreement(communicator: Communicator, call: Call, rows: Sequence[bytes],
     texts = exchange_bytes(communicator, "\0".join(f"{k}\1{v}" for k, v in lines.items()).encode())
     tables = [dict(line.split("\1", 1) for line in text.decode().split("\0")) for text in texts]
     return CollectiveMismatchError(_difference(tables))
+
+
+def _in_the_middle(kinds: Sequence[Kind]) -> ReplicaFailedError:
+    """Return the error of a replica that has left a call which others are in the middle of."""
+    return does_something_else(kinds.index(Kind.BYTES), "bytes in the middle of a call", "headers")
 
 
 def _difference(tables: Sequence[Mapping[str, str]]) -> str:

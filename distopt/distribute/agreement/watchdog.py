@@ -13,10 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from distopt.distribute.agreement.checks import Deadlines
 from distopt.errors import StalledError
@@ -26,7 +26,12 @@ from distopt.process.whereabouts import stacks, user_line_of
 ASK_SECONDS = 1.0
 """How long an answer may take."""
 
-_LOOK_AGAIN_SECONDS = 1.0
+_ASK_AGAIN_SECONDS = 1.0
+
+_LOOK_AGAIN_SECONDS = 0.25
+
+_ON_ITS_WAY_SECONDS = 0.5
+"""How long what a replica has sent before it left a call may take to arrive."""
 
 _FIRST_SECONDS = 2.0
 """How much longer all but one of those who wait do so: one error says it all."""
@@ -66,6 +71,17 @@ class Line(Protocol):
     def explain_silence(self, replica: int) -> str:
         """Say what can be seen from here of a replica that does not answer."""
 
+    def leave(self, call: int, error: BaseException) -> None:
+        """Tell the others that this replica has left its n-th call in the middle; never raises, waits for nobody."""
+
+
+class _Left(NamedTuple):
+    """What is known of a replica that has left a call in the middle."""
+
+    call: int
+    error: Exception
+    heard: float
+
 
 class Watch:
     """What one replica does, as the others may ask; and its patience with them.
@@ -88,6 +104,7 @@ class Watch:
         self.line = line
         self.lost: Exception | None = None
         """What whoever waits here must know: another replica has failed or died."""
+        self._left: dict[int, _Left] = {}
         self._deadlines: Deadlines | None = None
         self._next_question = math.inf
         self._has_warned = False
@@ -116,6 +133,21 @@ class Watch:
         self.waited += time.perf_counter() - self._entered
         self.meetings += 1
 
+    def note_left(self, replica: int, call: int, error: Exception) -> None:
+        """Note that another replica has left its n-th call in the middle: its part of it never comes.
+
+        Args:
+            replica: who.
+            call: the number of the call.
+            error: what whoever waits for that part raises.
+        """
+        self._left[replica] = _Left(call, error, time.monotonic())
+
+    def why_left(self, replica: int) -> Exception | None:
+        """Return the error of a replica that has left the present call in the middle; None where it has not."""
+        left = self._left.get(replica)
+        return left.error if left is not None and left.call == self.calls else None
+
     @property
     def waiting_since(self) -> float:
         """When this replica began to wait for others; 0 where it does not."""
@@ -131,8 +163,13 @@ class Watch:
         """Note that it waits no more."""
         self._waiting.pop(threading.get_ident(), None)
 
-    def look(self, now: float) -> float:
+    def look(self, now: float, awaited: Collection[int] = ()) -> float:
         """See whether it is time to do something; while a replica waits it calls this often.
+
+        Args:
+            now: the time.
+            awaited: the replicas whose part of a payload, or whose coming to a node's barrier, is missing; empty in a
+                header, to which those come too that have left a call.
 
         Returns:
             When to look again.
@@ -141,6 +178,7 @@ class Watch:
             StalledError: a long deadline has passed.
             ReplicaError: ``lost``.
         """
+        self.lost = self.lost or self._in_vain(now, awaited)
         if self.lost is not None:
             raise self.lost
         look_for_launcher()
@@ -149,13 +187,23 @@ class Watch:
                 self._wait_for_strangers(self._deadlines)
             else:
                 self._ask(self.line, self._deadlines)
-            self._next_question = time.monotonic() + min(_LOOK_AGAIN_SECONDS, self._deadlines.warn)
+            self._next_question = time.monotonic() + min(_ASK_AGAIN_SECONDS, self._deadlines.warn)
         return min(self._next_question, now + _LOOK_AGAIN_SECONDS)
 
     def status(self) -> Status:
         """Return what this replica is doing."""
         call = f"{self.call} (step {self.step})" if self.step >= 0 else self.call
         return Status(self.calls, call, self.waiting_since > 0, user_line_of(self.thread), stacks())
+
+    def _in_vain(self, now: float, awaited: Collection[int]) -> Exception | None:
+        """Return why one of the awaited replicas never comes to this call; None where all may come."""
+        if not self._left:
+            return None
+        since = self._waiting.get(threading.get_ident(), now)
+        for replica in self._left.keys() & awaited:
+            if now > max(since, self._left[replica].heard) + _ON_ITS_WAY_SECONDS:
+                return self.why_left(replica)
+        return None
 
     def _wait_for_strangers(self, deadlines: Deadlines) -> None:
         waited = time.monotonic() - self.waiting_since

@@ -27,15 +27,17 @@ class FlagBarrier:
 
     Args:
         node: whose replicas meet; they make the barrier together.
+        is_for_records: whether they bring records of headers, to which whoever has left a call comes as well.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, is_for_records: bool = False) -> None:
         count = len(node.members)
         segment = new_segment(_LINE * count)
         node.unite([segment])
         assert segment is not None
         self._counts = segment.bytes.view(np.int64).data[:: _LINE // 8]
         self._place, self._others = node.place, [k for k in range(count) if k != node.place]
+        self._awaited = [() if is_for_records else (replica,) for replica in node.members]
         self._arrivals = 0
         self._fence = memory_fence()
         self._is_abandoned = False
@@ -72,14 +74,14 @@ class FlagBarrier:
                 os.sched_yield()
                 now = time.monotonic()
                 if now > patience:
-                    self._look_and_nap(now, now - patience, deadline)
+                    self._look_and_nap(other, now, now - patience, deadline)
         self._watch.end_wait()
 
-    def _look_and_nap(self, now: float, waited: float, deadline: float | None) -> None:
+    def _look_and_nap(self, other: int, now: float, waited: float, deadline: float | None) -> None:
         if deadline is not None and now > deadline:
             raise TimeoutError("not every replica arrived before the deadline")
         if self._is_abandoned:
             raise DeadCommunicatorError("this barrier was abandoned after a failure")
-        self._watch.look(now)
+        self._watch.look(now, self._awaited[other])
         # What comes soon is seen soon, and waiting for long costs nothing.
         time.sleep(min(max(_NAPS[0], waited / 16), _NAPS[1]))

@@ -23,7 +23,7 @@ class Mailbox:
 
     def __init__(self, node: Node) -> None:
         # Its own: a failure that a replica offers here must not be taken for an arrival at the node's barrier.
-        self._barrier = FlagBarrier(node)
+        self._barrier = FlagBarrier(node, is_for_records=True)
         segment = new_segment(2 * RECORD_BYTES * len(node.members))
         node.unite([segment])
         assert segment is not None

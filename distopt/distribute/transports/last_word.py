@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from distopt.errors import ReplicaError, ReplicaFailedError, ReplicaLostError
+from distopt.errors import DeadCommunicatorError, ReplicaError, ReplicaFailedError, ReplicaLostError
 
 
 def last_word(replica: int, error: BaseException) -> dict[str, Any]:
@@ -24,11 +24,27 @@ def last_word(replica: int, error: BaseException) -> dict[str, Any]:
     return {"failed": f"replica {replica} failed: {text}", "replica": replica}
 
 
-def as_error(word: Mapping[str, Any]) -> ReplicaError:
-    """Return what those who hear it raise.
+def as_error(word: Mapping[str, Any], listener: int) -> ReplicaError:
+    """Return what a replica that hears it raises; it may hear of its own failure, from those who waited for it.
 
     Example:
-        >>> as_error(last_word(1, ValueError("boom")))
+        >>> as_error(last_word(1, ValueError("boom")), 0)
         ReplicaFailedError('replica 1 failed: ValueError: boom')
     """
-    return ReplicaLostError(word["lost"]) if "lost" in word else ReplicaFailedError(word["failed"], word["replica"])
+    if "lost" in word:
+        return ReplicaLostError(word["lost"])
+    if word["replica"] == listener:
+        return given_up(word["failed"])
+    return ReplicaFailedError(word["failed"], word["replica"])
+
+
+def given_up(failed: str) -> DeadCommunicatorError:
+    """Return what a replica raises that left a step in the middle, when the others have waited for it in vain.
+
+    Args:
+        failed: its failure, as the others tell it.
+    """
+    return DeadCommunicatorError(
+        f"the other replicas have given up: they waited for the part of this one, which had left a step in the middle "
+        f"({failed}). Start the job again from its last checkpoint"
+    )

@@ -180,7 +180,7 @@ class MPICommunicator(ProcessCommunicator):
                 self._note_interruption(error)
                 raise
         out = self._room_for_all(mine)
-        self._wait([own.Iallgather(mine, out)], deadline)
+        self._wait([own.Iallgather(mine, out)], deadline=deadline)
         return out
 
     def prepare(
@@ -203,25 +203,27 @@ class MPICommunicator(ProcessCommunicator):
 
     def _immediate(self, messages: Sequence[_Message], to_self: Copies) -> Transfer:
         """Return a transfer for one call: its requests are made when it is called."""
+        peers = [(peer,) for _, _, peer in messages]
 
         def transfer() -> None:
             self._open()
             requests = [start(part, peer) for start, part, peer in messages]
             to_self()
-            self._wait(requests, None)
+            self._wait(requests, peers)
 
         return transfer
 
     def _persistent(self, messages: Sequence[_Message], to_self: Copies) -> Transfer:
         """Return a transfer for many calls: its requests are made once."""
         requests, start_all = [make(part, peer) for make, part, peer in messages], load_mpi().Prequest.Startall
+        peers = [(peer,) for _, _, peer in messages]
 
         def transfer() -> None:
             self._open()
             if requests:
                 start_all(requests)
             to_self()
-            self._wait(requests, None)
+            self._wait(requests, peers)
 
         return transfer
 
@@ -237,18 +239,23 @@ class MPICommunicator(ProcessCommunicator):
             raise DeadCommunicatorError(f"this communicator can't be used any more: {self._dead}")
         if self._user.identifier != threading.get_ident():
             self._user.hand_over()
+        if self.watch.lost is not None:
+            raise self.watch.lost
         if self._own is None:
             own, request = self.comm.Idup()
-            self._wait([request], None)
+            self._wait([request])
             self._own = own
             note_opened(self)
         return self._own
 
-    def _wait(self, requests: list[Any], deadline: float | None) -> None:
+    def _wait(
+        self, requests: list[Any], peers: Sequence[tuple[int, ...]] = ((),), *, deadline: float | None = None
+    ) -> None:
+        """Wait for requests, each with its peer; for a record of everybody's without."""
         watch, look = self.watch, 0.0
         try:
             # One by one: a test of any moves all of them on, and costs less than one of the whole list.
-            for request in requests:
+            for request, awaited in zip(requests, peers, strict=True):
                 test = request.Test
                 while not test():
                     _yield_core()
@@ -261,7 +268,7 @@ class MPICommunicator(ProcessCommunicator):
                         raise TimeoutError("not every replica arrived before the deadline")
                     if not look:
                         watch.begin_wait(now)
-                    look = look if look > now else watch.look(now)
+                    look = look if look > now else watch.look(now, awaited)
             if look:
                 watch.end_wait()
         except BaseException as error:

@@ -16,7 +16,7 @@ from distopt.distribute.agreement.watchdog import Status, Watch
 from distopt.distribute.transports.last_word import as_error, last_word
 from distopt.process.silence import explain_process
 
-_ASKED, _ANSWERED, _ENDED = 1, 2, 3
+_ASKED, _ANSWERED, _ENDED, _LEFT = 1, 2, 3, 4
 _END_SECONDS = 1.0
 _TICK_SECONDS = 0.1
 _ASKING_TICK_SECONDS = 0.005
@@ -68,12 +68,19 @@ class MPILine:
 
     def end(self, error: BaseException) -> None:
         """Tell the others that this replica has failed: those who wait for it raise. Never raises."""
-        word = json.dumps(last_word(self._comm.rank, error)).encode()
+        self._tell_all(_ENDED, last_word(self._comm.rank, error))
+
+    def leave(self, call: int, error: BaseException) -> None:
+        """Tell the others that this replica has left its n-th call in the middle. Never raises."""
+        self._tell_all(_LEFT, last_word(self._comm.rank, error) | {"call": call})
+
+    def _tell_all(self, tag: int, message: dict[str, Any]) -> None:
+        word = json.dumps(message).encode()
         sent = []
         for replica in range(self._comm.size):
             if replica != self._comm.rank:
                 with contextlib.suppress(self._mpi.Exception):  # it has died
-                    sent.append(self._comm.Isend(word, dest=replica, tag=_ENDED))
+                    sent.append(self._comm.Isend(word, dest=replica, tag=tag))
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline and not self._are_done(sent):
             time.sleep(_ASKING_TICK_SECONDS)
@@ -115,7 +122,10 @@ class MPILine:
         sent: list[Any] = []
         while not self._ended.wait(_TICK_SECONDS):
             for _, word in self._received(_ENDED):
-                self._watch.lost = self._watch.lost or as_error(json.loads(word))
+                self._watch.lost = self._watch.lost or as_error(json.loads(word), self._watch.index)
+            for replica, word in self._received(_LEFT):
+                left = json.loads(word)
+                self._watch.note_left(replica, left["call"], as_error(left, self._watch.index))
             for source, question in self._received(_ASKED):
                 data = question + json.dumps(asdict(self._watch.status())).encode()
                 sent.append((self._comm.Isend(data, dest=source, tag=_ANSWERED), data))

@@ -142,6 +142,8 @@ class RayCommunicator(ProcessCommunicator):
         """What surrounds all that the replicas do together; where it fails, nothing more can be done together."""
         self._enter()
         self._wire.check()
+        if self.watch.lost is not None:
+            raise self.watch.lost
         try:
             yield
         except BaseException as error:

@@ -71,6 +71,10 @@ class RayLine:
         """
         self._tell_all({"ended": None if error is None else last_word(self._index, error)})
 
+    def leave(self, call: int, error: BaseException) -> None:
+        """Tell the others that this replica has left its n-th call in the middle."""
+        self._tell_all({"left": call, "why": last_word(self._index, error)})
+
     def _tell_all(self, message: dict[str, Any]) -> None:
         for replica in self._sockets:
             self._tell(replica, message)
@@ -107,8 +111,10 @@ class RayLine:
                 if message["answer"] == self._question:
                     self._answers[replica] = Status(**message["status"])
                     self._answered.notify_all()
+        elif "left" in message:
+            self._watch.note_left(replica, message["left"], as_error(message["why"], self._index))
         elif message["ended"] is not None:
-            self._note_end(replica, as_error(message["ended"]))
+            self._note_end(replica, as_error(message["ended"], self._index))
         self._ended.update([replica] if "ended" in message else [])
 
     def _note_end(self, replica: int, error: Exception) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from distopt.distribute.agreement.communicator import Array, Communicator, Transfer
 from distopt.distribute.agreement.watchdog import Status, Watch
 from distopt.distribute.node.node import Node
+from distopt.distribute.transports.last_word import as_error, last_word
 from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLeftError, StalledError
 from distopt.process import forked
 
@@ -27,8 +28,8 @@ from distopt.process import forked
 class _Channel:
     """One sequence of rounds; headers and payloads have one each, so that they never pair with one another."""
 
-    def __init__(self, members: Sequence[int]) -> None:
-        self.members = members
+    def __init__(self, members: Sequence[int], *, is_for_records: bool = False) -> None:
+        self.members, self.is_for_records = members, is_for_records
         self.contributions: dict[int, Any] = {}
         self.round = 0
         self.results: list[Any] = []
@@ -52,10 +53,10 @@ class Hub:
         self.failures: list[tuple[int, BaseException]] = []
         self.late: set[int] = set()
         self.stopped: str | None = None
-        self.channels = [(_Channel(range(size)), _Channel(range(size)))]
+        self.channels: list[tuple[_Channel, _Channel]] = []
         """For headers and payloads, of each communicator and its twins."""
         self.barriers: dict[tuple[int, ...], list[_Channel]] = {}
-        self.watches = [Watch(index, _ThreadLine(self)) for index in range(size)]
+        self.watches = [Watch(index, _ThreadLine(self, index)) for index in range(size)]
 
     def meet(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
         """Bring a contribution and wait for everybody's."""
@@ -63,6 +64,9 @@ class Hub:
             forked.refuse(f"simulated replica {index}")
         with self.changed:
             self._raise_if_stopped()
+            watch = self.watches[index]
+            if watch.lost is not None:
+                raise watch.lost
             if index in self.late:
                 raise DeadCommunicatorError("this communicator can't be used any more: a deadline has passed on it")
             channel.contributions[index] = contribution
@@ -73,11 +77,11 @@ class Hub:
                 channel.round += 1
                 self.changed.notify_all()
                 return channel.results
-            watch, now = self.watches[index], time.monotonic()
+            now = time.monotonic()
             watch.begin_wait(now)
             while channel.round == number:
                 self._raise_if_stopped()
-                self._raise_if_somebody_ended(channel)
+                self._raise_if_somebody_ended(channel, index)
                 if index in channel.abandoned:
                     raise DeadCommunicatorError("this meeting was abandoned after a failure")
                 now = time.monotonic()
@@ -85,7 +89,7 @@ class Hub:
                     # What it has brought can't be taken back: its next contribution would enter this round.
                     self.late.add(index)
                     raise TimeoutError("not every simulated replica arrived before the deadline")
-                wake = min(watch.look(now), math.inf if deadline is None else deadline)
+                wake = min(watch.look(now, self._awaited(channel)), math.inf if deadline is None else deadline)
                 self.changed.wait(wake - now)
             watch.end_wait()
             return channel.results
@@ -94,6 +98,15 @@ class Hub:
         """Note that a replica has failed, and wake those who wait for it."""
         with self.changed:
             self.failures.append((index, failure))
+            self.changed.notify_all()
+
+    def break_off(self, index: int, call: int, error: BaseException) -> None:
+        """Note that a replica has left a call in the middle, and wake those who wait for it."""
+        word = last_word(index, error)
+        with self.changed:
+            for watch in self.watches:
+                if watch.index != index:
+                    watch.note_left(index, call, as_error(word, watch.index))
             self.changed.notify_all()
 
     def leave(self, index: int) -> None:
@@ -106,7 +119,8 @@ class Hub:
         """Return the channels of the n-th communicator over this hub."""
         with self.changed:
             while number >= len(self.channels):
-                self.channels.append((_Channel(range(self.size)), _Channel(range(self.size))))
+                members = range(self.size)
+                self.channels.append((_Channel(members, is_for_records=True), _Channel(members)))
             return self.channels[number]
 
     def barrier(self, members: tuple[int, ...], number: int) -> _Channel:
@@ -146,11 +160,16 @@ class Hub:
         if self.stopped is not None:
             raise DeadCommunicatorError(f"the simulation was stopped: {self.stopped}")
 
-    def _raise_if_somebody_ended(self, channel: _Channel) -> None:
+    @staticmethod
+    def _awaited(channel: _Channel) -> set[int]:
+        """Return those who must come; nobody in a header, to which those come too that have left a call."""
+        return set() if channel.is_for_records else set(channel.members) - channel.contributions.keys()
+
+    def _raise_if_somebody_ended(self, channel: _Channel, listener: int) -> None:
         if self.first_failure is not None:
             index, failure = self.first_failure
             if isinstance(failure, ReplicaFailedError):
-                raise ReplicaFailedError(str(failure), failure.replica_index)
+                raise as_error(last_word(index, failure), listener)
             raise ReplicaFailedError(f"replica {index} raised {type(failure).__name__}: {failure}", replica_index=index)
         awaited = self.left & (set(channel.members) - channel.contributions.keys())
         if awaited:
@@ -249,14 +268,17 @@ class ThreadCommunicator(Communicator):
 class _ThreadLine:
     """Answers of replicas in the same process: everybody can see everybody."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, hub: Hub, index: int) -> None:
+        self._hub, self._index = hub, index
 
     def ask(self, seconds: float) -> list[Status | None]:
         return [watch.status() for watch in self._hub.watches]
 
     def explain_silence(self, replica: int) -> str:
         raise AssertionError("threads of one process are never silent")
+
+    def leave(self, call: int, error: BaseException) -> None:
+        self._hub.break_off(self._index, call, error)
 
 
 class _ThreadTransfer:

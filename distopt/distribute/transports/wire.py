@@ -16,12 +16,12 @@ from typing import Protocol
 
 from distopt.distribute.agreement.communicator import does_something_else
 from distopt.distribute.agreement.watchdog import Watch
-from distopt.errors import DeadCommunicatorError, ReplicaLostError
+from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLostError
 
 _HEAD = struct.Struct("<QQ")
 _POLL_SECONDS = 0.05
 _REASON_SECONDS = 1.0
-"""How long the watchdog's line is given to say why a connection was closed."""
+"""How long the watchdog's line is given to say why a connection was closed, or why something else was sent."""
 
 _ERRORS = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
@@ -62,14 +62,14 @@ class Wire:
         """
         going = {self._sockets[r].fileno(): _Going(self._sockets[r], r, kind, view) for r, view in sends.items()}
         coming = {self._sockets[r].fileno(): _Coming(self._sockets[r], r, kind, v) for r, v in receives.items()}
-        self._finish({**going}, {**coming}, deadline)
+        self._finish(kind, {**going}, {**coming}, deadline)
 
     def check(self) -> None:
         """Raise DeadCommunicatorError if it can't be used any more."""
         if self.dead is not None:
             raise DeadCommunicatorError(f"this communicator can't be used any more: {self.dead}")
 
-    def _finish(self, going: dict[int, _Task], coming: dict[int, _Task], deadline: float | None) -> None:
+    def _finish(self, kind: Message, going: dict[int, _Task], coming: dict[int, _Task], deadline: float | None) -> None:
         self._advance(going, going)
         self._advance(coming, coming)
         if not going and not coming:
@@ -85,7 +85,10 @@ class Wire:
             if (going or coming) and deadline is not None and now > deadline:
                 raise TimeoutError("not every replica arrived before the deadline")
             if not ready:
-                watch.look(now)
+                awaited = (
+                    () if kind is Message.RECORD else {task.replica for task in [*going.values(), *coming.values()]}
+                )
+                watch.look(now, awaited)
         watch.end_wait()
 
     def _advance(self, tasks: dict[int, _Task], ready: Mapping[int, _Task] | set[int]) -> None:
@@ -97,14 +100,17 @@ class Wire:
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise self._why_gone(task.replica, error) from error
+                raise self._why(task.replica, gone(task.replica, str(error))) from error
+            except ReplicaFailedError as error:
+                raise self._why(task.replica, error) from None
 
-    def _why_gone(self, replica: int, error: OSError) -> Exception:
-        """What the replica itself said on the watchdog's line, if it said something."""
-        end = time.monotonic() + _REASON_SECONDS
-        while self._watch.lost is None and time.monotonic() < end:
+    def _why(self, replica: int, error: Exception) -> Exception:
+        """What the replica itself said on the watchdog's line, if it said something; else what was seen of it here."""
+        watch, end = self._watch, time.monotonic() + _REASON_SECONDS
+        while (said := watch.lost or watch.why_left(replica)) is None and time.monotonic() < end:
             time.sleep(0.01)
-        return self._watch.lost or gone(replica, str(error))
+        watch.lost = said or error
+        return watch.lost
 
 
 def gone(replica: int, how: str) -> ReplicaLostError:
