@@ -298,3 +298,36 @@ def test_every_replica_hears_of_a_bad_gradient_and_all_go_on_together(adam):
     assert (first[0], second[0]) == (["ReplicaFailedError"], ["InvalidArgumentError"])
     assert first[1:] == second[1:]
     assert first[1] == 2
+
+
+NO_VARIABLES = {
+    "text": ("abc", "received 'a' as a variable"),
+    "numbers": ([1, 2], "received 1 as a variable"),
+    "a number": (5, "gradient_buffers received 5: expected a list of distopt.Variable"),
+}
+
+
+@pytest.mark.parametrize("bad", NO_VARIABLES)
+@pytest.mark.parametrize("is_new", [True, False])
+def test_gradient_buffers_are_of_variables(adam, bad, is_new):
+    optimizer = adam() if is_new else Prepared(adam).optimizer
+    variables, says = NO_VARIABLES[bad]
+    with pytest.raises(InvalidArgumentError, match=says):
+        optimizer.gradient_buffers(variables)
+
+
+def test_gradient_buffers_take_an_iterator(adam):
+    (buffer,) = adam().gradient_buffers(iter([Variable([1.0, 2.0])]))
+    assert buffer.shape == (2,)
+
+
+@pytest.mark.parametrize("bad", ["abc", [3], 5])
+def test_minimize_takes_variables(adam, bad):
+    with pytest.raises(InvalidArgumentError, match=r"var_list holds .* expected a list of distopt.Variable"):
+        adam().minimize(lambda: 1.0, bad)
+
+
+@pytest.mark.parametrize("door", ["get_slot", "add_slot"])
+def test_slots_are_of_variables(door):
+    with pytest.raises(InvalidArgumentError, match="received 'w' as a variable"):
+        getattr(legacy.Adam(), door)("w", "m")

@@ -52,8 +52,10 @@ class Engine:
 
         Args:
             communicator: the replicas that step it: all must have agreed on the slab; None: this one alone.
-            variables: the list.
+            variables: the list; an empty one has no place.
         """
+        if not variables:
+            return None
         slabs = self._slabs.values() if communicator is None else filter(None, [self._slabs.get(communicator)])
         found = (find_listing(slab, variables) for slab in slabs)
         return self._remember(communicator, next((listing for listing in found if listing is not None), None))
@@ -74,7 +76,7 @@ class Engine:
             variant_of: returns which variant of the optimizer's rule updates a variable.
         """
         known, waiting = self._slabs.get(communicator), self._slabs.get(None)
-        together = united(variables, known.variables if known is not None else ())
+        together = united(variables, known.variables if known is not None and variables else ())
         is_there = waiting is not None and list(map(id, waiting.variables)) == list(map(id, together))
         slab = waiting if waiting is not None and is_there else _new_slab(together, variant_of)
         listing = find_listing(slab, variables)

@@ -23,7 +23,7 @@ from distopt.errors import InvalidArgumentError
 from distopt.process.moments import Moment
 from distopt.process.observers import observed_gradient
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.intake import read_gradient
+from distopt.slabs.intake import check_variable, read_gradient
 from distopt.slabs.listing import ABSENT, DENSE, SPARSE, Listing
 from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
@@ -73,10 +73,9 @@ class StreamedStep:
         with telling_the_others(self._call.communicator):
             entry = listing.entry_of.get(id(variable))
             if entry is None or kinds[entry]:
+                check_variable(variable)
                 why = "was pushed before in this step" if entry is not None else "is none of this step's variables"
-                raise InvalidArgumentError(
-                    f"push: {getattr(variable, 'name', variable)!r} {why}: push each variable of begin_step once"
-                )
+                raise InvalidArgumentError(f"push: {variable.name!r} {why}: push each variable of begin_step once")
             gradient = observed_gradient(gradient, variable)
             read_gradient(gradient, self._gradients, entry, casts=self._call.engine.options.casts)
         if self._buckets is not None and kinds[entry]:

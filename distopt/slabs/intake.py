@@ -122,6 +122,21 @@ def refuse_buffers(pairs: Sequence[Pair], slab: Slab) -> None:
             )
 
 
+def as_variables(variables: Any, said: str) -> list[Variable]:
+    """Return the user's variables as a list; ``check_variable`` looks at each, where a list is new.
+
+    Args:
+        variables: what should be a list of variables; an iterator can be read only once.
+        said: the beginning of the message, such as "begin_step received".
+
+    Raises:
+        InvalidArgumentError: no list.
+    """
+    if isinstance(variables, Variable) or not isinstance(variables, Iterable):
+        raise InvalidArgumentError(f"{said} {variables!r}: expected a list of distopt.Variable")
+    return list(variables)
+
+
 def check_variable(variable: Any) -> None:
     """Refuse what can't be trained.
 

@@ -293,6 +293,57 @@ def test_a_mistake_of_one_replica_is_told_to_the_others(several, family, mistake
         assert (state, steps) == (([-0.5 * several.count] * 2, 1), 2)
 
 
+def _pushed(optimizer, a, variable):
+    optimizer.begin_step([a])
+    optimizer.push(variable, np.ones(2))
+    optimizer.end_step()
+
+
+NO_VARIABLES = {
+    "begin_step with text": (lambda optimizer, a: optimizer.begin_step("abc"), "received 'a' as a variable"),
+    "begin_step with numbers": (lambda optimizer, a: optimizer.begin_step([1, 2]), "received 1 as a variable"),
+    "begin_step with one": (lambda optimizer, a: optimizer.begin_step(a), "begin_step received <Variable 'a'"),
+    "begin_step with a number": (
+        lambda optimizer, a: optimizer.begin_step(5),
+        "begin_step received 5: expected a list",
+    ),
+    "push with a number": (lambda optimizer, a: _pushed(optimizer, a, 3), "received 3 as a variable"),
+    "push with an array": (lambda optimizer, a: _pushed(optimizer, a, a.numpy()), "as a variable: expected"),
+}
+
+
+@pytest.mark.parametrize("family", [SGD, legacy.SGD])
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("mistake", NO_VARIABLES)
+def test_what_is_no_variable_on_one_replica_is_told_to_the_others(several, family, mistake, is_new):
+    call, says = NO_VARIABLES[mistake]
+
+    def act():
+        a, optimizer = Variable(np.zeros(2), name="a"), family(learning_rate=0.5)
+        if not is_new:
+            _pushed(optimizer, a, a)
+        failure = caught(call, optimizer, a) if is_odd() else caught(_pushed, optimizer, a, a)
+        _pushed(optimizer, a, a)
+        return failure, int(optimizer.iterations)
+
+    for replica, (failure, steps) in enumerate(several(act)):
+        assert failure.kind is (InvalidArgumentError if replica == ODD else ReplicaFailedError)
+        assert says in failure.text
+        assert steps == 2 - is_new
+
+
+def test_a_build_with_what_is_no_variable_is_told_to_the_others(several):
+    def act():
+        a, optimizer = Variable(np.zeros(2)), SGD()
+        failure = caught(optimizer.build, "abc" if is_odd() else [a])
+        optimizer.build([a])
+        return failure
+
+    for replica, failure in enumerate(several(act)):
+        assert failure.kind is (InvalidArgumentError if replica == ODD else ReplicaFailedError)
+        assert "received 'a' as a variable" in failure.text
+
+
 def test_an_error_holds_the_index_of_the_replica_that_failed(several):
     def act():
         with pytest.raises((InvalidArgumentError, ReplicaFailedError)) as raised:

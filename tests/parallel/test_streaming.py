@@ -502,7 +502,7 @@ def negative_items(optimizer, variables):
 MISTAKES = {
     twice: "'v0' was pushed before in this step",
     foreign: "'stranger' is none of this step's variables",
-    no_variable: "is none of this step's variables",
+    no_variable: "received array([0., 0., 0.]) as a variable: expected a distopt.Variable",
     wrong_shape: "'v1' has shape (4,), and the variable (5000,)",
     wrong_buffer: "is the gradient buffer of another variable",
     no_array: "expected an array of numbers",

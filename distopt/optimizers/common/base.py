@@ -27,7 +27,7 @@ from distopt.process.observers import observe
 from distopt.process.replica import current_replica
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.intake import check_variable, own_pairs, read_gradients, refuse_buffers
+from distopt.slabs.intake import as_variables, check_variable, own_pairs, read_gradients, refuse_buffers
 from distopt.slabs.listing import Listing
 from distopt.slabs.slab import Slab
 from distopt.transformers import checked_limit
@@ -127,8 +127,9 @@ class BaseOptimizer(Face):
             >>> w.numpy()
             array([0.5, 1.5], dtype=float32)
         """
-        agreed = self._engine.find_listing(strategy_of(current_replica()).communicator, variables)
-        listing = agreed or self._listing_of(None, variables)
+        listed = as_variables(variables, "gradient_buffers received")
+        agreed = self._engine.find_listing(strategy_of(current_replica()).communicator, listed)
+        listing = agreed or self._listing_of(None, listed)
         return [listing.slab.views[k] for k in listing.entries]
 
     def _listing_of(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
@@ -142,8 +143,12 @@ class BaseOptimizer(Face):
         if listing is None:
             for variable in variables:
                 check_variable(variable)
-            listing = self._engine.new_listing(communicator, variables, self._variant_of)
+            listing = self._new_listing(communicator, variables)
         return listing
+
+    def _new_listing(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
+        """Place variables that were checked, and make the memory for their gradients."""
+        return self._engine.new_listing(communicator, variables, self._variant_of)
 
     def _parts(self) -> Sequence[BaseOptimizer]:
         """Return the optimizers that update and keep state: this one, or those inside it."""
@@ -175,13 +180,12 @@ class BaseOptimizer(Face):
         if ACTIVE and observe(Moment.STEP, self) is SKIP:
             return
         self._give_up_step()
-        if variables is not None:
-            self._streamed_variables = list(variables)
         call = self._call_of("end_step", aggregates=True)
         with telling_the_others(call.communicator):
             self._refuse_if_unusable(call.replica)
-        listing_of = functools.partial(self._listing_of, call.communicator)
-        self._streamed = StreamedStep(call, listing_of, self._streamed_variables)
+            listed = self._streamed_variables if variables is None else as_variables(variables, "begin_step received")
+        self._streamed = StreamedStep(call, functools.partial(self._listing_of, call.communicator), listed)
+        self._streamed_variables = listed
 
     def push(self, variable: Variable, gradient: Any) -> None:
         """Hand over a gradient of the step that has begun.

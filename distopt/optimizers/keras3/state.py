@@ -9,6 +9,7 @@ import numpy as np
 
 from distopt.arrays import Array, to_dtype
 from distopt.distribute.agreement.communicator import Communicator
+from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.plan_setup import synchronise
 from distopt.engine.state.options import StepOptions
@@ -16,7 +17,7 @@ from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import place
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.keras3.learning_rate import LearningRate
-from distopt.slabs.intake import check_variable
+from distopt.slabs.intake import as_variables, check_variable
 from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
 
@@ -172,14 +173,20 @@ class State(BaseOptimizer):
         """
         if self.built:
             return
-        self.built = True
-        self._trainable_variables = list(variables)
-        self._index_variables()
         strategy = get_strategy()
+        shares_values = self._engine.builds_share_values and strategy.broadcast and strategy.num_replicas_in_sync > 1
+        communicator = strategy.ready() if shares_values else None
+        with telling_the_others(communicator):
+            listed = as_variables(variables, "build received")
+            for variable in listed:
+                check_variable(variable)
+        self.built = True
+        self._trainable_variables = listed
+        self._index_variables()
         place(self._trainable_variables, shareable=strategy.shares_parameters)  # together: one buffer, one kernel call
-        if self._engine.builds_share_values and strategy.broadcast and strategy.num_replicas_in_sync > 1:
+        if communicator is not None:
             try:
-                synchronise(self._family(), self._engine, strategy.ready(), self._trainable_variables)
+                synchronise(self._family(), self._engine, communicator, self._trainable_variables)
             except BaseException:
                 self.built = False
                 raise
@@ -264,18 +271,15 @@ class State(BaseOptimizer):
             )
         return index
 
-    def _listing_of(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
+    def _new_listing(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
         if not variables:
             raise InvalidArgumentError("received an empty list: pass (gradient, variable) pairs")
         if not self.built:
-            for variable in variables:
-                check_variable(variable)
             with self._engine.values_shared_later():
                 self.build(list(dict.fromkeys(variables)))
-        if self._engine.find_listing(communicator, variables) is None:
-            for variable in variables:
-                self._get_variable_index(variable)
-        return super()._listing_of(communicator, variables)
+        for variable in variables:
+            self._get_variable_index(variable)
+        return super()._new_listing(communicator, variables)
 
 
 def _initial(initializer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

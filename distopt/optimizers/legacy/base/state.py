@@ -14,6 +14,7 @@ from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import place
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.slabs.gradients import Gradients
+from distopt.slabs.intake import check_variable
 from distopt.slabs.listing import Listing
 from distopt.variables.variable import Variable
 
@@ -118,6 +119,8 @@ class State(BaseOptimizer):
         Returns:
             The slot, a Variable of the variable's dtype, called ``{variable}/{slot}``.
         """
+        if var not in self._slots:
+            check_variable(var)
         slots = self._slots.setdefault(var, {})
         if slot_name in slots:
             return slots[slot_name]
@@ -141,6 +144,7 @@ class State(BaseOptimizer):
         """
         slots = self._slots.get(var, {})
         if slot_name not in slots:
+            check_variable(var)
             raise KeyError(
                 f"variable {var.name!r} has no slot {slot_name!r} in {self._name!r}; it has {sorted(slots)}. Slots "
                 "are made in the first step that updates a variable"
