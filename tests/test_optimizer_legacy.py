@@ -82,15 +82,6 @@ def test_dir_knows_the_hyperparameters():
     assert {"learning_rate", "lr", "momentum", "decay", "nesterov", "minimize"} <= names
 
 
-def test_momentum_is_settled_at_construction():
-    x, sgd = Variable([1.0]), legacy.SGD(1.0)
-    sgd.momentum = 0.9
-    for _ in range(2):
-        sgd.apply_gradients(one(x))
-    assert float(x[0]) == -1.0
-    assert float(sgd.momentum) == pytest.approx(0.9)
-
-
 def test_decay_divides_the_learning_rate():
     x, sgd = Variable([0.0]), legacy.SGD(1.0, decay=0.5)
     steps = []

@@ -266,13 +266,6 @@ def test_ftrl_ignores_lr():
     assert float(ftrl.learning_rate) == 0.25
 
 
-def test_momentum_of_rmsprop_is_settled_at_construction():
-    x, rmsprop = Variable([1.0]), legacy.RMSprop()
-    rmsprop.momentum = 0.9
-    rmsprop.apply_gradients(one(x))
-    assert rmsprop.get_slot_names() == ["rms"]
-
-
 def product(schedule_decay, steps):
     return np.prod([0.9 * (1 - 0.5 * 0.96 ** (schedule_decay * t)) for t in range(1, steps + 1)])
 

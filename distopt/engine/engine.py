@@ -118,8 +118,9 @@ class Engine:
         waiting = self._slabs.get(None)
         return list(dict.fromkeys([*self._agreed, *(waiting.variables if waiting is not None else ())]))
 
-    def forget_digests(self) -> None:
-        """Describe every call again: the options have changed."""
+    def note_changed_options(self) -> None:
+        """Describe every call again, and see again whether all slots are there: an option has changed."""
+        self._slabs_with_slots.clear()
         for plan in self.plans.values():
             plan.forget_digests()
 

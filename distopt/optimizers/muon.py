@@ -113,6 +113,7 @@ class Muon(Layerwise):
         "nesterov",
         "rms_rate",
     )
+    _settled_when_built = ("exclude_layers", "exclude_embeddings", "master_weights")
 
     def __init__(
         self,

@@ -106,12 +106,15 @@ class RMSprop(Optimizer):
         self.momentum = within("RMSprop", "momentum", momentum, 0, 1)
         self.epsilon = finite("RMSprop", "epsilon", epsilon, low=0)
         self.centered = flag("RMSprop", "centered", centered)
-        self._has_momentum = self.momentum != 0
 
     def _make_slots(self) -> None:
         for label in self._slot_labels():
             for variable in self._trainable_variables:
                 self.add_variable_from_reference(variable, label)
+
+    @property
+    def _has_momentum(self) -> bool:
+        return self.momentum != 0
 
     def _rule(self) -> Rule:
         if self._has_momentum:

@@ -92,7 +92,10 @@ class SGD(Optimizer):
         super().__init__(learning_rate, **kwargs)
         self.momentum = within("SGD", "momentum", momentum, 0, 1)
         self.nesterov = flag("SGD", "nesterov", nesterov)
-        self._has_momentum = self.momentum != 0
+
+    @property
+    def _has_momentum(self) -> bool:
+        return self.momentum != 0
 
     def _rule(self) -> Rule:
         if not self._has_momentum:

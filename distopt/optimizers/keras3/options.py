@@ -38,6 +38,8 @@ class Options(State):
     _hyperparameters: ClassVar[tuple[str, ...]] = ()
     """The constructor's arguments beyond those of ``Optimizer``, attributes of the same names: replicas must agree on
     those that are numbers, and the config holds all of them."""
+    _settled_when_built: ClassVar[tuple[str, ...]] = ("master_weights",)
+    """Options that decide which variables have which slots."""
 
     def __init__(
         self,
@@ -54,6 +56,23 @@ class Options(State):
             moving_average,
             master_weights,
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an option; once slots are made, refuse one that needs others."""
+        is_option = name in self._hyperparameters or name in self._settled_when_built
+        if not is_option or not self.__dict__.get("built"):
+            super().__setattr__(name, value)
+            return
+        before, labels = getattr(self, name), self._slot_labels()
+        super().__setattr__(name, value)
+        lacking = {*self._slot_labels()} - {*labels} - {label for _, label in self._engine.slots.table}
+        if lacking or (name in self._settled_when_built and getattr(self, name) != before):
+            super().__setattr__(name, before)
+            raise InvalidArgumentError(
+                f"{name} = {value!r}: optimizer {self.name!r} was built with {name} = {before!r} and lacks the slots "
+                "that this needs. Set it in the constructor, or before the first step"
+            )
+        self._engine.note_changed_options()
 
     @property
     def weight_decay(self) -> float | None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from distopt.kernels import Rule
-from distopt.optimizers.legacy.base.hyperparameters import checked_epsilon, is_on
-from distopt.optimizers.legacy.base.optimizer import Optimizer
+from distopt.optimizers.legacy.base.hyperparameters import checked_epsilon
+from distopt.optimizers.legacy.base.momentum import WithMomentum
 from distopt.optimizers.rmsprop import (
     RMSPROP,
     RMSPROP_CENTERED,
@@ -16,7 +16,7 @@ from distopt.optimizers.rmsprop import (
 )
 
 
-class RMSprop(Optimizer):
+class RMSprop(WithMomentum):
     """RMSprop, with momentum, and centered.
 
     ``r ← ρ r + (1 - ρ) g²`` and d = r; centered: ``q ← ρ q + (1 - ρ) g`` and d = r - q². Without momentum
@@ -26,7 +26,7 @@ class RMSprop(Optimizer):
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments.
         rho: ρ, decay of the means.
-        momentum: μ, 0 to 1; whether momentum is used at all is settled here.
+        momentum: μ, 0 to 1; whether momentum is used at all is settled by the first step.
         epsilon: ε; None and 0 mean 1e-7.
         centered: whether to divide by the standard deviation. Under gradients that hardly change it comes to 0, and
             rounding can make r - q² negative: NaN. An ε inside the root (momentum) protects, one outside does not.
@@ -65,7 +65,6 @@ class RMSprop(Optimizer):
         self._set_hyper("learning_rate", kwargs.get("lr", learning_rate))
         self._set_hyper("decay", self._initial_decay)
         self._set_hyper("rho", rho)
-        self._momentum = is_on("RMSprop", "momentum", momentum)
         self._set_hyper("momentum", momentum)
         self.epsilon = checked_epsilon("RMSprop", epsilon)
         self.centered = bool(centered)

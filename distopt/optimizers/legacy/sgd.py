@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from distopt.kernels import Rule
-from distopt.optimizers.legacy.base.hyperparameters import is_on
-from distopt.optimizers.legacy.base.optimizer import Optimizer
+from distopt.optimizers.legacy.base.momentum import WithMomentum
 from distopt.optimizers.sgd import DESCENT, MOMENTUM, NESTEROV
 
 
-class SGD(Optimizer):
+class SGD(WithMomentum):
     """Gradient descent, with momentum.
 
     Without momentum ``w ← w - lr g``; with it ``a ← μ a - lr g`` and ``w ← w + a``, or, with Nesterov,
@@ -19,7 +18,7 @@ class SGD(Optimizer):
 
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments.
-        momentum: μ, 0 to 1; whether momentum is used at all is settled here.
+        momentum: μ, 0 to 1; whether momentum is used at all is settled by the first step.
         nesterov: whether to use Nesterov's form.
         name: the optimizer's name.
         **kwargs: the arguments of ``Optimizer``.
@@ -45,7 +44,6 @@ class SGD(Optimizer):
         super().__init__(name, **kwargs)
         self._set_hyper("learning_rate", kwargs.get("lr", learning_rate))
         self._set_hyper("decay", self._initial_decay)
-        self._momentum = is_on("SGD", "momentum", momentum)
         self._set_hyper("momentum", momentum)
         self.nesterov = bool(nesterov)
 

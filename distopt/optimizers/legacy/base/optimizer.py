@@ -176,7 +176,6 @@ class Optimizer(Updates):
                 "Clip in one of the transformers"
             )
         self._engine.options.transform_by(value)
-        self._engine.forget_digests()  # they have the transformers in it
 
     def _set_clipping(self, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None) -> None:
         if clipnorm is not None and global_clipnorm is not None:

@@ -60,6 +60,8 @@ class Tunable(State):
             self._set_hyper(name, value)
         else:
             object.__setattr__(self, name, value)
+            if not name.startswith("_") and "_engine" in self.__dict__:
+                self._engine.note_changed_options()  # it may be one, such as ``amsgrad``
 
     def __dir__(self) -> list[str]:
         hyper = self.__dict__.get("_hyper", {})
