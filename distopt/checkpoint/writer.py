@@ -22,6 +22,7 @@ from distopt.checkpoint import directory as names
 from distopt.checkpoint.files import write_tensors, write_text
 from distopt.checkpoint.manifest import Manifest, Part, part_from_json, part_to_json
 from distopt.checkpoint.pieces import Piece
+from distopt.process.exiting import is_exiting
 
 PATIENCE = 600.0
 """Seconds that replica 0 waits for the parts of the others after its own."""
@@ -99,7 +100,12 @@ class Writer:
         self._failure: str | None = None
 
     def begin(self, write: Write) -> None:
-        """Write in the background; what was begun before is over."""
+        """Write in the background, in an exit handler here; what was begun before is over."""
+        if is_exiting():
+            self._run(write)
+            if self._failure is not None:
+                _warn_of(self._failure)
+            return
         self._thread = threading.Thread(target=self._run, args=(write,), name="distopt-checkpoint", daemon=True)
         self._thread.start()
         atexit.register(self._finish_at_exit)
@@ -128,7 +134,12 @@ class Writer:
     def _finish_at_exit(self) -> None:
         failure = self.join()
         if failure is not None:
-            warnings.warn(f"the last checkpoint could not be written: {failure}", stacklevel=1)
+            _warn_of(failure)
+
+
+def _warn_of(failure: str) -> None:
+    """Say at the end of the program, where nobody may ask any more, that the last checkpoint is missing."""
+    warnings.warn(f"the last checkpoint could not be written: {failure}", stacklevel=1)
 
 
 def _write(write: Write) -> None:

@@ -120,7 +120,7 @@ class Engine:
 
     def note_changed_options(self) -> None:
         """Describe every call again, and see again whether all slots are there: an option has changed."""
-        self._slabs_with_slots.clear()
+        self.listings.clear()
         for plan in self.plans.values():
             plan.forget_digests()
 

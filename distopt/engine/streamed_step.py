@@ -3,7 +3,8 @@
 ``begin_step`` agrees on the step (the opening record), ``push`` takes a gradient, ``end_step`` agrees on what exists,
 on items and on failures (the closing record, the commit point) and does the rest of the step. Meanwhile a
 communication thread sums (``streaming.buckets``); where it could not help, or replicas share no memory, or a hook makes
-the sum, that waits for ``end_step``. The bits are those of ``apply_gradients``.
+the sum, or a replica calls from an exit handler, that waits for ``end_step``. The bits are those of
+``apply_gradients``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distopt.distribute.agreement.header import Brought, agree, telling_the_others
+from distopt.distribute.agreement.header import Brought, Flag, agree, telling_the_others
 from distopt.engine.call import StepCall
 from distopt.engine.plan import Plan
 from distopt.engine.plan_setup import set_up_plan
@@ -20,6 +21,7 @@ from distopt.engine.step import do_step
 from distopt.engine.streaming.buckets import BucketSums, cut_into_buckets
 from distopt.engine.sweep.sharing import check_sharing
 from distopt.errors import InvalidArgumentError
+from distopt.process.exiting import is_exiting
 from distopt.process.moments import Moment
 from distopt.process.observers import observed_gradient
 from distopt.slabs.gradients import Gradients
@@ -49,9 +51,10 @@ class StreamedStep:
             check_sharing(call.aggregating_strategy, listing, call.needs_whole_sum(listing))
             if listing.has_duplicates:
                 raise InvalidArgumentError("begin_step: a variable stands twice in the list; give each once")
+        self._may_have_thread = not is_exiting()
         self._plan = self._opened(listing)
         self._gradients = Gradients(listing)
-        self._buckets = _buckets(call, self._plan, listing)
+        self._buckets = _buckets(call, self._plan, listing) if self._may_have_thread else None
         if self._buckets is not None:
             self._buckets.begin(listing.entries)
             self._gradients.stream = self._buckets
@@ -62,7 +65,10 @@ class StreamedStep:
         communicator, accumulation = call.aggregating_strategy.communicator, engine.training.accumulation
         if call.has_header and (accumulation is None or accumulation.is_last(engine.training.iterations)):
             plan = engine.plans.get((listing.slab, communicator)) or Plan(listing.slab, communicator)
-            agree(communicator, call.header(listing, "begin_step"), Brought(plan.call_digest(listing, call.told)))
+            flags = 0 if self._may_have_thread else Flag.EXITING
+            brought = Brought(plan.call_digest(listing, call.told), flags=flags)
+            agreement = agree(communicator, call.header(listing, "begin_step"), brought)
+            self._may_have_thread = not any(flags & Flag.EXITING for flags in agreement.flags)
         opened = set_up_plan(call, listing)
         assert opened is not None
         return opened

@@ -33,8 +33,8 @@ FIRST_CALLS_AT_EXIT = {
 }
 
 
-def job(script, replicas=2):
-    return run_replicas(replicas, script, env=ENVIRONMENT)
+def job(script, replicas=2, arguments=()):
+    return run_replicas(replicas, script, arguments, env=ENVIRONMENT)
 
 
 @pytest.mark.each_value
@@ -56,6 +56,61 @@ def test_the_exit_handlers_need_no_new_thread(calls):
     assert result.status == 0, result.text
     assert result.output.count("done") == 3
     assert "Traceback" not in result.errors
+
+
+STEPS = """
+import atexit, sys
+import numpy as np, distopt
+first = distopt.process.launcher.launched().rank == 0
+w = distopt.Variable(np.zeros(5000, "float32"))
+sgd = distopt.optimizers.SGD(1.0)
+sgd.apply_gradients([(np.zeros(5000, "float32"), w)])  # llvmlite complains if it is first loaded in an exit handler
+def step():
+    sgd.begin_step([w])
+    sgd.push(w, np.full(5000, 0.5, "float32"))
+    sgd.end_step()
+    sys.stdout.write(f"at {w.numpy()[[0, -1]].tolist()}\\n")
+    sys.stdout.flush()
+checkpointer = distopt.checkpoint.Checkpointer(sys.argv[1], optimizer=sgd, variables=[w])
+def save():
+    checkpointer.save()
+    checkpointer.wait()
+"""
+STREAMS_AT_EXIT = {
+    "the first": ("atexit.register(step)", 1),
+    "a later one": ("step()\natexit.register(step)", 2),
+    "of one replica, the others are not at their end": ("atexit.register(step) if first else step()", 1),
+    "a later one, after the threads' end": ("import atexit, distopt\natexit.register(lambda: step())|step()", 2),
+    "of one replica, later": ("step()\natexit.register(step) if first else step()", 2),
+}
+
+
+@pytest.mark.parametrize("calls", STREAMS_AT_EXIT)
+def test_a_streamed_step_in_an_exit_handler_needs_no_new_thread(calls, tmp_path):
+    call, steps = STREAMS_AT_EXIT[calls]
+    before, _, after = call.rpartition("|")
+    script = f"{before}\n{STEPS}{after}\n{WITHOUT_THREADS_AT_EXIT}"
+    result = run_replicas(2, script, [str(tmp_path)], env=ENVIRONMENT | {"DISTOPT_BUCKET_BYTES": "1000"})
+    assert result.status == 0, result.text
+    assert [result.output.count(f"at [{-k}.0, {-k}.0]") for k in range(1, steps + 1)] == [2] * steps
+    assert "Traceback" not in result.errors
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("calls", ["atexit.register(save)", "atexit.register(checkpointer.save)"])
+def test_a_checkpoint_in_an_exit_handler_needs_no_new_thread(calls, count, tmp_path):
+    script = f"{STEPS}step()\n{calls}\n{WITHOUT_THREADS_AT_EXIT}"
+    result = job(script, count, [str(tmp_path)])
+    assert result.status == 0, result.text
+    assert "Traceback" not in result.errors
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_a_checkpoint_that_fails_in_an_exit_handler_is_told(tmp_path):
+    broken = "distopt.checkpoint.writer.write_tensors = lambda *_: int('no room')"
+    script = f"{STEPS}step()\n{broken}\natexit.register(checkpointer.save)\n"
+    result = job(f"import distopt.checkpoint.writer\n{script}{WITHOUT_THREADS_AT_EXIT}", arguments=[str(tmp_path)])
+    assert "the last checkpoint could not be written: ValueError" in result.errors
 
 
 def test_a_replica_that_has_called_nothing_is_missed_by_those_who_call():

@@ -72,6 +72,8 @@ class Flag(enum.IntFlag):
     """It was asked to stop."""
     CHANGED = 2
     """Memory that only distopt writes has changed since the last step."""
+    EXITING = 4
+    """It calls from an exit handler, where no threads start and those of distopt may have ended."""
 
 
 @dataclass(slots=True)
