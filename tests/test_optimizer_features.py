@@ -381,7 +381,7 @@ def test_exact_copies_can_not_be_switched_after_build():
         has_copies = sgd.master_weights
         sgd.master_weights = has_copies
         sgd.build([Variable(np.ones(3), dtype="float16")])
-        with pytest.raises(ValueError, match=f"was built with {has_copies}"):
+        with pytest.raises(ValueError, match=f"was built with master_weights = {has_copies}"):
             sgd.master_weights = not has_copies
 
 

@@ -115,7 +115,7 @@ class Optimizer(Options):
         decay = WeightDecay(owner, weight_decay)
         average = MovingAverage(owner, use_ema, ema_momentum, ema_overwrite_frequency)
         super().__init__(name, options, rate, decay, average, MasterWeights(owner, master_weights))
-        self._scalars_of_step: Sequence[float] = ()
+        self._scalars_of_step: list[float] = []
         self.loss_scale_factor = loss_scale_factor
         if gradient_accumulation_steps:
             steps = count(owner, "gradient_accumulation_steps", gradient_accumulation_steps, 2)
@@ -257,7 +257,7 @@ class Optimizer(Options):
         rate, options = self._own_learning_rate, self._engine.options
         numbers = {"learning_rate": rate.evaluate(self.name, self._step_counter)}
         if self._rule() is not None:
-            self._scalars_of_step = self._scalars(rate.of_step)
+            self._scalars_of_step[:] = self._scalars(rate.of_step)
         elif self._updates_flat:
             raise NotImplementedError(f"{type(self).__name__} must override update_step")
         for name in self._hyperparameters:

@@ -193,11 +193,6 @@ class Options(State):
 
     @master_weights.setter
     def master_weights(self, value: bool) -> None:
-        if self.built and value != self.master_weights:
-            raise InvalidArgumentError(
-                f"master_weights={value!r}: optimizer {self.name!r} was built with {self.master_weights}. Decide when "
-                "you make it"
-            )
         self._own_master_weights.set(value)
 
     def _make_variables(self) -> None:
