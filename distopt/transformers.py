@@ -155,6 +155,6 @@ def sparse_buffers(gradients: Gradients) -> list[Buffer]:
     buffers = []
     for k, slices in gradients.sparse.items():
         values = np.array(slices.values, order="C")
-        gradients.sparse[k] = slices._with_values(values)
+        gradients.sparse[k] = slices.with_values(values)
         buffers.append((values.reshape(-1), np.array([[0, values.size]], np.int64), np.array([k])))
     return buffers

@@ -147,10 +147,7 @@ def _updated(optimizer: BaseOptimizer) -> list[Variable]:
 
 
 def _slots(optimizer: BaseOptimizer) -> dict[tuple[Variable, str], Variable]:
-    slots = {key: slot for part in parts_of(optimizer) for key, slot in engine_of(part).slots.table.items()}
-    if isinstance(optimizer, LegacyOptimizer):  # those of another shape than their variable's are only there
-        slots |= {(v, name): slot for v, of_it in optimizer._slots.items() for name, slot in of_it.items()}
-    return slots
+    return {key: slot for part in parts_of(optimizer) for key, slot in family_of(part).slots().items()}
 
 
 def _hyperparameters(optimizer: BaseOptimizer) -> dict[str, Variable]:

@@ -64,7 +64,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         replica = current_replica()
         first_epoch, first = self._beginnings.pop(replica, (0, 0))
-        self._agree(first_epoch, first)
+        self.agree(first_epoch, first)
         current = OpenBatch()
         try:
             for epoch in range(first_epoch, self.epochs):
@@ -72,7 +72,7 @@ class Batches:
                 for start in range(first, self.examples, self.global_batch_size):
                     end = start + self.global_batch_size
                     is_last = end >= self.examples
-                    batch = self._share(order[start:end], epoch, ends_epoch=is_last)
+                    batch = self.share(order[start:end], epoch, ends_epoch=is_last)
                     current.enter(batch.items, batch.global_size)
                     self._positions[replica] = (epoch + 1, 0) if is_last else (epoch, end)
                     yield batch
@@ -129,8 +129,14 @@ class Batches:
         philox = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
         return np.argsort(philox.random_raw(self.examples), kind="stable")
 
-    def _share(self, chosen: Array, epoch: int, ends_epoch: bool) -> Batch:
-        """Return this replica's slice of a global batch; sizes differ by at most one, larger first."""
+    def share(self, chosen: Array, epoch: int, ends_epoch: bool) -> Batch:
+        """Return this replica's slice of a global batch; sizes differ by at most one, larger first.
+
+        Args:
+            chosen: the batch's examples, as indices into the arrays.
+            epoch: the epoch that it belongs to.
+            ends_epoch: whether it is the last of it.
+        """
         strategy = get_strategy()
         size, longer = divmod(len(chosen), strategy.num_replicas_in_sync)
         index = strategy.replica_index
@@ -139,8 +145,13 @@ class Batches:
         arrays = rebuild(self.arrays, [leaf[mine] for leaf in self._leaves.values()])
         return Batch(arrays, len(mine), len(chosen), epoch, ends_epoch)
 
-    def _agree(self, first_epoch: int, first: int) -> None:
-        """Raise on every replica if they would not cut the same batches."""
+    def agree(self, first_epoch: int, first: int) -> None:
+        """Raise on every replica if they would not cut the same batches (a collective).
+
+        Args:
+            first_epoch: the epoch that begins.
+            first: its first example.
+        """
         mine = {
             "begins with": f"epoch {first_epoch}, example {first}",
             "global_batch_size": self.global_batch_size,

@@ -6,6 +6,7 @@ Replicas that go on together have nothing behind them: the next header that they
 from __future__ import annotations
 
 import builtins
+import inspect
 import sys
 from typing import Any, NoReturn
 
@@ -75,7 +76,8 @@ class _Exit(SystemExit):
     @property
     def code(self) -> Any:  # type: ignore[override]
         status = self.args[0] if self.args else None
-        if sys._getframe().f_back is None:
+        frame = inspect.currentframe()
+        if frame is not None and frame.f_back is None:
             note_exit_status(status if isinstance(status, int) else int(status is not None))
         return status
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
@@ -24,7 +25,7 @@ def user_line(frame: FrameType | None = None) -> str:
         >>> evaluate().endswith("in evaluate")
         True
     """
-    frame = frame or sys._getframe(1)
+    frame = frame or inspect.currentframe()  # its own is one of the house's
     while frame is not None and _is_library(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:
@@ -38,13 +39,18 @@ def _is_library(file: str) -> bool:
 
 def user_line_of(thread: int) -> str:
     """Return the same of another thread, by its identifier."""
-    frame = sys._current_frames().get(thread)
+    frame = _frames().get(thread)
     return "?" if frame is None else user_line(frame)
+
+
+def _frames() -> dict[int, FrameType]:
+    """Return where all threads are; Python has no public name for it."""
+    return sys._current_frames()
 
 
 def stacks() -> str:
     """Return the stacks of all threads of this process."""
-    frames = sys._current_frames()
+    frames = _frames()
     return "\n".join(
         f"thread {thread.name!r}:\n{''.join(traceback.format_stack(frames[thread.ident]))}"
         for thread in threading.enumerate()

@@ -56,9 +56,7 @@ def _concatenate(communicator: Communicator, mine: IndexedSlices) -> IndexedSlic
     indices = np.empty(sum(counts), np.int64)
     _spread(communicator, np.ascontiguousarray(mine.values), _cut(values, counts))
     _spread(communicator, np.ascontiguousarray(mine.indices), _cut(indices, counts))
-    result = IndexedSlices(values, indices, mine.dense_shape)
-    result._row_counts = tuple(counts)
-    return result
+    return IndexedSlices.of_replicas(values, indices, mine.dense_shape, tuple(counts))
 
 
 def _cut(array: Array, counts: Iterable[int]) -> list[Array]:

@@ -71,6 +71,22 @@ class IndexedSlices:
                 f"{shape[0] - 1}. Check which variable these indices were made for."
             )
 
+    @classmethod
+    def of_replicas(
+        cls, values: Array, indices: Indices, dense_shape: tuple[int, ...] | None, row_counts: tuple[int, ...]
+    ) -> IndexedSlices:
+        """The slices of all replicas, end to end; equal rows are added in the replica tree.
+
+        Args:
+            values: the rows.
+            indices: their indices.
+            dense_shape: shape of the dense gradient.
+            row_counts: how many rows each replica has brought.
+        """
+        slices = cls(values, indices, dense_shape)
+        slices._row_counts = row_counts
+        return slices
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the dense gradient.
@@ -92,7 +108,7 @@ class IndexedSlices:
 
     def astype(self, dtype: npt.DTypeLike) -> IndexedSlices:
         """The same slices with values of ``dtype``."""
-        return self._with_values(self.values.astype(dtype, copy=False))
+        return self.with_values(self.values.astype(dtype, copy=False))
 
     def deduplicate(self) -> IndexedSlices:
         """Every index once, in order of first appearance, with the sum of its rows.
@@ -126,8 +142,12 @@ class IndexedSlices:
         dense[unique.indices] = unique.values
         return dense
 
-    def _with_values(self, values: Array) -> IndexedSlices:
-        """The same rows with other values, without checking the indices again."""
+    def with_values(self, values: Array) -> IndexedSlices:
+        """The same rows with other values, without checking the indices again.
+
+        Args:
+            values: one row per index; not copied.
+        """
         other = object.__new__(IndexedSlices)
         other.values, other.indices, other.dense_shape = values, self.indices, self.dense_shape
         other._row_counts = self._row_counts
@@ -143,15 +163,15 @@ class IndexedSlices:
         return scalar
 
     def __mul__(self, other: Any) -> IndexedSlices:
-        return self._with_values((self.values * self._scalar(other, "times")).astype(self.dtype, copy=False))
+        return self.with_values((self.values * self._scalar(other, "times")).astype(self.dtype, copy=False))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> IndexedSlices:
-        return self._with_values((self.values / self._scalar(other, "divided by")).astype(self.dtype, copy=False))
+        return self.with_values((self.values / self._scalar(other, "divided by")).astype(self.dtype, copy=False))
 
     def __neg__(self) -> IndexedSlices:
-        return self._with_values(-self.values)
+        return self.with_values(-self.values)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         raise InvalidArgumentError(

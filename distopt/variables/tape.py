@@ -15,7 +15,7 @@ from distopt.process.replica import current_replica
 from distopt.variables.array_like import Traced, stop_gradient
 from distopt.variables.backward import backward, finish
 from distopt.variables.indexed_slices import IndexedSlices
-from distopt.variables.tracing import Node, TracedArray, convert, trace_numbers
+from distopt.variables.tracing import Node, TracedArray, convert, inside_of, node_of, trace_numbers, trace_of
 from distopt.variables.variable import Variable
 
 __all__ = ["GradientTape", "compute_gradients", "stop_gradient"]
@@ -97,7 +97,7 @@ class GradientTape:
                 self._roots[x] = Node.new_root(x, x)
             return x
         value: Any = x if isinstance(x, Traced) else to_array(x, "what tape.watch received")
-        if isbox(value) and value._trace == self._trace:
+        if trace_of(value) == self._trace:
             return value
         if not is_floating(value.dtype):
             raise InvalidArgumentError(
@@ -167,9 +167,9 @@ class GradientTape:
 
     def _here(self, value: Any) -> Any:
         """The box of this tape in ``value``, inside of those of inner tapes; None if there is none."""
-        while isbox(value) and value._trace > self._trace:
-            value = value._value
-        return value if isbox(value) and value._trace == self._trace else None
+        while trace_of(value) > self._trace:
+            value = inside_of(value)
+        return value if trace_of(value) == self._trace else None
 
     def _ends(self, target: Any, output_gradients: Any) -> tuple[list[Node], list[Any]]:
         """The nodes of the targets that depend on anything watched, and the gradient that enters at each."""
@@ -182,7 +182,7 @@ class GradientTape:
                 )
             box = self._here(self._box(value, value.value) if isinstance(value, Variable) else value)
             if box is not None:
-                ends.append(box._node)
+                ends.append(node_of(box))
                 seeds.append(_seed(box, seed))
         return ends, seeds
 
@@ -195,8 +195,7 @@ class GradientTape:
                 f"tape.gradient cannot differentiate with respect to this {type(source).__name__}, which the "
                 "tape does not follow. Give variables, or say x = tape.watch(x) first and use that x."
             )
-        node: Node = box._node
-        return node
+        return node_of(box)
 
 
 def compute_gradients(

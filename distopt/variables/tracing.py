@@ -8,8 +8,8 @@ process, and simulated replicas differentiate in several threads at once.
 from __future__ import annotations
 
 import dis
+import inspect
 import itertools
-import sys
 from typing import Any, NamedTuple
 
 import autograd.numpy as anp
@@ -95,6 +95,22 @@ class Rows(NamedTuple):
     indices: Indices
 
 
+def trace_of(value: Any) -> int:
+    """Return the number of the innermost tape that follows a value; -1 where none does."""
+    return int(value._trace) if isbox(value) else -1
+
+
+def inside_of(box: Any) -> Any:
+    """Return what a followed value is to the tapes outside of its own."""
+    return box._value
+
+
+def node_of(box: Any) -> Node:
+    """Return where a followed value stands in the record of its tape."""
+    node: Node = box._node
+    return node
+
+
 class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # type: ignore[misc]
     """A value that a tape follows: an array for NumPy, a number for ``float``, ``format`` and comparisons."""
 
@@ -102,7 +118,7 @@ class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # typ
     __hash__ = object.__hash__
 
     def __init__(self, value: Any, trace: int, node: Node) -> None:
-        if isbox(value) and value._trace >= trace:
+        if trace_of(value) >= trace:
             raise UntraceableError(
                 "A traced value was used by autograd.numpy or autograd.grad, where tapes cannot follow. "
                 "Write plain NumPy (np.) on variables and differentiate with distopt.GradientTape."
@@ -183,8 +199,9 @@ class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # typ
 
     def __float__(self) -> float:
         # ``array[i] = x`` asks for a float, as float(x) does; the caller's instruction tells them apart.
-        caller = sys._getframe(1)
-        if current_replica().tapes and caller.f_code.co_code[caller.f_lasti] == _STORE_SUBSCR:
+        frame = inspect.currentframe()
+        caller = None if frame is None else frame.f_back
+        if current_replica().tapes and caller and caller.f_code.co_code[caller.f_lasti] == _STORE_SUBSCR:
             raise untraceable("ndarray.__setitem__", "was to be stored in an array", _JOIN)
         return float(getval(self))
 

@@ -38,12 +38,12 @@ class ReplicaCallback(keras.callbacks.Callback):
                 f"ReplicaCallback: the model was compiled with {optimizer!r}, which would train each replica apart. "
                 "compile(optimizer=distopt.adapters.keras.DistributedOptimizer(...))"
             )
-        optimizer._attend(self.model.trainable_variables)
+        optimizer.attend(self.model.trainable_variables)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Make the step of a compiled batch."""
         # Reading self.model brings the state of what JAX has computed into the model's variables.
-        self.model.optimizer._step_of_left_gradients()
+        self.model.optimizer.step_of_left_gradients()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Average the logs over the replicas (a collective)."""

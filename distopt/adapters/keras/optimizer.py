@@ -256,7 +256,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
 
     # The step
 
-    def _attend(self, variables: Sequence[Any]) -> None:
+    def attend(self, variables: Sequence[Any]) -> None:
         """Note that a callback makes the steps of compiled training; JAX tells variables apart by their place only."""
         for theirs, ours in zip(variables, self._trainable_variables, strict=False):
             if self._left and theirs is not ours:
@@ -283,7 +283,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         self._trained.write()
         self._follow_inner()
 
-    def _step_of_left_gradients(self) -> None:
+    def step_of_left_gradients(self) -> None:
         """Do the step of the gradients that a compiled ``apply`` has left."""
         if not self._left:
             return

@@ -78,7 +78,7 @@ class Shares(keras.utils.PyDataset):
         self._next = 0
         # fit ends an epoch before it begins the first; one begun without that is given up when it has built the model.
         self._counts = self._was_ended
-        self._batches._agree(self._epoch, 0)
+        self._batches.agree(self._epoch, 0)
 
     def on_epoch_end(self) -> None:
         """Note the end: Keras calls it."""
@@ -95,7 +95,7 @@ class Shares(keras.utils.PyDataset):
         begin = self._next * self._batches.global_batch_size
         chosen = self._order[begin : begin + self._batches.global_batch_size]
         self._next += 1
-        batch = self._batches._share(chosen, self._epoch, ends_epoch=self._next == len(self))
+        batch = self._batches.share(chosen, self._epoch, ends_epoch=self._next == len(self))
         leaves = batch.arrays if batch.items else [leaf[:1] for leaf in self._leaves]
         leaves[-1] = leaves[-1] * np.float32(num_replicas() * batch.items / batch.global_size)
         x, y = keras.tree.pack_sequence_as(self._structure, leaves[:-1])

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from distopt.adapters.torch.tensors import as_array, as_slices, as_tensor, check_parameter, torch
+from distopt.adapters.torch.tensors import as_array, as_slices, as_tensor, check_parameter, torch, version_of
 from distopt.arrays import Array
 from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.strategy import get_strategy
@@ -45,13 +45,13 @@ class TrainedParameter:
         self._buffer, self.view = buffer, as_tensor(buffer)
         self.parameter.data = as_tensor(self.variable.storage.array)
         self._address = self.parameter.data_ptr()
-        self._version = self.view._version
-        self._seen = self.parameter._version
+        self._version = version_of(self.view)
+        self._seen = version_of(self.parameter)
 
     def note_update(self) -> None:
         """Let autograd refuse to differentiate an older graph with the new values."""
         torch.autograd.graph.increment_version(self.parameter)
-        self._seen = self.parameter._version
+        self._seen = version_of(self.parameter)
 
     def deliver(self, parameter: Any) -> None:
         """Bring a gradient that backward has just completed into the slab; a sparse one stays where it is."""
@@ -59,7 +59,7 @@ class TrainedParameter:
         if gradient is not view and gradient.layout is torch.strided:
             view.copy_(gradient.detach() if gradient.requires_grad else gradient)
             parameter.grad = view
-        self._version = view._version
+        self._version = version_of(view)
 
     def gradient(self) -> Any:
         """Return the gradient as ``apply_gradients`` takes it.
@@ -74,9 +74,9 @@ class TrainedParameter:
                 "distopt would go on with the old one. Write in place (param.data.copy_(value), "
                 "model.load_state_dict(...)), or make the optimizer after such a change"
             )
-        if parameter._version != self._seen:  # model.load_state_dict and the like: an assignment
+        if version_of(parameter) != self._seen:  # model.load_state_dict and the like: an assignment
             self.variable.storage.note_write()
-            self._seen = parameter._version
+            self._seen = version_of(parameter)
         gradient = parameter.grad
         if gradient is None:
             return None
@@ -84,7 +84,7 @@ class TrainedParameter:
             if gradient.layout is not torch.strided:
                 return as_slices(gradient, name)
             self.deliver(parameter)  # the user's own
-        elif gradient._version != self._version and gradient.any():  # zeroing is no such change
+        elif version_of(gradient) != self._version and gradient.any():  # zeroing is no such change
             raise InvalidArgumentError(
                 f"the gradient of {name!r} was changed in place between backward() and step(). There it is this "
                 "replica's alone; DistributedDataParallel would show the average. Clip the sum with the optimizer's "

@@ -39,6 +39,12 @@ def as_tensor(array: Array) -> Any:
     return torch.from_numpy(array)
 
 
+def version_of(tensor: Any) -> int:
+    """Return how often a tensor was written in place, as autograd counts; PyTorch has no public name for it."""
+    version: int = tensor._version
+    return version
+
+
 def as_slices(gradient: Any, name: str) -> IndexedSlices:
     """Return the rows of a sparse gradient, equal ones added.
 

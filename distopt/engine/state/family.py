@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -55,6 +55,8 @@ class Family:
     """Describe the options that all replicas must share."""
     state: Callable[[], list[Variable]]
     """Return everything but the parameters that must be equal on all replicas."""
+    slots: Callable[[], Mapping[tuple[Variable, str], Variable]]
+    """Return the slots, by variable and label."""
     trained: Callable[[], Iterable[Variable]]
     """Return the variables that state is kept for."""
     check: Callable[[Gradients], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,10 @@ class Face(abc.ABC):
     def _state(self) -> list[Variable]:
         """Return everything but the parameters that must be equal on all replicas."""
 
+    def _all_slots(self) -> Mapping[tuple[Variable, str], Variable]:
+        """Return the slots, by variable and label."""
+        return self._engine.slots.table
+
     @abc.abstractmethod
     def _trained(self) -> Iterable[Variable]:
         """Return the variables that this optimizer keeps state for."""
@@ -168,6 +172,7 @@ class Face(abc.ABC):
             updates_flat=self._updates_flat,
             identity=self._identity,
             state=self._state,
+            slots=self._all_slots,
             trained=self._trained,
             check=self._check_gradients,
             hyperparameters=self._evaluate_hyperparameters,

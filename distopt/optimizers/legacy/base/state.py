@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -72,6 +72,11 @@ class State(BaseOptimizer):
     @property
     def _step_number(self) -> int:
         return int(self.iterations.storage.array) + 1  # also where an update is called outside of a step
+
+    def _all_slots(self) -> Mapping[tuple[Variable, str], Variable]:
+        # Those of another shape than their variable's are only here.
+        mine = {(variable, name): slot for variable, slots in self._slots.items() for name, slot in slots.items()}
+        return {**super()._all_slots(), **mine}
 
     def _trained(self) -> Iterable[Variable]:
         return self._slots
