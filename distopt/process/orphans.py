@@ -5,22 +5,33 @@ daemon between it and them takes them along under none. So a thread waits, witho
 of any of them. Where MPI is first used in an exit handler, which starts no thread, the main thread looks for them
 while it waits for other replicas. Where the system can't wait for a process that is no child (before Linux 5.3)
 nothing is watched.
+
+No thread of Python runs while MPI is initialised: mpi4py keeps the interpreter's lock. There MPICH waits, at full
+speed, for replicas that may never come. So the kernel ends the process with its parent meanwhile.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import select
+import signal
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from distopt.process.exiting import is_exiting
 from distopt.process.launcher import DAEMONS, RUN_DIRECTORY, ancestors, launched
 
 _watched: dict[int, str] = {}
 """File descriptors that become readable when a process ends, with its name."""
+
+_watched_pids: set[int] = set()
+"""The same processes by their ids."""
+
+_PR_SET_PDEATHSIG = 1
+"""Linux's number for the signal that a process gets when its parent ends."""
 
 _gone: list[str] = []
 """Who was gone before it could be watched."""
@@ -35,6 +46,7 @@ def note_launcher() -> None:
         who = f"{name}, pid {pid}"
         try:
             _watched[os.pidfd_open(pid)] = who
+            _watched_pids.add(pid)
         except ProcessLookupError:
             _gone.append(who)
         except (AttributeError, OSError):
@@ -50,7 +62,27 @@ def watch_launcher() -> None:
     _has_no_thread = is_exiting()
     if not _has_no_thread:
         threading.Thread(target=_end_with_launcher, name="distopt launcher watch", daemon=True).start()
-    look_for_launcher()
+    _end_with_launcher(0)  # the thread may not get its turn before the interpreter's lock is kept
+
+
+@contextmanager
+def ending_with_parent() -> Iterator[None]:
+    """Let the kernel end this process with its parent, if that belongs to the launcher: no Python runs meanwhile.
+
+    Where no thread watches, that holds until the process ends.
+    """
+    parent = os.getppid()
+    prctl = getattr(ctypes.CDLL(None), "prctl", None) if parent in _watched_pids else None  # Linux has it
+    if prctl is None:
+        yield
+        return
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _end_with_launcher(0)  # it may have ended just before
+    try:
+        yield
+    finally:
+        if not _has_no_thread:
+            prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def look_for_launcher() -> None:
@@ -82,6 +114,7 @@ def _end_with_launcher(milliseconds: int | None = None) -> None:
         return
     launch = launched()
     index = "" if launch is None else f" {launch.rank}"
-    with suppress(OSError):  # whoever read it may be gone as well
-        os.write(2, f"\nReplica{index} stopped: its launcher is gone ({gone[0]})\n".encode())
+    with suppress(OSError):  # whoever read it may be gone as well, or read no more
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"\nReplica{index} stopped: its launcher is gone ({gone[0]})\n".encode())
     os._exit(1)

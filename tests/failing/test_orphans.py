@@ -46,7 +46,10 @@ def check_the_job_ends(command, script, choose, **environment):
         assert set(replicas) <= family
         for pid in choose(launchers(job)):
             os.kill(pid, signal.SIGKILL)
-        assert not that_do_not_end(family)
+        left = that_do_not_end(family)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left
         result = job.wait()
     assert result.status != 0
     assert not list(Path("/dev/shm").glob("*distopt*"))
@@ -68,6 +71,29 @@ def test_a_killed_daemon_below_mpirun(choose):
 def test_a_launcher_that_was_killed_before_mpi_was_used():
     script = TRAINING.replace("step()\nprint", "launcher = os.getppid()\nprint")
     script += "while os.getppid() == launcher: time.sleep(0.01)\nstep()\ntime.sleep(100)"
+    check_the_job_ends(mpirun_command(2), script, lambda found: found)
+
+
+def test_a_launcher_that_is_killed_while_mpi_is_initialised():
+    script = """
+import os, time
+from pathlib import Path
+import distopt
+from distopt.process.launcher import launched
+launcher = os.getppid()
+if launched().rank == 0:
+    print(f"ready {os.getpid()}")
+    distopt.barrier()  # MPI_Init waits for the other replica
+children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+(other,) = {int(pid) for pid in children} - {os.getpid()}
+def burnt():  # MPICH spins there, Open MPI may not
+    return sum(map(int, Path(f"/proc/{other}/stat").read_text().rpartition(")")[2].split()[11:13]))
+while "libmpi" not in Path(f"/proc/{other}/maps").read_text(): time.sleep(0.01)
+before, patience = burnt(), time.monotonic() + 1
+while burnt() < before + 30 and time.monotonic() < patience: time.sleep(0.01)
+print(f"ready {os.getpid()}")
+while os.getppid() == launcher: time.sleep(0.01)
+"""
     check_the_job_ends(mpirun_command(2), script, lambda found: found)
 
 

@@ -31,7 +31,7 @@ from distopt.errors import (
 from distopt.process import forked
 from distopt.process.exiting import is_exiting
 from distopt.process.launcher import launched
-from distopt.process.orphans import watch_launcher
+from distopt.process.orphans import ending_with_parent, watch_launcher
 
 MESSAGE_BYTES = 1 << 30
 """Longer arrays travel in several messages: counts above 2^31 are not safe in every MPI."""
@@ -58,7 +58,8 @@ def load_mpi() -> Any:
         forked.refuse("a replica")
     watch_launcher()
     try:
-        from mpi4py import MPI
+        with ending_with_parent():
+            from mpi4py import MPI
     except ImportError as error:
         raise MissingExtraError("mpi4py (or an MPI library for it)", "mpi", "running under MPI") from error
     launch = launched()
