@@ -11,7 +11,7 @@ ROOT = Path(distopt.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "lazy"),
-    ("arrays", "arguments"),
+    ("settings", "arrays", "arguments"),
     ("process", "kernels", "memory"),
     ("variables",),
     ("ops", "constraints", "gradients"),

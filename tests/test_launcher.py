@@ -8,7 +8,8 @@ import sys
 import pytest
 from support import mpirun_command, run, run_replicas
 
-from distopt.process.launcher import REPLICA_PID, Launch, launched, scrubbed_environment
+from distopt.process.launcher import Launch, launched, scrubbed_environment
+from distopt.settings import REPLICA_PID
 
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}
 MPICH = {"PMI_RANK": "1", "PMI_SIZE": "3"}
@@ -22,7 +23,7 @@ def environment(monkeypatch):
     clean = scrubbed_environment()
     for name in set(os.environ) - set(clean):
         monkeypatch.delenv(name)
-    monkeypatch.setenv(REPLICA_PID, "0")  # so that what the calls under test set is taken back
+    monkeypatch.setenv(REPLICA_PID.name, "0")  # so that what the calls under test set is taken back
 
     def set_variables(variables):
         for name, value in variables.items():
@@ -55,9 +56,9 @@ def test_the_step_variables_say_who_this_is(environment, variables, expected):
 def test_a_mark_of_an_unrelated_process_is_not_ours(environment):
     unrelated = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        environment(MPICH | {REPLICA_PID: str(unrelated.pid)})
+        environment(MPICH | {REPLICA_PID.name: str(unrelated.pid)})
         assert launched() == Launch("mpich", 3, 1)
-        assert os.environ[REPLICA_PID] == str(os.getpid())
+        assert os.environ[REPLICA_PID.name] == str(os.getpid())
     finally:
         unrelated.communicate()
 
@@ -65,7 +66,7 @@ def test_a_mark_of_an_unrelated_process_is_not_ours(environment):
 def test_scrubbed_environment_keeps_settings_and_drops_what_launchers_say():
     settings = {"OMPI_MCA_btl": "self", "OMPI_ALLOW_RUN_AS_ROOT": "1", "PRTE_MCA_x": "1", "MPIR_CVAR_Y": "2"}
     said = OPEN_MPI | MPICH | {"PMIX_RANK": "1", "HYDI_CONTROL_FD": "7", "MPI_LOCALRANKID": "0"}
-    said |= {"PRTE_LAUNCHED": "1", "OMPI_MCA_num_procs": "2", REPLICA_PID: "12", "SLURM_STEP_ID": "0"}
+    said |= {"PRTE_LAUNCHED": "1", "OMPI_MCA_num_procs": "2", REPLICA_PID.name: "12", "SLURM_STEP_ID": "0"}
     job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "PATH": "/bin"}
     assert scrubbed_environment(settings | said | job) == settings | job
 

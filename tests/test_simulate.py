@@ -10,8 +10,7 @@ import pytest
 
 import distopt
 from distopt import simulate
-from distopt.errors import DeadCommunicatorError, InvalidArgumentError, ReplicaError
-from distopt.process.thread_limits import configured_threads
+from distopt.errors import DeadCommunicatorError, ReplicaError
 
 
 def in_a_thread(fn):
@@ -87,19 +86,3 @@ def test_an_interruption_of_the_caller_stops_the_replicas():
     assert all(ended.acquire(timeout=10) for _ in range(3))
     assert {type(failure) for failure in failures} == {DeadCommunicatorError}
     assert "KeyboardInterrupt" in str(failures[0])
-
-
-@pytest.mark.parametrize("text", ["²", "1" * 20, "0", "-1", "1.5", " "])
-def test_numbers_of_threads_that_are_none(monkeypatch, text):
-    monkeypatch.setenv("DISTOPT_THREADS", text)
-    with pytest.raises(InvalidArgumentError, match="DISTOPT_THREADS"):
-        configured_threads()
-
-
-def test_an_empty_setting_is_none(monkeypatch):
-    from distopt.kernels.target import kernel_kind
-
-    monkeypatch.setenv("DISTOPT_THREADS", "")
-    monkeypatch.setenv("DISTOPT_KERNELS", "")
-    assert configured_threads() == 1
-    assert kernel_kind.__wrapped__() == "fused"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from distopt.cli.findings import Findings
 from distopt.errors import DistoptError
+from distopt.settings import THREADS
 
 _SMALL_SHM = 64 << 20  # Docker's default; MPICH's replicas die by a signal when it is full
 
@@ -66,13 +67,11 @@ def threads(findings: Findings) -> None:
     import numba
     from threadpoolctl import threadpool_info
 
-    from distopt.process.thread_limits import configured_threads
-
     pools = [f"{pool['internal_api']} {pool['num_threads']}" for pool in threadpool_info()]
     variable = f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}"
     findings.note("threads", ", ".join([variable, f"numba {numba.config.NUMBA_NUM_THREADS}", *pools]))
     try:
-        findings.note("threads per replica", f"{configured_threads()} if there are several (DISTOPT_THREADS)")
+        findings.note("threads per replica", f"{THREADS.read()} if there are several ({THREADS.name})")
     except DistoptError as error:
         findings.problem(str(error))
 

@@ -20,8 +20,9 @@ from distopt.cli.deaths import Watch, killed
 from distopt.cli.mpirun import find_mpirun, flags, mpi_library
 from distopt.cli.restarts import Outcome, repeat
 from distopt.errors import DistoptError
-from distopt.process.launcher import RUN_DIRECTORY, scrubbed_environment
+from distopt.process.launcher import scrubbed_environment
 from distopt.process.system import control_group
+from distopt.settings import RECEIPT, RUN_DIR
 
 GRACE_SECONDS = 30.0
 """How long replicas that were told to stop may save their state."""
@@ -80,7 +81,7 @@ def run(  # noqa: PLR0913 (the options of a command are its parameters)
         raise click.ClickException(f"there is no script {str(script)!r} to run{hint}")
     start = _run_under_mpi if backend == "mpi" else _run_on_ray
     if receipt is not None:
-        os.environ["DISTOPT_RECEIPT"] = str(receipt.absolute())
+        os.environ[RECEIPT.name] = str(receipt.absolute())
     try:
         sys.exit(start([str(script), *arguments], replicas, max_restarts, _sentences(faults)))
     except DistoptError as error:
@@ -140,7 +141,7 @@ class Job:
         self._memory = control_group()
         self.process = subprocess.Popen(
             command,
-            env=environment | {RUN_DIRECTORY: str(folder)},
+            env=environment | {RUN_DIR.name: str(folder)},
             stdin=subprocess.DEVNULL if sys.stdin is None or sys.stdin.isatty() else None,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

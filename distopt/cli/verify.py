@@ -15,11 +15,11 @@ import click
 from distopt.cli.mpirun import find_mpirun, flags, mpi_library
 from distopt.errors import DistoptError
 from distopt.process.launcher import scrubbed_environment
+from distopt.settings import RECEIPT
 from distopt.verify.comparison import TOLERANCE, Row, compare, table
 from distopt.verify.first_step import Recording
 from distopt.verify.loss_advice import about_gradients, before_gradients
 
-_RECEIPT = "DISTOPT_RECEIPT"  # these runs are no continuation of the one that wrote a receipt there
 _LINES = 15
 
 
@@ -48,9 +48,9 @@ def verify(replicas: int, tolerance: float, script: Path, arguments: tuple[str, 
     signal.signal(signal.SIGTERM, _stop)
     try:
         launcher = find_mpirun(mpi_library())
+        mpirun = [str(launcher.path), *flags(launcher.family, replicas), "-n", str(replicas)]
     except DistoptError as error:
         raise click.ClickException(str(error)) from None
-    mpirun = [str(launcher.path), *flags(launcher.family, replicas), "-n", str(replicas)]
     with tempfile.TemporaryDirectory(prefix="distopt-verify-") as folder:
         runs = _Runs(Path(folder), [str(script), *arguments])
         one, many = runs.record([], "one process"), runs.record(mpirun, f"{replicas} replicas")
@@ -96,7 +96,8 @@ class _Runs:
         output, log = self._folder / "step.npz", self._folder / "log.txt"
         output.unlink(missing_ok=True)
         command = [*launcher, sys.executable, "-m", "distopt.verify.first_step", str(output), *self._script]
-        environment = {name: value for name, value in scrubbed_environment().items() if name != _RECEIPT}
+        environment = scrubbed_environment()
+        environment.pop(RECEIPT.name, None)  # these runs are no continuation of the one that wrote it
         with log.open("wb") as said:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 
@@ -12,7 +11,8 @@ from distopt.distribute.agreement.checks import Checks
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.header import Call, agree, exchange_bytes
 from distopt.kernels import cpu_target, kernel_kind
-from distopt.process.thread_limits import configured_threads, limit_threads
+from distopt.process.thread_limits import limit_threads
+from distopt.settings import BUCKET_BYTES, THREADS
 
 
 def greet(communicator: Communicator, update: str, checks: Checks) -> None:
@@ -23,8 +23,8 @@ def greet(communicator: Communicator, update: str, checks: Checks) -> None:
         "kernels (DISTOPT_KERNELS)": kernel_kind(),
         "update (DISTOPT_UPDATE)": update,
         "checks (DISTOPT_CHECKS)": repr(checks),
-        "bucket size (DISTOPT_BUCKET_BYTES)": os.environ.get("DISTOPT_BUCKET_BYTES", "measured"),
-        "threads per replica (DISTOPT_THREADS)": str(configured_threads()),
+        "bucket size (DISTOPT_BUCKET_BYTES)": BUCKET_BYTES.text() or "measured",
+        "threads per replica (DISTOPT_THREADS)": str(THREADS.read()),
     }
     agree(communicator, Call("first agreement of the replicas", lambda: description))
     targets = [text.decode() for text in exchange_bytes(communicator, cpu_target().encode())]

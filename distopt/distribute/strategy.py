@@ -17,8 +17,7 @@ from distopt.distribute.transports.mpi import MPICommunicator
 from distopt.errors import InvalidArgumentError, NoSharedMemoryError
 from distopt.process.launcher import launched
 from distopt.process.replica import Replica, current_replica
-
-UPDATES = ("replicated", "shared")
+from distopt.settings import CHECKS, DEADLINES, RECEIPT, UPDATE, UPDATES
 
 
 class Strategy:
@@ -56,10 +55,9 @@ class Strategy:
         deadlines: Deadlines | None = None,
         receipt: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.update = os.environ.get("DISTOPT_UPDATE", "replicated") if update is None else update
+        self.update = UPDATE.read() if update is None else update
         if self.update not in UPDATES:
-            where = "the environment variable DISTOPT_UPDATE" if update is None else "Strategy(update=...)"
-            raise InvalidArgumentError(f"{where} is {self.update!r}: expected 'replicated' or 'shared'")
+            raise InvalidArgumentError(f"Strategy(update={self.update!r}): expected 'replicated' or 'shared'")
         if self.update == "shared" and not broadcast:
             raise InvalidArgumentError(
                 "Strategy(update='shared', broadcast=False): what exists once per node can't be kept apart; leave "
@@ -72,9 +70,9 @@ class Strategy:
             )
         self.communicator: Communicator = _started_communicator() if communicator is None else communicator
         self.broadcast = broadcast
-        self.checks = Checks.from_environment("DISTOPT_CHECKS") if checks is None else checks
-        self.deadlines = Deadlines.from_environment("DISTOPT_DEADLINES") if deadlines is None else deadlines
-        self.receipt = os.environ.get("DISTOPT_RECEIPT") if receipt is None else receipt
+        self.checks = Checks.from_environment(CHECKS) if checks is None else checks
+        self.deadlines = Deadlines.from_environment(DEADLINES) if deadlines is None else deadlines
+        self.receipt = RECEIPT.read() if receipt is None else receipt
         self.inspects = self.checks.on_nonfinite is not None or self.receipt is not None
         """Whether the sums of gradients are looked at before they are used."""
         self._greeted = False

@@ -26,6 +26,7 @@ import numba
 from numba.core.registry import cpu_target as cpu_target_of_numba
 
 from distopt.kernels.target import cpu_target
+from distopt.settings import CACHE_DIR
 
 # Simulated replicas are threads: they may ask for the same kernel at once.
 _thread_lock = threading.RLock()
@@ -57,7 +58,7 @@ def compile_kernel(name: str, source: str, signature: Any) -> Callable[..., Any]
 
 def cache_directory() -> Path:
     """Return where compiled kernels are kept: ``DISTOPT_CACHE_DIR``, else the user's cache directory."""
-    root = os.environ.get("DISTOPT_CACHE_DIR")
+    root = CACHE_DIR.read()
     if not root:
         root = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "distopt")
     return Path(root) / f"numba{numba.__version__}-python{platform.python_version()}-{cpu_target()}"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import platform
 from pathlib import Path
 
-from distopt.errors import InvalidArgumentError
+from distopt.settings import KERNELS
 
-_KINDS = ("fused", "reference")
 _INSTRUCTION_SETS = (
     "sse",
     "ssse",
@@ -38,13 +36,7 @@ def kernel_kind() -> str:
         >>> kernel_kind() in ("fused", "reference")
         True
     """
-    kind = os.environ.get("DISTOPT_KERNELS") or "fused"
-    if kind not in _KINDS:
-        raise InvalidArgumentError(
-            f"DISTOPT_KERNELS={kind!r} in the environment names no kernels: "
-            "use 'fused' (compiled, the default) or 'reference' (NumPy)"
-        )
-    return kind
+    return KERNELS.read()
 
 
 @functools.cache

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from distopt.process.launcher import RUN_DIRECTORY, launched
+from distopt.process.launcher import launched
 from distopt.process.system import describe_memory
+from distopt.settings import RUN_DIR
 
 DRAIN_SECONDS = 0.25
 """How long the launcher is given to pass on what was printed."""
@@ -104,7 +105,7 @@ def format_failure(kind: type[BaseException], error: BaseException | None, trace
 
 def _leave_report(index: int, message: str) -> bool:
     """Leave the failure where ``distopt run`` looks for it, to print it last; return whether it does."""
-    directory = os.environ.get(RUN_DIRECTORY)
+    directory = RUN_DIR.read()
     if directory:
         with contextlib.suppress(OSError):  # on another host than that of ``distopt run`` there is no such directory
             Path(directory, f"failure-{index}.txt").write_text(message.lstrip())

@@ -9,10 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-REPLICA_PID = "DISTOPT_REPLICA_PID"
-"""Set to its own process id by every replica, so that the processes it starts can tell that they are none."""
-RUN_DIRECTORY = "DISTOPT_RUN_DIR"
-"""Set by ``distopt run``: where replicas leave what its last report needs."""
+from distopt.settings import REPLICA_PID, RUN_DIR
 
 DAEMONS = ("hydra_pmi", "mpiexec", "mpirun", "orted", "orterun", "prted", "prterun", "slurmstepd")
 """How the programs that start replicas are called, or begin."""
@@ -20,7 +17,7 @@ DAEMONS = ("hydra_pmi", "mpiexec", "mpirun", "orted", "orterun", "prted", "prter
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0  # Slurm's numbers for the batch script, an interactive shell, ...
 _LAST_FILE = 500
 _STEP_VARIABLE = (
-    r"(OMPI|PMIX|PRTE|PMI|MPIR|MPI_LOCAL|HYDI|HYD_)\w*|DISTOPT_REPLICA_PID|DISTOPT_RUN_DIR"
+    rf"{REPLICA_PID.name}|{RUN_DIR.name}|(OMPI|PMIX|PRTE|PMI|MPIR|MPI_LOCAL|HYDI|HYD_)\w*"
     r"|SLURM_(STEP|SRUN|LAUNCH|CPU_BIND|PMIX|MPI_TYPE|PROCID|LOCALID|NODEID|GTIDS|TASK_PID|DISTRIBUTION)\w*"
 )
 _SETTING = r"OMPI_ALLOW_RUN_AS_ROOT\w*|OMPI_MCA_(pml|btl|mtl|osc|smsc|coll)(_\w+)?|(PRTE|PMIX)_MCA_\w+|MPIR_CVAR_\w+"
@@ -48,8 +45,8 @@ def launched() -> Launch | None:
     step = _step(os.environ)
     if step is None or _is_child_of_replica():
         return None
-    if os.environ.get(REPLICA_PID) != str(os.getpid()):
-        os.environ[REPLICA_PID] = str(os.getpid())
+    if REPLICA_PID.read() != os.getpid():
+        os.environ[REPLICA_PID.name] = str(os.getpid())
         _report_to_distopt_run(step)
     return step
 
@@ -91,7 +88,7 @@ def _step(environment: Mapping[str, str]) -> Launch | None:
 
 def _is_child_of_replica() -> bool:
     """Whether a replica started this process, directly or not, with no launcher in between."""
-    replica = int(os.environ.get(REPLICA_PID, "0"))
+    replica = REPLICA_PID.read()
     if not replica or replica == os.getpid():
         return False
     if not os.path.exists("/proc/self/stat"):
@@ -118,7 +115,7 @@ def ancestors() -> Iterator[tuple[int, str]]:
 
 
 def _report_to_distopt_run(step: Launch) -> None:
-    directory = os.environ.get(RUN_DIRECTORY)
+    directory = RUN_DIR.read()
     if directory and os.path.isdir(directory):  # replicas on other hosts do not see it
         path = os.path.join(directory, f"replica-{step.rank}.json")
         with open(path + ".new", "w", encoding="utf-8") as file:

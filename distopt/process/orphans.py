@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from distopt.process.exiting import is_exiting
-from distopt.process.launcher import DAEMONS, RUN_DIRECTORY, ancestors, launched
+from distopt.process.launcher import DAEMONS, ancestors, launched
+from distopt.settings import RUN_DIR
 
 _watched: dict[int, str] = {}
 """File descriptors that become readable when a process ends, with its name."""
@@ -99,7 +100,7 @@ def _launcher_processes() -> Iterator[tuple[int, str]]:
             found = True
             yield pid, name
         elif found:
-            if os.path.isdir(os.environ.get(RUN_DIRECTORY, "")):  # on the host of distopt run only
+            if os.path.isdir(RUN_DIR.read() or ""):  # on the host of distopt run only
                 yield pid, name
             return
 

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 from typing import Any
 
-from distopt.errors import InvalidArgumentError
-
-
-def configured_threads() -> int:
-    """Return the threads that one of several replicas may use (``DISTOPT_THREADS``, default 1)."""
-    text = os.environ.get("DISTOPT_THREADS") or "1"
-    if not re.fullmatch("[0-9]{1,6}", text) or int(text) < 1:
-        raise InvalidArgumentError(f"DISTOPT_THREADS={text!r}: expected a number of threads, 1 or more")
-    return int(text)
+from distopt.settings import THREADS
 
 
 def limit_threads() -> Any:
@@ -24,4 +14,4 @@ def limit_threads() -> Any:
     """
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(configured_threads())
+    return threadpool_limits(THREADS.read())

@@ -20,9 +20,9 @@ from distopt.errors import DistoptError
 from distopt.ray.backend import address_in_use, cause_of, status_of
 from distopt.ray.console import console, printing_to
 from distopt.ray.trainer import DistoptTrainer
+from distopt.settings import given
 from distopt.testing.faults import script as faulty
 
-_SETTINGS = "DISTOPT_"
 _ANSWER_SECONDS = 5.0
 
 # Of Ray Train's, where the person has not set them: paths are relative to where they are, what is printed is printed
@@ -79,8 +79,7 @@ def run_job(script: Script, replicas: int, max_restarts: int) -> tuple[int, str]
 
 
 def _connect(replicas: int) -> None:
-    settings = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
-    common: dict[str, Any] = {"log_to_driver": False, "runtime_env": {"env_vars": settings}, "logging_level": "warning"}
+    common: dict[str, Any] = {"log_to_driver": False, "runtime_env": {"env_vars": given()}, "logging_level": "warning"}
     _check_answers(address_in_use())
     try:
         ray.init(num_cpus=replicas, include_dashboard=False, **common)

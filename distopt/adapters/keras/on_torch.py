@@ -10,7 +10,7 @@ from distopt.adapters.torch.tensors import torch
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers import Optimizer
-from distopt.process.thread_limits import configured_threads
+from distopt.settings import THREADS
 
 LEAVES_GRADIENTS = False
 """Whether a compiled step leaves its gradients to be used after it."""
@@ -41,7 +41,7 @@ class TrainedVariables:
         for trained, buffer in zip(self._trained, optimizer.gradient_buffers(self.variables), strict=True):
             trained.install(buffer)
         if get_strategy().num_replicas_in_sync > 1:
-            torch.set_num_threads(configured_threads())
+            torch.set_num_threads(THREADS.read())
 
     def read(self, gradients: Sequence[Any]) -> list[Any]:
         """Return gradients as ``apply_gradients`` takes them.

@@ -23,7 +23,7 @@ from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers import legacy
 from distopt.optimizers.common.access import family_of
-from distopt.process.thread_limits import configured_threads
+from distopt.settings import THREADS
 
 __all__ = ["DistributedOptimizer", "broadcast_buffers"]
 
@@ -98,7 +98,7 @@ class DistributedOptimizer:
         if strategy.broadcast:
             take_from_replica_0("torch DistributedOptimizer", named.items())
         if strategy.num_replicas_in_sync > 1:
-            torch.set_num_threads(configured_threads())
+            torch.set_num_threads(THREADS.read())
         self._stream = Stream.begun(self._optimizer, self._trained)
         for trained in self._trained:
             hook = trained.deliver if self._stream is None else functools.partial(self._stream.deliver, trained)

@@ -7,25 +7,26 @@ a change of the script.
 from __future__ import annotations
 
 import numbers
-import os
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from distopt.errors import InvalidArgumentError
+from distopt.settings import Setting
 
 
 @dataclass(frozen=True)
 class _Options:
     @classmethod
-    def from_environment(cls, variable: str) -> Self:
+    def from_environment(cls, setting: Setting[str]) -> Self:
         """Return the options that an environment variable sets, ``name=value,name=value``; defaults for the others.
 
         Raises:
             InvalidArgumentError: an option that is not known, or a value that can't be right.
         """
+        variable = setting.name
         given: dict[str, Any] = {}
         known = {field.name: field for field in fields(cls)}
-        for part in filter(None, os.environ.get(variable, "").replace(" ", "").split(",")):
+        for part in filter(None, setting.read().replace(" ", "").split(",")):
             name, _, text = part.partition("=")
             if name not in known:
                 raise InvalidArgumentError(f"{variable}: unknown option {name!r}: known are {', '.join(known)}")

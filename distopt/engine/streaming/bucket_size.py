@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import struct
 import sys
 import time
@@ -14,11 +13,8 @@ import numpy as np
 from distopt.distribute.agreement.header import exchange_bytes
 from distopt.distribute.node.node import Node
 from distopt.distribute.node.node_sum import NodeSum
-from distopt.errors import InvalidArgumentError
 from distopt.memory.layout import new_segment
-from distopt.process.thread_limits import configured_threads
-
-SETTING = "DISTOPT_BUCKET_BYTES"
+from distopt.settings import BUCKET_BYTES, THREADS
 
 LARGEST = 64 << 20
 _SMALL, _LARGE = 1 << 16, 1 << 22
@@ -36,7 +32,7 @@ def bucket_bytes(node: Node) -> int | None:
     Args:
         node: the communication thread's.
     """
-    configured = _configured()
+    configured = BUCKET_BYTES.read()
     if configured is not None:
         return configured
     if node.is_whole_job and not _has_free_core(node):
@@ -48,20 +44,11 @@ def bucket_bytes(node: Node) -> int | None:
     return size
 
 
-def _configured() -> int | None:
-    text = os.environ.get(SETTING)
-    if not text:
-        return None
-    if not re.fullmatch("[0-9]+", text) or int(text) < 1:
-        raise InvalidArgumentError(f"{SETTING}={text!r}: expected a number of bytes, 1 or more")
-    return int(text)
-
-
 def _has_free_core(node: Node) -> bool:
     """Whether every replica has a core beside those that it and others with the same cores compute on."""
     cores = exchange_bytes(node.communicator, repr(sorted(os.sched_getaffinity(0))).encode())
     sharing = [cores.count(each) for each in cores]
-    return all(each.count(b",") + 1 > sharing[r] * configured_threads() for r, each in enumerate(cores))
+    return all(each.count(b",") + 1 > sharing[r] * THREADS.read() for r, each in enumerate(cores))
 
 
 def _measured(node: Node) -> int:
@@ -87,7 +74,7 @@ def _measured(node: Node) -> int:
 
 def _say(node: Node, text: str) -> None:
     if node.communicator.index == 0:
-        _print_once(f"distopt: {text} ({SETTING}=n fixes n bytes)")
+        _print_once(f"distopt: {text} ({BUCKET_BYTES.name}=n fixes n bytes)")
 
 
 @functools.cache
