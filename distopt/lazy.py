@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
-def attach(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's ``__getattr__`` that imports names from their homes.
+def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return a package's ``__getattr__``, ``__dir__`` and ``__all__``, made from the stub beside it.
+
+    The stub, ``__init__.pyi``, is the one list of the package's names: type checkers read it as well. Each is a line
+    ``from <module> import <name> as <name>``. A name from the package itself is one of its modules, and is not in
+    ``__all__``.
 
     Args:
         package: the package's ``__name__``.
-        homes: public name -> module that holds it; a module that ends in ``.name`` itself stands for the module.
+        file: its ``__file__``.
     """
+    homes = _homes(Path(file).with_suffix(".pyi"))
 
     def load(name: str) -> Any:
         home = homes.get(name)
         if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(home)
-        value = module if home == f"{package}.{name}" else getattr(module, name)
+        value = importlib.import_module(f"{package}.{name}" if home == package else home)
+        if home != package:
+            value = getattr(value, name)
         setattr(sys.modules[package], name, value)
         return value
 
-    return load
+    def names() -> list[str]:
+        return sorted({*homes, *filter(lambda name: name.startswith("__"), vars(sys.modules[package]))})
+
+    return load, names, [name for name, home in homes.items() if home != package]
+
+
+def _homes(stub: Path) -> dict[str, str]:
+    """Return the module that each name comes from."""
+    return {
+        alias.name: node.module
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }

@@ -78,6 +78,24 @@ def test_public_names_exist() -> None:
                 assert getattr(module, name) is not None
 
 
+@pytest.mark.parametrize("stub", sorted(ROOT.rglob("*.pyi")), ids=lambda stub: stub.parent.name)
+def test_a_stub_lists_names_and_rooms_that_exist(stub: Path) -> None:
+    package = ".".join(["distopt", *stub.parent.relative_to(ROOT).parts])
+    if package in OPTIONAL and importlib.util.find_spec(OPTIONAL[package]) is None:
+        pytest.skip(f"needs {OPTIONAL[package]}")
+    module = importlib.import_module(package)
+    lines = [node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)]
+    listed = [alias.asname for line in lines for alias in line.names]
+    rooms = [alias.asname for line in lines for alias in line.names if line.module == package]
+    assert len(listed) == len(set(listed))
+    assert sorted(set(listed) - set(rooms)) == sorted(module.__all__)
+    assert sorted(name for name in dir(module) if not name.startswith("__")) == sorted(listed)
+    for each in rooms:
+        assert (stub.parent / each).is_dir() or (stub.parent / f"{each}.py").is_file()
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
 def test_rooms_are_attributes_after_a_bare_import() -> None:
     script = "import distopt; assert distopt.distribute.get_strategy().num_replicas_in_sync == 1; print('ok')"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "ok\n"

@@ -109,7 +109,7 @@ def test_what_a_replica_starts_is_no_replica_but_a_job_of_its_own_is():
 def test_the_launcher_is_read_without_mpi():
     code = (
         "import sys; from distopt.process.launcher import launched; launched();"
-        "print(sorted(set(sys.modules) & {'mpi4py', 'numba', 'autograd', 'click', 'rich'}))"
+        "print(sorted(set(sys.modules) & {'autograd', 'click', 'mpi4py', 'msgspec', 'numba', 'numpy', 'rich'}))"
     )
     result = run([sys.executable, "-c", code])
     assert (result.status, result.output) == (0, "[]\n"), result.text

@@ -1,0 +1,35 @@
+from distopt import aggregators as aggregators
+from distopt import checkpoint as checkpoint
+from distopt import constraints as constraints
+from distopt import data as data
+from distopt import distribute as distribute
+from distopt import elastic as elastic
+from distopt import errors as errors
+from distopt import gradients as gradients
+from distopt import kernels as kernels
+from distopt import losses as losses
+from distopt import ops as ops
+from distopt import optimizers as optimizers
+from distopt import ray as ray
+from distopt import telemetry as telemetry
+from distopt import testing as testing
+from distopt import transformers as transformers
+from distopt.distribute.agreement.checks import Checks as Checks
+from distopt.distribute.agreement.checks import Deadlines as Deadlines
+from distopt.distribute.collectives import all_gather as all_gather
+from distopt.distribute.collectives import all_reduce as all_reduce
+from distopt.distribute.collectives import barrier as barrier
+from distopt.distribute.collectives import broadcast as broadcast
+from distopt.distribute.collectives import num_replicas as num_replicas
+from distopt.distribute.collectives import print_once as print_once
+from distopt.distribute.collectives import replica_index as replica_index
+from distopt.distribute.simulation import simulate as simulate
+from distopt.distribute.strategy import Strategy as Strategy
+from distopt.distribute.strategy import get_strategy as get_strategy
+from distopt.gradients import GradientTape as GradientTape
+from distopt.gradients import stop_gradient as stop_gradient
+from distopt.memory.digests import digest as digest
+from distopt.variables.indexed_slices import IndexedSlices as IndexedSlices
+from distopt.variables.variable import Variable as Variable
+
+__version__: str
