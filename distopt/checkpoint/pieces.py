@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated, TypeAlias
+
+import msgspec
 
 from distopt.memory.layout import SPAN_UNIT
 
+LIMIT = 2**62 - 1
+"""Of elements and of bytes."""
 
-@dataclass(frozen=True, order=True)
-class Piece:
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=LIMIT)]
+
+
+class Piece(msgspec.Struct, frozen=True, order=True, array_like=True):
     """The elements [begin, end) of a flattened variable.
 
     Args:
@@ -20,8 +26,8 @@ class Piece:
     """
 
     key: str
-    begin: int
-    end: int
+    begin: Count
+    end: Count
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distopt.checkpoint import directory as names
 from distopt.checkpoint.files import BadFileError, Stored, check_file, locate, read_into
-from distopt.checkpoint.manifest import Manifest, read_manifest
+from distopt.checkpoint.manifest import Described, Manifest, read_manifest
 from distopt.checkpoint.state import Entry, Live, own_key
 from distopt.distribute.node.node import Node
 from distopt.engine.sweep.sharing import SharedByNode
@@ -42,7 +42,7 @@ def open_checkpoint(directory: Path, step: int) -> Found:
         manifest = read_manifest(path, step)
         for part in manifest.parts:
             check_file(path / part.name, part.size, part.checksum)
-        dtypes = {key: dtype for key, (_, dtype) in manifest.variables.items()}
+        dtypes = {key: described.dtype for key, described in manifest.variables.items()}
         stored = [locate(path / part.name, [(p, dtypes[p.key]) for p in part.pieces]) for part in manifest.parts]
     except OSError as error:
         raise BadFileError(f"{error.strerror or error}: {Path(error.filename or path).name}") from None
@@ -82,7 +82,7 @@ def targets_of(live: Live, manifest: Manifest, owner: int) -> dict[str, Entry]:
     targets = {**live.common, **{own_key(key, owner): entry for key, entry in live.own.items()}}
     others = {own_key("", r) for r in range(len(manifest.replicas)) if r != owner}
     stored = {k: v for k, v in manifest.variables.items() if f"{k.split('/', 1)[0]}/" not in others}
-    here = {key: (entry.variable.shape, entry.variable.dtype.name) for key, entry in targets.items()}
+    here = {key: entry.described for key, entry in targets.items()}
     lines = [f"{key}: only in the checkpoint" for key in stored if key not in here]
     lines += [f"{key}: not in the checkpoint" for key in here if key not in stored]
     lines += [
@@ -128,6 +128,5 @@ def _reads(node: Node | None, number: int) -> bool:
     return node is None or number % len(node.members) == node.place
 
 
-def _text(described: tuple[tuple[int, ...], str]) -> str:
-    shape, dtype = described
-    return f"{dtype}{list(shape)}"
+def _text(described: Described) -> str:
+    return f"{described.dtype}{list(described.shape)}"

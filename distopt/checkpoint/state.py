@@ -23,6 +23,7 @@ import numpy as np
 
 from distopt.arrays import Array
 from distopt.checkpoint.files import DTYPES
+from distopt.checkpoint.manifest import Described
 from distopt.checkpoint.pieces import Piece, cut
 from distopt.errors import InvalidArgumentError
 from distopt.memory.flat_buffer import FlatBuffer
@@ -47,6 +48,11 @@ class Entry:
     variable: Variable
     home: FlatBuffer | None = None
     start: int = 0
+
+    @property
+    def described(self) -> Described:
+        """Its shape and dtype."""
+        return Described(self.variable.shape, self.variable.dtype.name)
 
     @property
     def bytes(self) -> Array:
@@ -83,10 +89,10 @@ class Live:
         # The widest first: each begins at a multiple of its size in the file.
         return sorted(pieces, key=lambda item: -item[1].variable.storage.array.itemsize)
 
-    def described(self, replicas: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    def described(self, replicas: int) -> dict[str, Described]:
         """Return shape and dtype of all that the checkpoint holds."""
         own = {own_key(key, r): entry for r in range(replicas) for key, entry in self.own.items()}
-        return {k: (e.variable.shape, e.variable.dtype.name) for k, e in {**self.common, **own}.items()}
+        return {key: entry.described for key, entry in {**self.common, **own}.items()}
 
 
 def own_key(key: str, replica: int) -> str:

@@ -12,15 +12,17 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from distopt.arrays import Array
 from distopt.checkpoint import directory as names
 from distopt.checkpoint.files import write_tensors, write_text
-from distopt.checkpoint.manifest import Manifest, Part, part_from_json, part_to_json
+from distopt.checkpoint.manifest import Described, Manifest, Part
 from distopt.checkpoint.pieces import Piece
 from distopt.process.exiting import is_exiting
 
@@ -50,7 +52,7 @@ class Whole:
     step: int
     token: str
     replicas: int
-    variables: Mapping[str, tuple[tuple[int, ...], str]]
+    variables: dict[str, Described]
     trained: Sequence[str]
     keep: int
 
@@ -84,12 +86,19 @@ class Write:
     index: int
     pieces: Sequence[tuple[Piece, str]]
     buffer: Array
-    own: Mapping[str, Any]
+    own: dict[str, Any]
 
     @property
     def path(self) -> Path:
         """The file."""
         return self.whole.aside / f"part-{self.index:05}.safetensors"
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What a replica says in a file when its part is on the disk."""
+
+    file: Part
+    own: dict[str, Any]
 
 
 class Writer:
@@ -149,7 +158,7 @@ def _write(write: Write) -> None:
     whole.aside.mkdir(parents=True, exist_ok=True)
     size, digest = write_tensors(write.path, write.pieces, write.buffer)
     part = Part(write.path.name, size, digest, [piece for piece, _ in write.pieces])
-    write_text(whole.note(write.index), json.dumps({"file": part_to_json(part), "own": write.own}))
+    write_text(whole.note(write.index), json.dumps(msgspec.to_builtins(Note(part, write.own))))
     if write.index == 0:
         _wait_for_parts(whole)
         _complete(whole)
@@ -157,10 +166,14 @@ def _write(write: Write) -> None:
 
 def _complete(whole: Whole) -> None:
     """Make the parts of all replicas a checkpoint."""
-    notes = [json.loads(whole.note(r).read_text(encoding="utf-8")) for r in range(whole.replicas)]
-    parts = [part_from_json(note["file"]) for note in notes]
-    manifest = Manifest(whole.step, whole.variables, whole.trained, parts, [note["own"] for note in notes])
-    manifest.check()
+    notes = [msgspec.convert(json.loads(whole.note(r).read_bytes()), Note) for r in range(whole.replicas)]
+    manifest = Manifest(
+        step=whole.step,
+        variables=whole.variables,
+        trained=list(whole.trained),
+        parts=[note.file for note in notes],
+        replicas=[note.own for note in notes],
+    )
     for r in range(whole.replicas):
         whole.note(r).unlink()
     manifest.write(whole.aside)
