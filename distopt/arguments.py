@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,6 +23,16 @@ def as_float(value: Any) -> float:
         return float(array) if array.ndim == 0 and array.dtype.kind not in "USbc" else math.nan
     except (TypeError, ValueError):
         return math.nan
+
+
+def as_int(value: Any) -> int | None:
+    """Return one whole number as an int, and anything else (True, 2.0, a string) as None."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def real(owner: str, argument: str, value: Any) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.exceptions import AxisError
 
+from distopt.arguments import as_float
 from distopt.errors import InvalidArgumentError
 
 _EPSILON = 1e-7
@@ -238,7 +239,8 @@ def _scaled(value: npt.ArrayLike, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return result.astype(np.asarray(value).dtype, copy=False)
 
 
-def _not_negative(owner: str, argument: str, number: float) -> float:
+def _not_negative(owner: str, argument: str, value: Any) -> float:
+    number = as_float(value)
     if not (number >= 0 and math.isfinite(number)):
-        raise InvalidArgumentError(f"{owner}: {argument} must be a finite number >= 0, received {number!r}.")
-    return float(number)
+        raise InvalidArgumentError(f"{owner}: {argument} must be a finite number >= 0, received {value!r}.")
+    return number

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from distopt.arguments import as_float
 from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import clip, multiply, scale, square_sums, tree_sum
@@ -128,13 +129,10 @@ def checked_limit(name: str, value: Any) -> float | None:
     """
     if value is None:
         return None
-    try:
-        limit = None if isinstance(value, (str, bytes)) else float(value)
-    except (TypeError, ValueError):
-        limit = None
-    if limit is None:
+    limit = as_float(value)
+    if math.isnan(limit):
         raise InvalidArgumentError(f"Expected {name} >= 0, received: {value!r}, which is no number")
-    if not limit >= 0:
+    if limit < 0:
         raise InvalidArgumentError(f"Expected {name} >= 0, received: {value!r}. None switches clipping off")
     return limit
 

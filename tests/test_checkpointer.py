@@ -321,6 +321,8 @@ def test_what_is_under_way_at_the_end_of_the_process_is_completed(tmp_path):
         ({}, "nothing to save"),
         ({"optimizer": "Adam"}, "expected an optimizer of distopt"),
         ({"variables": [1.0], "keep": 0}, "keep = 0: expected an int, 1 or more"),
+        ({"variables": [1.0], "keep": True}, "keep = True: expected an int, 1 or more"),
+        ({"variables": [1.0], "keep": 2.0}, "keep = 2.0: expected an int, 1 or more"),
         ({"variables": [1.0], "random": np.random.default_rng()}, "write \\(rng,\\) for one"),
         ({"variables": [1.0], "random": [3]}, "3 is no random generator"),
         ({"variables": [1.0], "data": [1, 2]}, "expected distopt.data.batches"),

@@ -103,6 +103,8 @@ def test_a_constraint_survives_json(constraint):
     [
         (lambda: MaxNorm(-1), "MaxNorm: max_value must be a finite number >= 0, received -1"),
         (lambda: MaxNorm(float("nan")), "max_value must be a finite number"),
+        (lambda: MaxNorm("2"), "MaxNorm: max_value must be a finite number >= 0, received '2'"),
+        (lambda: MaxNorm(True), "max_value must be a finite number"),
         (lambda: MinMaxNorm(2, 1), "min_value must not exceed max_value, received 2 and 1"),
         (lambda: MinMaxNorm(rate=1.5), "rate must be from 0 to 1, received 1.5"),
         (lambda: UnitNorm(axis=1)(np.ones(3)), r"UnitNorm\(axis=1\): a value of shape \(3,\)"),

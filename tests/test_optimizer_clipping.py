@@ -143,7 +143,7 @@ def test_formulas(family, limit, gradients):
 
 def test_negative_limits_are_refused(sgd):
     for argument in ("clipvalue", "clipnorm", "global_clipnorm"):
-        for bad in (-1.0, float("nan"), "much"):
+        for bad in (-1.0, float("nan"), "much", True):
             with pytest.raises(ValueError, match=argument):
                 sgd(**{argument: bad})
     with pytest.raises(ValueError, match=r"Expected clipnorm >= 0, received: -1.0"):

@@ -11,6 +11,7 @@ import pytest
 import distopt
 from distopt import IndexedSlices, Variable
 from distopt.constraints import NonNeg
+from distopt.errors import InvalidArgumentError
 from distopt.optimizers import SGD, Adam, Lamb, LossScaleOptimizer, MultiOptimizer, OptimizerMap
 from distopt.optimizers.common.access import engine_of
 
@@ -115,6 +116,8 @@ def test_arguments_of_averages_are_checked():
         SGD(use_ema=True, ema_momentum=1.5)
     with pytest.raises(ValueError, match="1 or more"):
         SGD(use_ema=True, ema_overwrite_frequency=0)
+    with pytest.raises(InvalidArgumentError, match="ema_overwrite_frequency=True"):
+        SGD(use_ema=True, ema_overwrite_frequency=True)
     SGD(ema_momentum=1.5, ema_overwrite_frequency=0)
 
 

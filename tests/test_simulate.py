@@ -6,11 +6,12 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 import distopt
 from distopt import simulate
-from distopt.errors import DeadCommunicatorError, ReplicaError
+from distopt.errors import DeadCommunicatorError, InvalidArgumentError, ReplicaError
 
 
 def in_a_thread(fn):
@@ -62,6 +63,13 @@ def test_an_exit_in_a_replica_does_not_end_the_program(status):
     with pytest.raises(ReplicaError, match=f"^replica 1 called sys.exit.{status!r}.") as raised:
         simulate(3, leave)
     assert isinstance(raised.value.__cause__, SystemExit)
+
+
+@pytest.mark.parametrize("count", [0, True, 2.0, "2", None])
+def test_a_number_of_replicas_that_is_none(count):
+    with pytest.raises(InvalidArgumentError, match=rf"num_replicas={count!r}\): expected an int, 1 or more"):
+        simulate(count, distopt.replica_index)
+    assert simulate(np.int64(2), distopt.replica_index) == [0, 1]
 
 
 def test_an_interruption_of_the_caller_stops_the_replicas():

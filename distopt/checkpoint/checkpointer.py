@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from distopt.arguments import as_int
 from distopt.checkpoint import directory as names
 from distopt.checkpoint.agreement import do_together, tell
 from distopt.checkpoint.own_state import OWN_VARIABLES, Resumable, own_state, take
@@ -302,6 +303,7 @@ class Checkpointer:
 
 
 def _count(argument: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
+    number = as_int(value)
+    if number is None or number < 1:
         raise InvalidArgumentError(f"Checkpointer: {argument} = {value!r}: expected an int, 1 or more")
-    return value
+    return number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from distopt.arguments import as_int
 from distopt.data.agreement import same_everywhere
 from distopt.data.current import OpenBatch
 from distopt.data.structure import Array, leaves_of, rebuild
@@ -214,10 +214,7 @@ def batches(arrays: Any, *, global_batch_size: int, epochs: int = 1, seed: int =
 
 
 def _integer(name: str, value: Any, least: int, limit: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or not least <= number < limit:
+    number = as_int(value)
+    if number is None or not least <= number < limit:
         raise InvalidArgumentError(f"batches: {name} must be an integer >= {least}, received {value!r}.")
     return number

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from distopt.arguments import as_int
 from distopt.distribute.strategy import Strategy
 from distopt.distribute.transports.threads import Hub, ThreadCommunicator
 from distopt.errors import InvalidArgumentError, ReplicaError
@@ -41,9 +42,10 @@ def simulate(num_replicas: int, fn: Callable[..., T], *args: Any, **kwargs: Any)
         >>> simulate(3, lambda: distopt.replica_index() + distopt.num_replicas())
         [3, 4, 5]
     """
-    if isinstance(num_replicas, bool) or not isinstance(num_replicas, int) or num_replicas < 1:
+    count = as_int(num_replicas)
+    if count is None or count < 1:
         raise InvalidArgumentError(f"simulate(num_replicas={num_replicas!r}): expected an int, 1 or more")
-    return run_on(Hub(num_replicas), fn, *args, **kwargs)
+    return run_on(Hub(count), fn, *args, **kwargs)
 
 
 def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]:

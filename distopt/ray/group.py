@@ -9,6 +9,7 @@ from typing import Self
 
 import ray
 
+from distopt.arguments import as_int
 from distopt.distribute.agreement.goodbye import say_goodbye
 from distopt.distribute.strategy import Strategy
 from distopt.distribute.transports.peers import Member, Peers, listen
@@ -118,7 +119,7 @@ def init_group(index: int, count: int, name: str = "default") -> Group:
         [3.0, 3.0]
         >>> ray.shutdown()
     """
-    if not isinstance(count, int) or not isinstance(index, int) or not 0 <= index < count:
+    if as_int(count) is None or as_int(index) is None or not 0 <= index < count:
         raise InvalidArgumentError(f"init_group(index={index!r}, count={count!r}): expected 0 <= index < count")
     if not ray.is_initialized():
         raise InvalidArgumentError(

@@ -6,10 +6,10 @@ a change of the script.
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from distopt.arguments import as_float
 from distopt.errors import InvalidArgumentError
 from distopt.settings import Setting
 
@@ -61,7 +61,8 @@ class Checks(_Options):
     on_nonfinite: str | None = None
 
     def __post_init__(self) -> None:
-        if not _is_number(self.state_every) or self.state_every < 0 or self.state_every % 1:
+        every = as_float(self.state_every)
+        if not (every >= 0 and every.is_integer()):
             raise InvalidArgumentError(f"state_every={self.state_every!r}: expected a number of steps, or 0 for never")
         if self.on_divergence not in ("raise", "resync"):
             raise InvalidArgumentError(f"on_divergence={self.on_divergence!r}: expected 'raise' or 'resync'")
@@ -93,12 +94,8 @@ class Deadlines(_Options):
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not _is_number(value) or not value > 0:
+            if not as_float(value) > 0:
                 raise InvalidArgumentError(f"{field.name}={value!r}: expected a time in seconds, more than 0")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _number(variable: str, name: str, text: str) -> float:

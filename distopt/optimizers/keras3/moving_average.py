@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distopt.arguments import flag, within
+from distopt.arguments import as_int, flag, within
 from distopt.distribute.node.node_sum import Spread
 from distopt.engine.state.slot_store import SlotStore
 from distopt.engine.sweep.sharing import agree_on_state, complete_slots
@@ -68,16 +68,18 @@ class MovingAverage:
             momentum = within(self._owner, "ema_momentum", momentum, 0, 1)
             self.agreed = {"ema_momentum": momentum}
             if overwrite_frequency is not None:
-                self._check_frequency(overwrite_frequency)
+                overwrite_frequency = self._checked_frequency(overwrite_frequency)
                 self.agreed["ema_overwrite_frequency"] = float(overwrite_frequency)
         self.momentum, self.overwrite_frequency = momentum, overwrite_frequency
 
-    def _check_frequency(self, frequency: Any) -> None:
-        if not isinstance(frequency, (int, np.integer)) or frequency < 1:
+    def _checked_frequency(self, frequency: Any) -> int:
+        steps = as_int(frequency)
+        if steps is None or steps < 1:
             raise InvalidArgumentError(
                 f"{self._owner}(ema_overwrite_frequency={frequency!r}): expected a number of steps, 1 or more, or None "
                 "to overwrite nothing"
             )
+        return steps
 
     def update(self, variables: Sequence[Variable], slots: SlotStore, step: int) -> None:
         """Average weights after the update of a step, and overwrite them where it is time.
