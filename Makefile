@@ -11,16 +11,19 @@ RANKS_TIMEOUT := 600
 # Test processes at once, where tests mostly wait or use one core
 WORKERS := -n 2
 # What is tested with either MPI, beside the parallel tests: how jobs start and end, and that the bits are the same
-LAUNCHING := $(addprefix tests/failing/test_,elastic.py first_failure.py orphans.py) \
-	tests/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
+LAUNCHING := $(addprefix tests/failing/,going_on/test_elastic.py test_first_failure.py test_orphans.py) \
+	tests/repository/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
 # What of the parallel tests is tried on Open MPI, and on 2 and 4 ranks: what rests on messages and on the node; make
 # chaos tries all
-ON_EITHER_MPI := $(addprefix tests/parallel/test_,beginning.py bits.py collectives.py communicator.py conformance.py \
-	header.py node.py oracle.py shared_mode.py step.py streaming.py summation.py uneven.py)
-PARALLEL_2 := $(ON_EITHER_MPI) $(addprefix tests/parallel/test_,every_row.py features.py step_profile.py)
+ON_EITHER_MPI := $(addprefix tests/parallel/agreement/test_,beginning.py header.py) \
+	$(addprefix tests/parallel/modes/test_,bits.py shared_mode.py streaming.py) \
+	$(addprefix tests/parallel/steps/test_,conformance.py oracle.py step.py uneven.py) \
+	$(addprefix tests/parallel/transports/test_,collectives.py communicator.py node.py summation.py)
+PARALLEL_2 := $(ON_EITHER_MPI) $(addprefix tests/parallel/steps/test_,every_row.py features.py step_profile.py)
 PARALLEL_4 := $(PARALLEL_2)
 # The benchmarks with PyTorch's rows; make test runs all of them without
-TORCH_BENCHMARKS := test_adam_kernel.py test_layerwise.py test_ray_aggregation.py
+TORCH_BENCHMARKS := $(addprefix tests/benchmarks/,kernels/test_adam_kernel.py kernels/test_layerwise.py \
+	jobs/test_ray_aggregation.py)
 
 # One node, any user, more ranks than cores; without a search for network cards, which takes a second a rank.
 OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
@@ -73,7 +76,7 @@ types: install ## Check types.
 test-unit: install ## Run docstrings and the tests that need no launcher.
 	$(BIN)/python -m pytest -q --doctest-modules distopt --ignore=distopt/adapters --ignore=distopt/ray
 	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/failing --ignore=tests/frameworks --ignore=tests/on_ray \
-		--ignore=tests/test_examples.py \
+		--ignore=tests/repository/test_examples.py \
 		-m "not slow and not chaos"
 
 test-%: install ## Run the parallel tests on N MPI ranks, such as test-3.
@@ -85,7 +88,7 @@ test-slow: install ## Try further counts of simulated replicas, and every combin
 	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/frameworks --ignore=tests/on_ray -m "slow and not chaos"
 
 test-examples: install ## Run the examples, and jobs that fail.
-	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/test_examples.py -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/repository/test_examples.py -m "not slow"
 
 test-openmpi: install-openmpi ## Run the parallel tests, and how jobs start and end, on Open MPI.
 	$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n 3 $(OPENMPI)/python -m pytest --only-mpi $(ON_EITHER_MPI)
@@ -94,7 +97,7 @@ test-openmpi: install-openmpi ## Run the parallel tests, and how jobs start and 
 # Every fault at every place, on both MPIs and on Ray; 1,000 kills and resumptions; 10,000 random programs; with Open MPI
 # also what make test tries with MPICH only; 3,000 programs in which a replica is late. About an hour and a half.
 SCHEDULES := 250
-LATE := tests/parallel/test_late_replicas.py
+LATE := tests/parallel/agreement/test_late_replicas.py
 chaos: install-ray install-openmpi ## Play every fault at every place; takes an hour and a half.
 	DISTOPT_PROGRAMS=10000 DISTOPT_SCHEDULES=$(SCHEDULES) $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
@@ -107,7 +110,8 @@ chaos: install-ray install-openmpi ## Play every fault at every place; takes an 
 		$(OPENMPI_ENV) DISTOPT_SCHEDULES=$(SCHEDULES) MPIEXEC_TIMEOUT=3600 $(OPENMPI)/mpirun -n $$ranks \
 			$(OPENMPI)/python -m pytest --only-mpi $(LATE) || exit 1; \
 	done
-	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/test_cli_run.py tests/test_launcher.py tests/test_doctor.py tests/test_verify.py tests/test_examples.py
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/unit/cli tests/unit/process/test_launcher.py \
+		tests/unit/verify tests/repository/test_examples.py
 	$(BIN)/python -m pytest tests/on_ray -m "slow or chaos"
 
 test-ray: install-ray ## Run the tests under Ray.
@@ -118,18 +122,18 @@ test-frameworks: install-frameworks ## Run the tests with PyTorch, JAX and Keras
 	KERAS_BACKEND=torch $(FRAMEWORKS)/python -m pytest -q --doctest-modules distopt/adapters
 	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m "not slow"
 	$(FRAMEWORKS)/python -m pytest tests/on_ray/test_collective.py tests/on_ray/test_parallel.py -k "collective or keras"
-	cd tests/benchmarks && ../../$(FRAMEWORKS)/python -m pytest -m benchmark $(TORCH_BENCHMARKS)
+	$(FRAMEWORKS)/python -m pytest -m benchmark $(TORCH_BENCHMARKS)
 
 test-frameworks-slow: install-frameworks ## Run the slow tests with PyTorch, JAX and Keras.
 	$(FRAMEWORKS)/python -m pytest $(WORKERS) tests/frameworks -m slow
 
 bench: install-frameworks install-ray ## Measure all tables of docs/figures.md, and draw its pictures.
-	DISTOPT_BENCH=full $(FRAMEWORKS)/python -m pytest tests/benchmarks --ignore=tests/benchmarks/test_ray_startup.py -m benchmark -s; \
-		status=$$?; $(FRAMEWORKS)/python tests/benchmarks/plot.py; exit $$status
-	DISTOPT_BENCH=full $(BIN)/python -m pytest tests/benchmarks/test_ray_startup.py -m benchmark -s
+	DISTOPT_BENCH=full $(FRAMEWORKS)/python -m pytest tests/benchmarks --ignore=tests/benchmarks/jobs/test_ray_startup.py -m benchmark -s; \
+		status=$$?; PYTHONPATH=tests $(FRAMEWORKS)/python tests/benchmarks/plot.py; exit $$status
+	DISTOPT_BENCH=full $(BIN)/python -m pytest tests/benchmarks/jobs/test_ray_startup.py -m benchmark -s
 
 bench-openmpi: install-openmpi ## Measure the table of steps beside Open MPI.
-	$(OPENMPI_ENV) DISTOPT_BENCH=full $(OPENMPI)/python -m pytest tests/benchmarks/test_step_rivals.py -m benchmark -s
+	$(OPENMPI_ENV) DISTOPT_BENCH=full $(OPENMPI)/python -m pytest tests/benchmarks/jobs/test_step_rivals.py -m benchmark -s
 
 clean: ## Remove the environments and all caches.
 	rm -rf .venv .venv-openmpi .venv-frameworks .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

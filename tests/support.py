@@ -28,10 +28,10 @@ SOON = 30.0
 """Within so many seconds happens what is promised for at once or for seconds later: machines that test are busy."""
 LIMIT = 50.0
 """How long a job may take, in seconds: less than the time after which waiting ends of itself (``silent``, 60 s)."""
-LINE_BUFFERED = {
-    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "tests" / "line_buffered"), os.environ.get("PYTHONPATH")])),
-    "PYTHONUNBUFFERED": "",
-}
+TESTS = ROOT / "tests"
+PATH = [str(TESTS / "line_buffered"), str(TESTS), os.environ.get("PYTHONPATH")]
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, PATH)), "PYTHONUNBUFFERED": ""}
+"""What jobs are started with: they print whole lines, and may import the helpers of tests, as tests do."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Job:
         self._texts = {"output": "", "errors": ""}
         self.process = subprocess.Popen(
             [str(part) for part in command],
-            env=scrubbed_environment() | LINE_BUFFERED | dict(env),
+            env=scrubbed_environment() | ENVIRONMENT | dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

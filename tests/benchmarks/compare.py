@@ -88,7 +88,8 @@ def read_tables(output: str) -> Iterator[tuple[Row, float]]:
 
 def run_table(repository: Path, table: str, python: str) -> str:
     """Run a benchmark of a checkout, and return what it printed; a failure is told, for what it printed counts."""
-    file = f"tests/benchmarks/test_{table}.py"
+    (path,) = (repository / "tests" / "benchmarks").rglob(f"test_{table}.py")
+    file = str(path.relative_to(repository))
     print(f"{repository.name}: {file}", file=sys.stderr)
     result = subprocess.run(
         [python, "-m", "pytest", "-q", "-s", "-m", "benchmark", "-p", "no:cacheprovider", "--color=no", file],

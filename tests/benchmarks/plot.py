@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from measure import RESULTS
+from benchmarks.measure import RESULTS
 
 matplotlib.use("agg")  # there may be no display
 from matplotlib import pyplot as plt

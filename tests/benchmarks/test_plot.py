@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from measure import machine
+from benchmarks.measure import machine
 
 pytest.importorskip("matplotlib")
 
-from plot import draw
+from benchmarks.plot import draw
 
 pytestmark = pytest.mark.benchmark
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import that_do_not_end
+from failing.processes import that_do_not_end
 from support import DISTOPT, descendants, mpirun, mpirun_command, script_file, started
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}

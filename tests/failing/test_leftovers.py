@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from processes import that_do_not_end
+from failing.processes import that_do_not_end
 from support import mpirun_command, run_replicas, script_file, started
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}

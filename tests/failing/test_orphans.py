@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import that_do_not_end
+from failing.processes import that_do_not_end
 from support import DISTOPT, descendants, mpirun_command, script_file, started
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}

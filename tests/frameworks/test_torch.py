@@ -8,8 +8,20 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from frameworks.torch_cases import (  # noqa: E402
+    CLASSES,
+    FEATURES,
+    assert_close,
+    backward,
+    data,
+    filled,
+    mlp,
+    same,
+    share,
+    train,
+    values,
+)
 from torch import nn  # noqa: E402
-from torch_cases import CLASSES, FEATURES, assert_close, backward, data, filled, mlp, same, share, train, values  # noqa: E402
 
 import distopt  # noqa: E402
 from distopt.adapters.torch import DistributedOptimizer, broadcast_buffers  # noqa: E402

@@ -5,8 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from frameworks.torch_cases import FEATURES, backward, data, mlp, share, train, values  # noqa: E402
 from torch import nn  # noqa: E402
-from torch_cases import FEATURES, backward, data, mlp, share, train, values  # noqa: E402
 
 import distopt  # noqa: E402
 from distopt.adapters.torch import DistributedOptimizer, broadcast_buffers  # noqa: E402

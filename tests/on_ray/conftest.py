@@ -12,7 +12,7 @@ os.environ |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_METRICS_EN
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # a process less, and each takes two seconds to start
 os.environ["KERAS_BACKEND"] = "torch"
 # Functions of test modules travel by name.
-os.environ["PYTHONPATH"] = os.pathsep.join(map(str, [Path(__file__).parent, Path(__file__).parent.parent]))
+os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import ray
-from actors import Actor
+from on_ray.actors import Actor
 from support import SOON
 
 import distopt

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import ray
-from actors import Actor
+from on_ray.actors import Actor
 
 import distopt
 from distopt.aggregators import RayCollective

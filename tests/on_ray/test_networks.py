@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from actors import train
+from on_ray.actors import train
 from support import SOON, run, script_file
 
 import distopt
@@ -36,7 +36,7 @@ import os, subprocess, sys, time
 import ray
 import distopt, distopt.ray
 from distopt.errors import ReplicaError
-from actors import train
+from on_ray.actors import train
 
 def sent():
     lines = open("/proc/net/dev").read().splitlines()

@@ -4,7 +4,7 @@ import ast
 import re
 
 import pytest
-from actors import train
+from on_ray.actors import train
 from support import run, script_file
 
 import distopt
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np, ray
 from ray.cluster_utils import Cluster
 import distopt, distopt.ray
-from actors import train
+from on_ray.actors import train
 
 cpus = [int(text) for text in sys.argv[1].split(",")]
 soon = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 300, "health_check_failure_threshold": 5}

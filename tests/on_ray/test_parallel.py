@@ -16,7 +16,17 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("cluster")]
 TESTS = ROOT / "tests" / "parallel"
 KERAS = ROOT / "tests" / "frameworks" / "keras_on_replicas.py"
 needs_keras = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs keras: make test-frameworks")
-SOME = [TESTS / f"test_{name}.py" for name in ("conformance", "modes", "mismatch", "uneven", "bits", "nonfinite")]
+SOME = [
+    TESTS / folder / f"test_{name}.py"
+    for folder, name in [
+        ("steps", "conformance"),
+        ("modes", "modes"),
+        ("agreement", "mismatch"),
+        ("steps", "uneven"),
+        ("modes", "bits"),
+        ("agreement", "nonfinite"),
+    ]
+]
 
 
 @ray.remote(num_cpus=1, max_calls=1)  # each in a new process

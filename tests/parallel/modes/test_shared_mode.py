@@ -1,0 +1,385 @@
+"""What ``update="shared"`` is to its user: one copy per node, collective writing, refusals with their reasons."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from parallel.caught import caught
+
+import distopt
+from distopt import IndexedSlices, Strategy, Variable
+from distopt.constraints import MaxNorm, NonNeg
+from distopt.errors import CollectiveMismatchError, InvalidArgumentError
+from distopt.optimizers import SGD, Adam, legacy
+
+FAMILIES = {
+    "Adam": lambda: Adam(0.1, global_clipnorm=3.0),
+    "legacy momentum": lambda: legacy.SGD(0.1, momentum=0.9),
+    "legacy Adam": lambda: legacy.Adam(0.1),
+}
+
+
+def index():
+    return distopt.replica_index()
+
+
+def shared(fn, *args, update="shared"):
+    """Call a function under a strategy of this mode."""
+    with Strategy(distopt.get_strategy().communicator, update=update).scope():
+        return fn(*args)
+
+
+def variables():
+    return [Variable(np.full(shape, 0.5), dtype=dtype, name=dtype) for shape, dtype in ((300, "f4"), ((90, 299), "f8"))]
+
+
+def steps(optimizer, chosen, count, first=0):
+    """Steps whose gradients depend on the step and on the replica."""
+    for k in range(first, first + count):
+        rng = np.random.default_rng([k, index()])
+        optimizer.apply_gradients([(rng.normal(size=v.shape).astype(v.dtype), v) for v in chosen])
+
+
+# One copy per node
+
+
+def test_parameters_and_slots_are_the_memory_of_the_node(several):
+    def look():
+        chosen, optimizer = variables(), Adam(0.1)
+        optimizer.build(chosen)
+        before = [v.value.ctypes.data for v in [*chosen, *optimizer.variables]]
+        values = [v.value for v in chosen]
+        steps(optimizer, chosen, 2)
+        kept = before == [v.value.ctypes.data for v in [*chosen, *optimizer.variables]]
+        live = all(np.array_equal(value, v.numpy()) for value, v in zip(values, chosen, strict=True))
+        distopt.barrier()
+        if index() == 0:
+            chosen[0].storage.array[7] = 123.0  # past all agreements: only to see where it lies
+            optimizer.variables[2].storage.array[...] = 5.0
+        distopt.barrier()
+        return kept, live, chosen[0].numpy()[7], float(optimizer.variables[2].numpy().min())
+
+    def look_replicated():
+        chosen = variables()
+        steps(SGD(0.1), chosen, 1)
+        if index() == 0:
+            chosen[0].storage.array[...] = 123.0
+        distopt.barrier()
+        return chosen[0].numpy()[7] == 123.0
+
+    assert several(shared, look) == [(True, True, 123.0, 5.0)] * several.count
+    assert several(look_replicated) == [r == 0 for r in range(several.count)]
+
+
+def test_a_node_keeps_the_slots_that_its_replicas_own_until_they_are_collected(placed):
+    def look():
+        v, optimizer = Variable(np.zeros(40_000), dtype="float32"), SGD(0.1, momentum=0.9)
+        steps(optimizer, [v], 2)
+        slot = optimizer.variables[2]
+        mine = np.zeros(v.size, bool)
+        for begin, end in v.storage.home.own:
+            mine[begin:end] = True
+        own = slot.numpy()
+        distopt.barrier()
+        whole = optimizer.get_weights()[2]
+        return distopt.get_strategy().place.node, mine, own, whole, np.array_equal(whole, slot.numpy())
+
+    looks = placed(shared, look)
+    for node in {each[0] for each in looks}:
+        of_node = np.any([mine for number, mine, *_ in looks if number == node], axis=0)
+        assert not of_node.all()
+        for number, _, own, whole, is_collected in looks:
+            if number == node:
+                np.testing.assert_array_equal(own[of_node], whole[of_node])
+                assert not own[~of_node].any()
+                assert whole.all()
+                assert is_collected
+    assert len({whole.tobytes() for *_, whole, _ in looks}) == 1
+
+
+def test_state_of_one_replica_is_not_shared():
+    def step():
+        v = Variable(np.ones(3))
+        SGD(1.0, gradient_transformers=[lambda pairs: pairs]).apply_gradients([(np.ones(3), v)])
+        return v.storage.home.shared_by, v.numpy().tolist()
+
+    assert shared(step) == (None, [0.0, 0.0, 0.0])
+
+
+# Writing
+
+
+def test_assign_is_done_by_all_replicas_together(several):
+    def write():
+        v = Variable(np.zeros(5), name="v")
+        steps(SGD(0.1), [v], 1)
+        v.assign(np.arange(5.0))
+        first = v.numpy().tolist()
+        v.assign_add(np.ones(5))
+        v.assign_sub(IndexedSlices([10.0], [4], (5,)))
+        return first, v.numpy().tolist()
+
+    assert several(shared, write) == [([0.0, 1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0, -5.0])] * several.count
+
+
+def test_assign_of_different_values_is_an_error_everywhere_and_writes_nothing(several):
+    def write():
+        v = Variable(np.zeros(5), name="v")
+        steps(SGD(0.0), [v], 1)
+        failure = caught(v.assign, np.full(5, index()))
+        distopt.barrier()
+        return failure, v.numpy().any()
+
+    for failure, is_changed in several(shared, write):
+        assert failure.kind is CollectiveMismatchError
+        assert "value (digest)" in failure.text
+        assert not is_changed
+
+
+def test_assign_on_some_replicas_only_is_an_error_everywhere(several):
+    def write():
+        v = Variable(np.zeros(5), name="v")
+        steps(SGD(0.0), [v], 1)
+        failure = caught(v.assign, np.ones(5)) if index() else caught(distopt.barrier)
+        return failure, v.numpy().any()
+
+    for failure, is_changed in several(shared, write):
+        assert failure.kind is CollectiveMismatchError
+        assert "assignment to 'v'" in failure.text
+        assert not is_changed
+
+
+def test_values_are_read_only(several):
+    def write():
+        v = Variable(np.zeros(5), name="v")
+        steps(SGD(0.0), [v], 1)
+        return caught(v.value.__setitem__, 0, 1.0)
+
+    for failure in several(shared, write):
+        assert failure.kind is ValueError
+        assert "read-only" in failure.text
+
+
+def test_initial_values_are_those_of_replica_0(placed):
+    def begin():
+        v = Variable(np.full(5, index() + 1.0), name="v")
+        SGD(0.0).apply_gradients([(np.zeros(5), v)])
+        return v.numpy().tolist()
+
+    def quietly():
+        return shared(begin)
+
+    with pytest.warns(UserWarning, match="began with other values") if index() == 0 else pytest.MonkeyPatch.context():
+        assert placed(quietly) == [[1.0] * 5] * placed.count
+
+
+def test_broadcast_and_digest_of_shared_variables(placed):
+    def look():
+        chosen = variables()
+        steps(SGD(0.1), chosen, 2)
+        before = distopt.digest(chosen)
+        distopt.broadcast(chosen, source=placed.count - 1)
+        return before, distopt.digest(chosen)
+
+    assert len({each for pair in placed(shared, look) for each in pair}) == 1
+
+
+# Refusals
+
+
+class Overridden(SGD):
+    def update_step(self, gradient, variable, learning_rate):
+        variable.assign_sub(gradient * learning_rate)
+
+
+class LegacyOverridden(legacy.SGD):
+    def _resource_apply_dense(self, grad, var, apply_state=None):
+        var.assign_sub(grad)
+
+
+def hook(pairs):
+    return pairs
+
+
+REFUSED = {
+    "aggregator": (lambda: SGD(gradient_aggregator=hook), {}, "gradient_aggregator=", {}),
+    "transformer": (lambda: SGD(gradient_transformers=[hook]), {}, "gradient_transformers=", {}),
+    "update_step": (Overridden, {}, "Overridden, which updates by a method of its own,", {}),
+    "_resource_apply_dense": (LegacyOverridden, {}, "LegacyOverridden, which updates by a method of its own,", {}),
+    "constraint": (SGD, {"constraint": MaxNorm(1.0)}, "of variable 'v'", {}),
+    "no aggregation": (
+        SGD, {}, "experimental_aggregate_gradients=False", {"experimental_aggregate_gradients": False},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_needs_private_parameters_is_refused_with_its_reason(several, name):
+    make, options, reason, arguments = REFUSED[name]
+
+    def step():
+        v = Variable(np.ones(5), name="v", **options)
+        return caught(lambda: make().apply_gradients([(np.ones(5), v)], **arguments)), v.numpy().tolist()
+
+    for failure, value in several(shared, step):
+        assert failure.kind is InvalidArgumentError
+        assert reason in failure.text
+        assert "needs parameters of each replica's own" in failure.text
+        assert "use Strategy(update='replicated')" in failure.text
+        assert value == [1.0] * 5
+
+
+def test_a_variable_that_stands_twice_is_refused(several):
+    def step():
+        v = Variable(np.ones(5), name="v")
+        return caught(SGD().apply_gradients, [(np.ones(5), v), (np.ones(5), v)])
+
+    for failure in several(shared, step):
+        assert "a list in which a variable stands twice needs parameters of each replica's own" in failure.text
+
+
+def test_a_strategy_that_keeps_replicas_apart_cannot_share():
+    with pytest.raises(InvalidArgumentError, match="what exists once per node can't be kept apart"):
+        Strategy(update="shared", broadcast=False)
+
+
+def test_variables_of_a_replicated_optimizer_are_not_shared_later(several):
+    def step():
+        v = Variable(np.ones(5), name="v")
+        steps(SGD(0.1), [v], 1)
+        return shared(lambda: caught(SGD(0.1).apply_gradients, [(np.ones(5), v)]))
+
+    for failure in several(step):
+        assert failure.kind is InvalidArgumentError
+        assert "variables ['v'] were placed by an optimizer that was not under update='shared'" in failure.text
+
+
+@pytest.mark.parametrize("update", ["replicated", "shared"])
+def test_shared_variables_stay_with_their_strategy(several, update):
+    def step():
+        v, optimizer = Variable(np.ones(5), name="v"), SGD(0.1)
+        shared(steps, optimizer, [v], 1)
+        value = v.numpy().tolist()
+        failure = shared(lambda: caught(SGD(0.1).apply_gradients, [(np.ones(5), v)]), update=update)
+        return failure, v.numpy().tolist() == value
+
+    for failure, is_kept in several(step):
+        assert failure.kind is InvalidArgumentError
+        assert ("another Strategy" if update == "shared" else "under another strategy") in failure.text
+        assert is_kept
+
+
+def test_replicas_that_placed_variables_differently_are_told(several):
+    def step():
+        v, w = Variable(np.zeros(5), name="v"), Variable(np.ones(5), name="w")
+        optimizer = legacy.SGD(0.1)
+        optimizer.gradient_buffers([v, w] if index() == 0 else [w, v])
+        failure = caught(optimizer.apply_gradients, [(np.ones(5), v), (np.ones(5), w)])
+        return failure, float(v.numpy().max()), float(w.numpy().min())
+
+    for failure, v, w in several(shared, step):
+        assert failure.kind is CollectiveMismatchError
+        assert "replica 0: v in buffer 0 at 0, w in buffer 0 at" in failure.text
+        assert (v, w) == (0.0, 1.0)
+
+
+# Constraints, state
+
+
+@pytest.mark.parametrize("family", [SGD, legacy.SGD])
+def test_elementwise_constraints_are_kept(placed, family):
+    def step():
+        chosen = [Variable(np.full(n, 0.5), dtype="f4", constraint=NonNeg(), name=f"n{n}") for n in (9, 30_000)]
+        steps(family(0.5), chosen, 3)
+        return [v.numpy() for v in chosen]
+
+    expected = placed(shared, step)
+    for chosen, replicated in zip(expected, placed(step), strict=True):
+        for value, same in zip(chosen, replicated, strict=True):
+            np.testing.assert_array_equal(value, same)
+            assert value.min() == 0.0
+
+
+def save(make):
+    chosen, optimizer = variables(), make()
+    steps(optimizer, chosen, 2)
+    return [v.numpy() for v in chosen], optimizer.get_weights()
+
+
+def resume(make, parameters, weights):
+    chosen, optimizer = variables(), make()
+    for variable, value in zip(chosen, parameters, strict=True):
+        variable.assign(value)
+    if isinstance(optimizer, distopt.optimizers.Optimizer):
+        optimizer.build(chosen)
+    else:  # the first step makes the slots; what it does is overwritten
+        optimizer.apply_gradients([(np.zeros(v.shape, v.dtype), v) for v in chosen])
+        for variable, value in zip(chosen, parameters, strict=True):
+            variable.assign(value)
+    optimizer.set_weights(weights)
+    restored = distopt.digest(optimizer.get_weights())
+    steps(optimizer, chosen, 2, first=2)
+    return restored, distopt.digest(chosen), distopt.digest(optimizer.get_weights())
+
+
+@pytest.mark.parametrize("make", [FAMILIES["Adam"], FAMILIES["legacy momentum"]], ids=["Keras 3", "legacy"])
+@pytest.mark.parametrize("modes", [("shared", "replicated"), ("replicated", "shared")])
+def test_state_is_carried_to_the_other_mode_and_to_other_replicas(placed, make, modes):
+    saved = placed(lambda: shared(save, make, update=modes[0]))
+    assert len({distopt.digest([*parameters, *weights]) for parameters, weights in saved}) == 1
+    parameters, weights = saved[0]
+    resumed = placed(lambda: shared(resume, make, parameters, weights, update=modes[1]))
+    uninterrupted = placed(lambda: shared(go_on, make))
+    assert {outcome[1:] for outcome in resumed} == set(uninterrupted)
+    if index() == 0:  # the other number of replicas
+        two = distopt.simulate(2, lambda: shared(resume, make, parameters, weights, update=modes[1]))
+        assert two == distopt.simulate(2, resume, make, parameters, weights)
+        assert two[0][0] == resumed[0][0] == distopt.digest(weights)
+
+
+def go_on(make, duplicate=lambda both: both):
+    chosen, optimizer = variables(), make()
+    steps(optimizer, chosen, 2)
+    chosen, optimizer = duplicate((chosen, optimizer))
+    steps(optimizer, chosen, 2, first=2)
+    return distopt.digest(chosen), distopt.digest(optimizer.get_weights())
+
+
+DUPLICATES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda both: pickle.loads(pickle.dumps(both)),
+    "deepcopy of the optimizer": lambda both: (both[0], copy.deepcopy(both[1])),
+}
+
+
+@pytest.mark.parametrize(("name", "duplicate"), list(zip(FAMILIES, DUPLICATES.values(), strict=True)), ids=DUPLICATES)
+def test_a_copy_goes_on_with_the_same_bits(several, name, duplicate):
+    make = FAMILIES[name]
+    assert len(set(several(shared, go_on, make, duplicate) + several(go_on, make))) == 1
+
+
+def test_a_copy_has_the_slots_of_all_nodes(placed):
+    make = FAMILIES["Adam"]
+    assert len(set(placed(shared, go_on, make, copy.deepcopy) + placed(go_on, make))) == 1
+
+
+def test_two_optimizers_take_turns_on_shared_variables(placed):
+    def take_turns():
+        chosen, first, second = variables(), SGD(0.1, momentum=0.9), legacy.Adam(0.1)
+        for k in range(4):
+            optimizer = first if k % 2 == 0 else second
+            steps(optimizer, chosen if k < 2 else chosen[1:], 1, first=k)
+        return [distopt.digest(each) for each in (chosen, first.get_weights(), second.get_weights())]
+
+    outcomes = placed(shared, take_turns) + placed(take_turns)
+    assert outcomes == outcomes[:1] * len(outcomes)
+
+
+def test_a_buffer_of_empty_variables_is_shared(several):
+    def step():
+        v, w = Variable(np.zeros((0, 4)), dtype="float64"), Variable(np.zeros(3), dtype="float32")
+        steps(SGD(0.1), [v, w], 2)
+        return distopt.digest([v, w])
+
+    assert len(set(several(shared, step) + several(step))) == 1
