@@ -1,1 +1,1 @@
-"""Adapters move arrays in and out of frameworks. Importing one, such as ``distopt.adapters.jax``, is the opt-in."""
+"""Adapters to other frameworks. None is loaded before it is imported by name, as in ``import distopt.adapters.jax``."""

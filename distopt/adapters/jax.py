@@ -1,4 +1,4 @@
-"""JAX: a pytree of gradients goes in, a pytree of parameters comes out; the step between them is distopt's."""
+"""JAX: a step of distopt takes a pytree of gradients and returns a pytree of parameters."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ except ImportError as error:
 class DistributedOptimizer:
     """An optimizer of distopt over a pytree of JAX arrays.
 
-    One step: ``params ← step(params, Σ grads / Σ items)``, the sums over replicas, in the fixed order of distopt. What
-    computes the gradients is compiled by ``jax.jit``; the step is not: it communicates and changes memory.
+    One step: ``params ← step(params, Σ grads / Σ items)``, the sums over replicas, in the fixed order of distopt. The
+    function that computes the gradients may be compiled by ``jax.jit``. The step may not: it communicates and changes
+    memory.
 
-    Nothing is shared with JAX, which takes every array for immutable: parameters are copied in and out, so that those
-    of earlier steps stay what they were, and gradients are not changed.
+    No memory is shared with JAX, which takes every array for immutable. Parameters are copied in and out, so the arrays
+    of earlier steps keep their values; gradients are not changed.
 
-    Making one is collective: every replica does it, and from then on has replica 0's parameters (with
-    ``Strategy(broadcast=False)`` each keeps its own). Take ``params`` from here before the first gradient.
+    Making the optimizer is collective: every replica makes one, and then has the parameters of replica 0 (with
+    ``Strategy(broadcast=False)`` each replica keeps its own). Read ``params`` before the first gradient is computed.
 
-    The step gives the same bits under every transport if the local gradients are the same. XLA computes those with one
-    thread per core that it sees, and for large matrices their last bits depend on how many: keep that number fixed.
+    The step gives the same bits under every transport if the local gradients are the same. XLA computes gradients with
+    one thread per core that it sees, and for large matrices the last bits depend on the number of threads: keep that
+    number fixed.
 
     Args:
-        params: a pytree of arrays (or numbers) in float16, bfloat16, float32 or float64; not changed. They are what
-            ``jnp.asarray`` makes of them: without ``jax_enable_x64``, float64 of NumPy becomes float32. None is an
-            empty part of the pytree, as everywhere in JAX.
+        params: a pytree of arrays (or numbers) in float16, bfloat16, float32 or float64; not changed. Each leaf goes
+            through ``jnp.asarray``: without ``jax_enable_x64``, float64 of NumPy becomes float32. None is an empty part
+            of the pytree, as everywhere in JAX.
         optimizer: one of ``distopt.optimizers`` or ``distopt.optimizers.legacy``, not used for anything else.
 
     Attributes:
@@ -78,7 +80,7 @@ class DistributedOptimizer:
 
     @property
     def params(self) -> Any:
-        """The parameters as they are now: a new pytree of new arrays at each reading; local."""
+        """Return the current parameters: a new pytree of new arrays at each reading; local."""
         # JAX may take over the memory that it is given instead of copying it: it is given memory that nobody else has.
         return jax.tree.unflatten(self._structure, jax.device_put([variable.numpy() for variable in self.variables]))
 
@@ -86,11 +88,11 @@ class DistributedOptimizer:
         """Do one step: sum the gradients over replicas, clip, update. Every replica calls it.
 
         Gradients are summed, not averaged. Where the loss is a sum over this replica's examples, pass their number as
-        ``items``: that is exact for uneven batches and for replicas without data. Else divide the loss by the *global*
-        batch size (``batch.global_size`` of ``distopt.data``).
+        ``items``: the result is exact for uneven batches and for replicas without data. Else divide the loss by the
+        *global* batch size (``batch.global_size`` of ``distopt.data``).
 
         Args:
-            grads: what ``jax.grad`` gives for ``params``: the same structure, shapes and dtypes; not changed.
+            grads: the result of ``jax.grad`` for ``params``: the same structure, shapes and dtypes; not changed.
             items: number of items of this replica's *summed* loss; the aggregate is divided by the sum over replicas.
 
         Returns:
@@ -107,7 +109,7 @@ class DistributedOptimizer:
         return self.params
 
     def _leaves(self, grads: Any) -> list[Any]:
-        """The gradients in the order of the variables, each of its variable's shape and dtype."""
+        """Return the gradients in the order of the variables, each of its variable's shape and dtype."""
         leaves, structure = jax.tree.flatten(grads)
         if structure != self._structure:
             raise self._wrong_structure(grads, structure)
@@ -139,7 +141,7 @@ def _variable(leaf: Any, name: str) -> Variable:
     """Return a Variable with the value of a leaf.
 
     Raises:
-        InvalidArgumentError: it can't be trained.
+        InvalidArgumentError: the leaf can't be trained.
     """
     _refuse_traced(leaf, name, "DistributedOptimizer")
     try:
@@ -164,15 +166,15 @@ def _refuse_traced(leaf: Any, name: str, call: str) -> None:
 
 
 def _kind(x: Any) -> str:
-    """What messages call an array: dtype and shape; anything else by its class."""
+    """Describe a value in a message: an array by its dtype and shape, anything else by its class."""
     return f"{x.dtype}{list(x.shape)}" if hasattr(x, "dtype") and hasattr(x, "shape") else type(x).__name__
 
 
 def _checked_optimizer(optimizer: Any) -> optimizers.Optimizer | legacy.Optimizer:
-    """Return an optimizer of distopt.
+    """Return the argument, an optimizer of distopt.
 
     Raises:
-        InvalidArgumentError: it is something else.
+        InvalidArgumentError: the argument is something else.
     """
     if isinstance(optimizer, (optimizers.Optimizer, legacy.Optimizer)):
         return optimizer

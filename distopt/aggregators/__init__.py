@@ -1,4 +1,4 @@
-"""How gradients are summed: from a list of (gradient, variable) to such a list."""
+"""Aggregators sum gradients over replicas: from a list of (gradient, variable) to such a list."""
 
 from distopt.aggregators.aggregator import Aggregator, FlatAggregator
 from distopt.aggregators.compressed import BFloat16, Float16

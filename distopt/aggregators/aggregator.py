@@ -1,8 +1,8 @@
-"""What an aggregator is: a function from a list of (gradient, variable) to such a list.
+"""An aggregator: a function from a list of (gradient, variable) to such a list.
 
-Any callable of that form is one. It is called on every replica in the same step, after the replicas have agreed on
-the step; every replica's list has the same variables (zeros where a gradient is missing on one replica only), and it
-may use the public collectives. Three ways to make one::
+Any callable of that form is an aggregator. It is called on every replica in the same step, after the replicas have
+agreed on the step, and may use the public collectives. Every replica's list has the same variables (with zeros where
+this replica has no gradient and another one has). There are three ways to make an aggregator::
 
     def halve(grads_and_vars):                      # a function
         return [(distopt.all_reduce(g) / 2, v) for g, v in grads_and_vars]
@@ -44,10 +44,10 @@ class Aggregator(abc.ABC):
     """
 
     lockstep: bool = True
-    """Whether all replicas make the same steps. False (local SGD, gossip): no header is sent before a step."""
+    """True where all replicas make the same steps. False (local SGD, gossip): no header is sent before a step."""
 
     def build(self, variables: Sequence[Variable]) -> None:  # noqa: B027 (most aggregators keep no state)
-        """Make what the aggregator keeps for these variables. Called once, before the first step, on all replicas.
+        """Make the state that the aggregator keeps for these variables. Called once, before the first step, everywhere.
 
         Args:
             variables: the optimizer's variables, in the order of the step.
@@ -55,7 +55,7 @@ class Aggregator(abc.ABC):
 
     @property
     def variables(self) -> list[Variable]:
-        """The aggregator's state, in a fixed order."""
+        """Return the variables of the aggregator's state, in a fixed order."""
         return []
 
     @abc.abstractmethod
@@ -72,7 +72,7 @@ class Aggregator(abc.ABC):
 
 
 class FlatAggregator(Aggregator):
-    """An aggregator that combines element by element: it works on a flat buffer, whatever lies in it."""
+    """An aggregator that combines element by element: it needs only a flat buffer, not its division into variables."""
 
     @abc.abstractmethod
     def reduce(self, communicator: Communicator, flat: Array) -> None:

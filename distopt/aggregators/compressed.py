@@ -1,4 +1,4 @@
-"""Sums whose terms travel between nodes in 16 bits: less to send, at the price of rounding."""
+"""Sums whose terms travel between nodes in 16 bits: fewer bytes, at the price of rounding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distopt.memory.layout import aligned_zeros
 
 
 class _Compressed(Sum):
-    """The sum by messages, for replicas without a node; between nodes ``NodeSum`` asks for ``wire`` only."""
+    """The sum by messages, for replicas that share no memory. For those that do, ``NodeSum`` reads only ``wire``."""
 
     wire: ClassVar[np.dtype[Any]]
 
@@ -24,7 +24,7 @@ class _Compressed(Sum):
         self._sum_of(communicator, flat, once=True)()
 
     def prepare(self, communicator: Communicator, flat: Array) -> Callable[[], None]:
-        """Prepare the sum of a buffer, to be done step after step."""
+        """Return a function that sums this buffer over replicas, step after step."""
         return self._sum_of(communicator, flat, once=False)
 
     def _sum_of(self, communicator: Communicator, flat: Array, *, once: bool) -> Callable[[], None]:
@@ -52,21 +52,21 @@ class BFloat16(_Compressed):
         aggregate = round(round(p_0) + round(p_1) + ...),    |error| < about 2 u (|g_0| + ... + |g_R-1|)
 
     Within a node nothing is rounded: p_k is the sum, in float32, of neighbouring replicas of one node (a whole subtree
-    of ``Sum``'s order). Where it travels to the owner of its span it is rounded to nearest, ties to even; what the
-    owner's own node has is not. The owner adds in float32, in ``Sum``'s order, and rounds the sum, so that every
-    replica gets the same bits. float64 gradients are added in float64.
+    of ``Sum``'s order). A partial sum that travels to the owner of its span is rounded to nearest, ties to even; a
+    partial sum of the owner's own node is not rounded. The owner adds in float32, in ``Sum``'s order, and rounds the
+    sum, so that every replica gets the same bits. float64 gradients are added in float64.
 
-    So, here alone, *the placement of the replicas matters* for the bits. One node rounds nothing and equals ``Sum`` bit
-    for bit. Replicas that share no memory count as one node each, and so do all in a direct call of the aggregator;
-    there every gradient is rounded and the sum is in float32. It pays where steps wait for the network between nodes:
-    float32 sums and partial sums take half the bytes there (parameters, which shared mode sends, do not). On one node
-    there is nothing to gain.
+    So, with these two aggregators alone, *the placement of the replicas matters* for the bits. On one node nothing is
+    rounded, and the result equals ``Sum`` bit for bit. Replicas that share no memory count as one node each. So do all
+    replicas in a direct call of the aggregator; there every gradient is rounded and the sum is in float32. This
+    aggregator pays where steps wait for the network between nodes: float32 sums and partial sums take half the bytes
+    there (the parameters, which shared mode sends, do not). On one node there is nothing to gain.
 
-    Rows of sparse gradients travel as they are (a direct call makes them dense). Gradients of 16-bit variables travel
-    in this dtype, whichever of the two theirs is, where ``Sum`` sends their partial sums in float32.
+    Rows of sparse gradients travel as they are (a direct call makes them dense). Gradients of 16-bit variables,
+    float16 or bfloat16, travel in this aggregator's dtype, where ``Sum`` sends their partial sums in float32.
 
     Sources: S. Wang and P. Kanwar, "BFloat16: The secret to high performance on Cloud TPUs", 2019, for the format.
-    Horovod's compression and the 16-bit hooks of PyTorch's DDP do likewise, but also add in 16 bits.
+    Horovod's compression and the 16-bit hooks of PyTorch's DDP also send 16 bits, and also add in 16 bits.
 
     Example:
         >>> import distopt

@@ -1,4 +1,4 @@
-"""The sum by Ray's collective library: Gloo between CPUs, NCCL between GPUs, for those who have them."""
+"""The sum by Ray's collective library: Gloo between CPUs, NCCL between GPUs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class RayCollective(FlatAggregator):
     """``ray.util.collective.allreduce``: Ray's backend chooses algorithm and order of summation.
 
     The bits may differ between backends, placements and sizes; with ``Sum`` they do not. 16-bit gradients are reduced
-    in float32. A replica that does not come is waited for as long as the backend does (Gloo: 30 minutes).
+    in float32. The backend decides how long a missing replica is waited for (Gloo: 30 minutes).
 
     Args:
         group_name: a collective group of all replicas, in the order of their indices; where this process belongs to
-            none of that name, it is made at the first sum.
-        backend: of the group that is made: ``"gloo"`` (which needs PyTorch) or ``"nccl"``.
+            no group of that name, the group is made at the first sum.
+        backend: the backend of a group that is made: ``"gloo"`` (which needs PyTorch) or ``"nccl"``.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        InvalidArgumentError: at the first sum: the collective group consists of other processes than the replicas.
+        InvalidArgumentError: at the first sum, if the collective group consists of other processes than the replicas.
 
     Example:
         >>> import distopt

@@ -1,4 +1,4 @@
-"""A rule on the matrix of all replicas' gradients: robust aggregation, research."""
+"""Aggregation by a function of the matrix of all replicas' gradients: for robust aggregation and research."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from distopt.variables.indexed_slices import IndexedSlices
 class Stacked(Aggregator):
     """Aggregate by a function of all replicas' gradients: ``aggregate = fn(G)``, G of shape (R, N).
 
-    Row r of G is everything replica r has: the gradients of all variables of one dtype, end to end. Every replica
-    calls ``fn`` with the same matrix, so a deterministic rule gives the same aggregate everywhere. R x N elements
-    travel and are held in memory. Remember that the default is a *sum*: a rule in its place should be of that size,
-    such as R times the median.
+    Row r of G holds the gradients of replica r: those of all variables of one dtype, one after another. Every replica
+    calls ``fn`` with the same matrix, so a deterministic function gives the same aggregate everywhere. R x N elements
+    travel and are held in memory. Remember that the default is a *sum*: a function in its place should return values as
+    large as a sum, such as R times the median.
 
     Args:
         fn: function of an array (R, N) that returns an array (N,); the matrix may be overwritten.

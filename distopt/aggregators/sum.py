@@ -16,8 +16,8 @@ from distopt.distribute.agreement.summation import Summation, sum_in_place
 class Sum(FlatAggregator):
     """The sum over replicas: ``((g0 + g1) + (g2 + g3)) + ...``, the same bits under every transport.
 
-    What an optimizer does without a ``gradient_aggregator``. Averaging is the loss's business. Where replicas share
-    memory the step itself does this sum; a subclass changes no more of it there than ``wire``.
+    Every optimizer without a ``gradient_aggregator`` uses this sum. Averaging is the loss's business. Where replicas
+    share memory the step itself does this sum, and a subclass can change only ``wire`` there.
 
     Example:
         >>> import distopt
@@ -31,12 +31,12 @@ class Sum(FlatAggregator):
     """
 
     wire: ClassVar[np.dtype[Any] | None] = None
-    """The dtype in which partial sums travel between nodes; None is float32 or wider."""
+    """The dtype in which partial sums travel between nodes; None means float32 or wider."""
 
     def reduce(self, communicator: Communicator, flat: Array) -> None:
         """Sum a flat array over replicas, in place."""
         sum_in_place(communicator, flat)
 
     def prepare(self, communicator: Communicator, flat: Array) -> Callable[[], None]:
-        """Prepare the sum of a buffer, to be done step after step."""
+        """Return a function that sums this buffer over replicas, step after step."""
         return Summation(communicator, flat)

@@ -13,12 +13,12 @@ from distopt.errors import InvalidArgumentError
 
 
 class ReplicaCallback(keras.callbacks.Callback):
-    """What replicas do together around the batches of ``fit``; every replica passes one, before other callbacks.
+    """Does what replicas do together around the batches of ``fit``. Every replica passes one, before other callbacks.
 
-    On the JAX backend it makes the step of ``DistributedOptimizer`` after each batch. At the end of an epoch it
-    replaces the numbers in the logs, ``val_`` ones included, by their means over the replicas: callbacks behind it
-    (ReduceLROnPlateau, EarlyStopping, History) see the same on every replica and decide alike. ``evaluate`` alone
-    returns this replica's numbers.
+    On the JAX backend the callback makes the step of ``DistributedOptimizer`` after each batch. At the end of an epoch
+    it replaces the numbers in the logs, ``val_`` ones included, by their means over the replicas. So the callbacks
+    after it (ReduceLROnPlateau, EarlyStopping, History) see the same numbers on every replica, and decide the same.
+    Only ``evaluate`` returns this replica's numbers.
 
     Raises:
         InvalidArgumentError: the model was compiled with another optimizer.
@@ -31,7 +31,7 @@ class ReplicaCallback(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Note that steps will be made."""
+        """Tell the optimizer that this callback will make the steps."""
         optimizer = self.model.optimizer
         if not isinstance(optimizer, DistributedOptimizer):
             raise InvalidArgumentError(
@@ -41,7 +41,7 @@ class ReplicaCallback(keras.callbacks.Callback):
         optimizer.attend(self.model.trainable_variables)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Make the step of a compiled batch."""
+        """Make the step of a batch whose gradients compiled code has computed."""
         # Reading self.model brings the state of what JAX has computed into the model's variables.
         self.model.optimizer.step_of_left_gradients()
 

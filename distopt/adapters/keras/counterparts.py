@@ -1,4 +1,4 @@
-"""What distopt has in place of Keras' optimizers and their parts."""
+"""The counterparts of Keras' optimizers and of their parts in distopt."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from distopt.errors import InvalidArgumentError
 
 
 def counterpart(optimizer: Any) -> tuple[optimizers.Optimizer, list[Any]]:
-    """Return the optimizer of distopt, and the state that it must take when it is built.
+    """Return distopt's optimizer in place of one of Keras, and the state to give it when it is built.
 
     Raises:
-        InvalidArgumentError: there is none.
+        InvalidArgumentError: distopt has no such optimizer, or it is of the legacy family or trains other variables.
     """
     state: list[Any] = []
     if isinstance(optimizer, keras.optimizers.Optimizer):
@@ -35,15 +35,15 @@ def counterpart(optimizer: Any) -> tuple[optimizers.Optimizer, list[Any]]:
 
 
 def current_rate(inner: optimizers.Optimizer) -> float:
-    """The learning rate of a schedule or function, as it is now."""
+    """Return the learning rate now, also where it is a schedule or a function."""
     return float(inner.learning_rate)
 
 
 def constrained(constraint: Any, value: Any) -> Any:
-    """What a constraint of Keras makes of a value."""
+    """Return the value after a constraint of Keras."""
     return keras.ops.convert_to_numpy(constraint(keras.ops.convert_to_tensor(value)))
 
 
 def number(variable: Any) -> Any:
-    """The value of a Keras variable of shape (), as a number of Python."""
+    """Return the value of a Keras variable of shape () as a number of Python."""
     return variable.value.item()

@@ -12,14 +12,14 @@ from distopt.optimizers import Optimizer
 from distopt.variables.variable import Variable
 
 LEAVES_GRADIENTS = True
-"""Whether a compiled step leaves its gradients to be used after it."""
+"""True where a compiled step leaves its gradients to be used after it."""
 
 
 class TrainedVariables:
     """The trained variables and their counterparts of distopt.
 
     Args:
-        variables: Keras'.
+        variables: the variables of Keras.
     """
 
     def __init__(self, variables: Sequence[Any]) -> None:
@@ -31,7 +31,7 @@ class TrainedVariables:
         self.write()
 
     def read(self, gradients: Sequence[Any]) -> list[Any]:
-        """Return gradients as ``apply_gradients`` takes them; take over what was assigned since the last step."""
+        """Return gradients as ``apply_gradients`` takes them; copy values that were assigned since the last step."""
         for theirs, ours in zip(self._theirs, self.variables, strict=True):
             value = np.asarray(theirs.value)
             if not np.array_equal(value, ours.value):
@@ -39,7 +39,7 @@ class TrainedVariables:
         return [None if gradient is None else np.asarray(gradient) for gradient in gradients]
 
     def write(self) -> None:
-        """Give the Keras variables the values that distopt's have."""
+        """Copy the values of distopt's variables into those of Keras."""
         # JAX may take over the memory that it is given instead of copying it: it is given memory that nobody else has.
         values = jax.device_put([variable.numpy() for variable in self.variables])
         for theirs, value in zip(self._theirs, values, strict=True):
@@ -47,10 +47,10 @@ class TrainedVariables:
 
 
 def are_traced(gradients: Sequence[Any]) -> bool:
-    """Whether there are no values yet, for ``jax.jit`` compiles the step."""
+    """Return whether the gradients have no values yet, because ``jax.jit`` is compiling the step."""
     return any(isinstance(gradient, jax.core.Tracer) for gradient in gradients)
 
 
 def uncompiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Return the function: what ``jax.jit`` compiles is told by its gradients."""
+    """Return the function as it is: under ``jax.jit`` it is recognised by its gradients (``are_traced``)."""
     return function

@@ -13,17 +13,17 @@ from distopt.optimizers import Optimizer
 from distopt.settings import THREADS
 
 LEAVES_GRADIENTS = False
-"""Whether a compiled step leaves its gradients to be used after it."""
+"""True where a compiled step leaves its gradients to be used after it."""
 
 
 class TrainedVariables:
     """The trained variables and their counterparts of distopt, over the same memory.
 
     Args:
-        variables: Keras'; their memory is replaced by ``attach``.
+        variables: the variables of Keras; ``attach`` replaces their memory.
 
     Raises:
-        InvalidArgumentError: one of them can't be trained.
+        InvalidArgumentError: a variable can't be trained.
     """
 
     def __init__(self, variables: Sequence[Any]) -> None:
@@ -37,7 +37,7 @@ class TrainedVariables:
         self.variables = [trained.variable for trained in self._trained]
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Move the variables to where a built optimizer has theirs."""
+        """Move the variables into the memory of a built optimizer."""
         for trained, buffer in zip(self._trained, optimizer.gradient_buffers(self.variables), strict=True):
             trained.install(buffer)
         if get_strategy().num_replicas_in_sync > 1:
@@ -47,7 +47,7 @@ class TrainedVariables:
         """Return gradients as ``apply_gradients`` takes them.
 
         Raises:
-            InvalidArgumentError: gradients or variables that were replaced or changed in a way that would be lost.
+            InvalidArgumentError: gradients or variables were replaced, or changed in a way that would be lost.
         """
         for trained, gradient in zip(self._trained, gradients, strict=True):
             if trained.parameter.grad is not gradient:  # train_step made its own
@@ -62,7 +62,7 @@ class TrainedVariables:
 
 
 def are_traced(gradients: Sequence[Any]) -> bool:
-    """Whether there are no values yet: never here."""
+    """Return False: on this backend gradients always have values."""
     return False
 
 

@@ -34,35 +34,35 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         model.compile(optimizer=DistributedOptimizer(keras.optimizers.Adam(1e-3)), loss=...)
         model.fit(Shares(x, y, global_batch_size=96), epochs=20, callbacks=[ReplicaCallback()])
 
-    **Gradients are averaged**, for Keras' losses are means over the local batch. With ``Shares`` the result is that of
-    one process on the joined batch, uneven batches included. With arrays or a dataset of one's own (``fit(x[mine],
-    ...)``) that holds where all replicas have equally large batches in each step; they must have equally many steps.
-    Regularisation is as in one process. A loss with ``reduction="sum"`` must be divided by hand.
+    **Gradients are averaged**, because Keras' losses are means over the local batch. With ``Shares`` the result equals
+    one process on the joined batch, also for uneven batches. With your own arrays or dataset (``fit(x[mine], ...)``) it
+    does so only where all replicas have equally large batches in each step; they must have equally many steps.
+    Regularisation acts as in one process. A loss with ``reduction="sum"`` must be divided by hand.
 
-    On the JAX backend ``fit`` compiles what computes the gradients; the step, which communicates, is made behind it by
-    ``ReplicaCallback``, without which the compiled step is refused. Outside of ``fit`` (``train_on_batch``), and for
-    ``steps_per_execution`` above 1, pass ``compile(run_eagerly=True)``. On the torch backend the variables live in
-    distopt's memory and are updated there, without any callback; with several replicas PyTorch gets
-    ``DISTOPT_THREADS`` threads (1).
+    On the JAX backend ``fit`` compiles the function that computes the gradients. The step communicates and can't be
+    compiled: ``ReplicaCallback`` makes it after each batch, and without that callback ``fit`` raises an error. Outside
+    of ``fit`` (``train_on_batch``), and for ``steps_per_execution`` above 1, pass ``compile(run_eagerly=True)``. On the
+    torch backend the variables live in distopt's memory and are updated there, without any callback; with several
+    replicas PyTorch gets ``DISTOPT_THREADS`` threads (1).
 
     The first ``fit`` and ``load_model`` (unless ``compile=False``) are collective: all replicas start from replica 0's
     values of the trained weights. Weights that are not trained (statistics of BatchNormalization, frozen layers, seeds)
     are each replica's own, as are metrics. Clipping, weight decay, EMA, gradient accumulation, loss scale and
-    constraints act as in one process; constraints after steps only, not after each micro-step.
+    constraints act as in one process, except that constraints act after steps and not after each micro-step.
 
     ``model.save`` keeps the state in Keras' order. With ``update="shared"`` saving and loading are collectives.
 
     Args:
-        optimizer: an optimizer of ``distopt.optimizers``, not used for anything else; or one of Keras, its name or its
-            config, of which distopt's of the same name is made. A Keras optimizer that has stepped already hands over
-            its state.
-        name: by default that of the optimizer.
+        optimizer: an optimizer of ``distopt.optimizers``, not used for anything else; or a Keras optimizer, its name or
+            its config: distopt's optimizer of the same name takes its place. A Keras optimizer that has stepped
+            already hands over its state.
+        name: by default the name of ``optimizer``.
 
     Attributes:
         inner: the optimizer of distopt; its variables hold the slots.
 
     Raises:
-        InvalidArgumentError: an optimizer that distopt has no counterpart of, or of the legacy family.
+        InvalidArgumentError: the optimizer has no counterpart in distopt, or is one of the legacy family.
 
     Example:
         >>> from distopt.adapters.keras import ReplicaCallback, Shares
@@ -89,7 +89,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
     # What Keras calls
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Take replica 0's values of the variables and make the slots; a collective, which ``fit`` makes.
+        """Take replica 0's values of the variables and make the slots; a collective, which ``fit`` calls.
 
         Args:
             variables: the trained variables of a model, the same on every replica.
@@ -123,14 +123,14 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         self._follow_inner()
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """Do one step; compiled by JAX: leave the gradients to ``ReplicaCallback``. Every replica calls it.
+        """Do one step. Every replica calls it. Under JAX's compiler, leave the gradients to ``ReplicaCallback``.
 
         Args:
             grads: this replica's gradients.
-            trainable_variables: the variables that the optimizer was built for; None means those.
+            trainable_variables: the variables that the optimizer was built for, or None.
 
         Raises:
-            InvalidArgumentError: other variables; compiled without ``ReplicaCallback``; what distopt refuses.
+            InvalidArgumentError: other variables; compiled without ``ReplicaCallback``; gradients that do not fit.
             CollectiveMismatchError: replicas disagree on the call (on every replica).
         """
         variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
@@ -159,10 +159,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         return loss if engine_of(self.inner).training.loss_scale is None else loss * self._loss_scale
 
     def finalize_variable_values(self, var_list: Iterable[Any]) -> None:
-        """Overwrite the weights by their averages, where the inner optimizer keeps them; ``fit`` calls it at its end.
+        """Overwrite the weights by their averages, where the inner optimizer keeps averages; ``fit`` ends with it.
 
         Args:
-            var_list: ignored: all that the optimizer was built for.
+            var_list: ignored; all variables that the optimizer was built for are overwritten.
 
         Raises:
             InvalidArgumentError: gradients were computed, and no ``ReplicaCallback`` made the steps.
@@ -185,15 +185,15 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         """Leave weights out of the inner optimizer's decay, before the first ``fit``.
 
         Args:
-            var_list: these variables.
-            var_names: those in whose paths, such as "sequential/dense/bias", one of these is found.
+            var_list: variables to leave out.
+            var_names: patterns; a variable is left out if one is found in its path, such as "sequential/dense/bias".
         """
         paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
         self.inner.exclude_from_weight_decay(var_names=[*paths, *(var_names or ())])
 
     @property
     def learning_rate(self) -> Any:
-        """A variable, settable; or the current value of the inner optimizer's schedule."""
+        """Return the variable, which can be set, or the current value of the inner optimizer's schedule."""
         return super().learning_rate
 
     @learning_rate.setter
@@ -207,7 +207,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
 
     @property
     def loss_scale_factor(self) -> None:
-        """None: the loss scale is the inner optimizer's."""
+        """Return None: the inner optimizer keeps the loss scale."""
         return
 
     @loss_scale_factor.setter
@@ -228,7 +228,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
             store[str(k)] = weight
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Read what ``save_own_variables`` wrote, or that of the Keras optimizer of the same name.
+        """Read what ``save_own_variables`` of this class, or of the Keras optimizer of the same name, wrote.
 
         Raises:
             InvalidArgumentError: the state of another optimizer, or for other variables; nothing has been changed.
@@ -257,14 +257,14 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
     # The step
 
     def attend(self, variables: Sequence[Any]) -> None:
-        """Note that a callback makes the steps of compiled training; JAX tells variables apart by their place only."""
+        """Note that a callback makes the steps of compiled training; check the order, all that JAX knows of them."""
         for theirs, ours in zip(variables, self._trainable_variables, strict=False):
             if self._left and theirs is not ours:
                 raise _unknown(theirs)
         self._is_attended = True
 
     def _in_order(self, grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-        """The gradients in the order of the variables that this was built for; None where there is none."""
+        """Return the gradients in the order of the built variables; None where a variable has no gradient."""
         places = {id(variable): k for k, variable in enumerate(self._trainable_variables)}
         ordered: list[Any] = [None] * len(places)
         if len(grads) != len(variables):
@@ -284,7 +284,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         self._follow_inner()
 
     def step_of_left_gradients(self) -> None:
-        """Do the step of the gradients that a compiled ``apply`` has left."""
+        """Do one step with the gradients that a compiled ``apply`` has left."""
         if not self._left:
             return
         steps = number(self._left_steps)
@@ -303,7 +303,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
             self.inner.learning_rate = rate
 
     def _follow_inner(self) -> None:
-        """Show in Keras what the inner optimizer's counters are."""
+        """Copy the inner optimizer's counters into the variables of Keras."""
         self._iterations.assign(int(self.inner.iterations))
         scale = engine_of(self.inner).training.loss_scale
         if scale is not None:

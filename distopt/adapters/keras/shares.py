@@ -1,4 +1,4 @@
-"""Global batches for ``fit``: each replica gets its share, weighted so that the mean over replicas is the batch's."""
+"""Global batches for ``fit``: each replica's share is weighted so that the mean over replicas is the batch's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from distopt.errors import InvalidArgumentError
 class Shares(keras.utils.PyDataset):
     """Each replica's share of every global batch, as ``fit`` and ``evaluate`` take it.
 
-    Keras differentiates the mean over the local batch, and ``DistributedOptimizer`` averages over replicas. Shares of n
-    examples of a global batch of N carry the sample weight ``R n / N``, R being the number of replicas: 1 where shares
-    are equal, and elsewhere what makes the average that of one process on the joined batch. That holds for losses with
-    Keras' default reduction (a mean over examples). A replica without a share of a short last batch gets one example
-    of weight 0. All replicas take the same number of steps.
+    Keras differentiates the mean over the local batch, and ``DistributedOptimizer`` averages over replicas. A share of
+    n examples of a global batch of N carries the sample weight ``R n / N``, R being the number of replicas. The weight
+    is 1 where shares are equal; elsewhere it makes the average equal to one process on the joined batch. This holds for
+    losses with Keras' default reduction (a mean over examples). A replica that gets no share of a short last batch gets
+    one example of weight 0. All replicas take the same number of steps.
 
     Every replica passes the same examples, which is checked at each epoch (a collective); the order of epoch k is the
     same for any number of replicas (``distopt.data.batches``). ``fit(shuffle=...)`` has no effect. Reported losses and
@@ -65,14 +65,14 @@ class Shares(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int:
-        """How many batches an epoch has."""
+        """Return the number of batches in an epoch."""
         return len(self._batches)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def on_epoch_begin(self) -> None:
-        """Begin an epoch, in a new order: Keras calls it (a collective)."""
+        """Begin an epoch, in a new order (a collective). Keras calls this method."""
         if self._next and self._counts:
             self._renew()
         self._next = 0
@@ -81,14 +81,14 @@ class Shares(keras.utils.PyDataset):
         self._batches.agree(self._epoch, 0)
 
     def on_epoch_end(self) -> None:
-        """Note the end: Keras calls it."""
+        """Note the end of an epoch. Keras calls this method."""
         self._was_ended = True
 
     def __getitem__(self, index: int) -> tuple[Any, Any, Any]:
         """Return this replica's share of the next global batch: (x, y, weights).
 
         Args:
-            index: ignored, for ``fit`` shuffles it with a generator that replicas do not share.
+            index: ignored, because ``fit`` shuffles it with a generator that replicas do not share.
         """
         if self._next == len(self):  # whoever iterates without fit begins no epochs
             self._renew()

@@ -1,10 +1,10 @@
 """The way of a gradient from autograd into the slab, and on to the other replicas.
 
-Autograd is left as it is. It hands over a fresh gradient, which a hook copies into this replica's slab while it is in
-the cache; ``param.grad`` is the slab's view from then on. Keeping the views and letting autograd add to them was
-measured too: it must zero and read them, which costs more where gradients are large (784-2048-2048-10, batch 16: a
-backward pass takes 1.01 times as long as without distopt's memory, and 1.10 times with views that are added to) and
-saves some 20 µs of hooks where they are small.
+Autograd is left as it is: it makes a fresh gradient. A hook copies the gradient into this replica's slab while it is in
+the cache, and ``param.grad`` becomes the view of the slab. We also measured views that stay, to which autograd adds.
+Such views must be zeroed and read. That costs more where gradients are large: with layers 784-2048-2048-10 and batch
+16 a backward pass takes 1.10 times as long as without distopt's memory, and 1.01 times with our copies. It saves some
+20 µs of hooks where gradients are small.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TrainedParameter:
         parameter: the tensor; its value is copied.
 
     Raises:
-        InvalidArgumentError: it can't be trained.
+        InvalidArgumentError: the parameter can't be trained.
     """
 
     def __init__(self, name: str, parameter: Any) -> None:
@@ -38,10 +38,10 @@ class TrainedParameter:
         self.parameter = parameter
         self.variable = Variable(as_array(parameter), name=name)
         self.is_sent = False
-        """Whether the stream has the gradient of this step."""
+        """True where the stream has the gradient of this step."""
 
     def install(self, buffer: Array) -> None:
-        """Move the parameter to where its variable lies, and know where its gradients go."""
+        """Move the parameter into its variable's memory, and remember the buffer for its gradients."""
         self._buffer, self.view = buffer, as_tensor(buffer)
         self.parameter.data = as_tensor(self.variable.storage.array)
         self._address = self.parameter.data_ptr()
@@ -54,7 +54,7 @@ class TrainedParameter:
         self._seen = version_of(self.parameter)
 
     def deliver(self, parameter: Any) -> None:
-        """Bring a gradient that backward has just completed into the slab; a sparse one stays where it is."""
+        """Copy a gradient that backward has just completed into the slab; a sparse one stays where it is."""
         gradient, view = parameter.grad, self.view
         if gradient is not view and gradient.layout is torch.strided:
             view.copy_(gradient.detach() if gradient.requires_grad else gradient)
@@ -65,7 +65,7 @@ class TrainedParameter:
         """Return the gradient as ``apply_gradients`` takes it.
 
         Raises:
-            InvalidArgumentError: parameter or gradient are no longer what backward worked on.
+            InvalidArgumentError: the parameter or the gradient was replaced or changed since the backward pass.
         """
         parameter, name = self.parameter, self.variable.name
         if parameter.data_ptr() != self._address:
@@ -95,10 +95,10 @@ class TrainedParameter:
 
 
 class Stream:
-    """Sends gradients on while backward goes on.
+    """Sends gradients to the other replicas while the backward pass goes on.
 
-    A step begins where the last one ends (the first: where the optimizer is made). There the replicas are together
-    anyway, and in the same order with all that the user lets them do between two steps.
+    A step begins where the last one ends; the first begins where the optimizer is made. There all replicas make a call
+    together anyway, so beginning a step can't be mixed up with other collectives that the user calls between two steps.
 
     Args:
         optimizer: the inner optimizer.
@@ -112,7 +112,7 @@ class Stream:
 
     @classmethod
     def begun(cls, optimizer: BaseOptimizer, trained: Sequence[TrainedParameter]) -> Stream | None:
-        """Begin the first step (collective); None where nothing is gained by sending before the end of backward."""
+        """Begin the first step (collective); return None where sending during backward gains nothing."""
         variables = [each.variable for each in trained]
         optimizer.begin_step(variables)
         stream = cls(optimizer, trained)
@@ -123,7 +123,7 @@ class Stream:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, gradients stay here."""
+        """Keep gradients here, unsent, until the end of the block."""
         before, self._is_held = self._is_held, True
         try:
             yield
@@ -131,10 +131,10 @@ class Stream:
             self._is_held = before
 
     def deliver(self, trained: TrainedParameter, parameter: Any) -> None:
-        """Bring a gradient into the slab and hand it over.
+        """Copy a gradient into the slab and send it.
 
         Raises:
-            InvalidArgumentError: that was done before in this step.
+            InvalidArgumentError: the gradient of this step was sent already.
         """
         if trained.is_sent:
             with telling_the_others(self._communicator):
@@ -146,7 +146,7 @@ class Stream:
             self._optimizer.push(trained.variable, trained.gradient())
 
     def end(self, gradients: Sequence[Any], items: float | None) -> None:
-        """Hand over what is left, end the step and begin the next."""
+        """Send the remaining gradients, end the step and begin the next."""
         self._begin_again()
         for trained, gradient in zip(self._trained, gradients, strict=True):
             if not trained.is_sent:
@@ -160,7 +160,7 @@ class Stream:
         self._optimizer.begin_step()
 
     def _begin_again(self) -> None:
-        """Begin a step where the last one failed, on all replicas alike, and the user has caught it."""
+        """Begin a new step if the last one failed on all replicas and the user has caught the error."""
         if not self._optimizer.step_has_begun:
             self._optimizer.begin_step()
 

@@ -42,18 +42,18 @@ class DistributedOptimizer:
     ``optimizer.step(items=len(x))``, which is exact for uneven batches and for a replica without data; or divide the
     sum by the *global* batch size (``batch.global_size`` of ``distopt.data``).
 
-    Making one is collective. Parameters move into distopt's memory (the Parameter objects stay), where they are
-    trained without a copy; those of replica 0 are everybody's from then on, frozen ones too (with
+    Making the optimizer is collective. Parameters move into distopt's memory (the Parameter objects stay), where they
+    are trained without a copy. All replicas get the values of replica 0, also of frozen parameters (with
     ``Strategy(broadcast=False)`` each replica keeps its own). Frozen parameters (``requires_grad=False``) are not
     trained. With more than one replica PyTorch gets ``DISTOPT_THREADS`` threads (1), as BLAS does.
 
-    A parameter without a gradient on this replica counts as zero where another replica has one; where none has, it is
-    left alone and a warning names it. All backward passes of a step but the last belong under ``no_sync``. After a step
-    ``param.grad`` is None.
+    A parameter that has a gradient on other replicas only counts as zero on this one. A parameter without a gradient on
+    any replica is left alone, and a warning names it. All backward passes of a step but the last belong under
+    ``no_sync``. After a step ``param.grad`` is None.
 
-    ``model.state_dict()`` has the parameters, this optimizer's the rest. Buffers, such as the running statistics of
-    BatchNorm, are each replica's own until ``broadcast_buffers``. Clipping and learning rate schedules are arguments of
-    the inner optimizer; ``clip_grad_norm_`` would clip each replica's part of the sum, and is refused.
+    ``model.state_dict()`` has the parameters, this optimizer's ``state_dict()`` the rest. Buffers, such as the running
+    statistics of BatchNorm, are each replica's own until ``broadcast_buffers``. Clipping and learning rate schedules
+    are arguments of the inner optimizer; ``clip_grad_norm_`` would clip each replica's part of the sum, and is refused.
 
     Args:
         named_parameters: ``model.named_parameters()``: contiguous CPU tensors in float16, bfloat16, float32 or float64.
@@ -107,7 +107,7 @@ class DistributedOptimizer:
 
     @property
     def learning_rate(self) -> Any:
-        """The inner optimizer's learning rate; settable."""
+        """Return the inner optimizer's learning rate, which can be set."""
         return self._optimizer.learning_rate
 
     @learning_rate.setter
@@ -161,7 +161,7 @@ class DistributedOptimizer:
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Inside, backward adds to this replica's gradients, and nothing is sent (accumulation).
+        """Let backward passes in the block add to this replica's gradients without sending them (accumulation).
 
         Example:
             >>> import distopt
@@ -202,7 +202,7 @@ class DistributedOptimizer:
             state_dict: what ``state_dict`` returned, with any number of replicas, in either mode; not changed.
 
         Raises:
-            InvalidArgumentError: of another optimizer or for other parameters; nothing has been changed.
+            InvalidArgumentError: the state of another optimizer, or for other parameters; nothing has been changed.
         """
         if not {"optimizer", "parameters", "weights"} <= set(state_dict):
             raise InvalidArgumentError(
@@ -233,9 +233,9 @@ class DistributedOptimizer:
 def broadcast_buffers(model: Any) -> None:
     """Give every replica replica 0's buffers, such as the running statistics of BatchNorm (collective).
 
-    They are no part of a step: each replica's follow its own examples. Call it before evaluation and before saving; and
-    after the optimizer is made where they begin differently. (DistributedDataParallel does it before every forward
-    pass.)
+    A step does not touch buffers: each replica's buffers follow its own examples. Call this function before evaluation
+    and before saving, and where replicas begin with different buffers also after the optimizer is made.
+    (DistributedDataParallel broadcasts buffers before every forward pass.)
 
     Args:
         model: an nn.Module; its buffers are overwritten.
@@ -251,10 +251,10 @@ def broadcast_buffers(model: Any) -> None:
 
 
 def _checked_optimizer(optimizer: Any) -> Any:
-    """Return an optimizer of distopt.
+    """Return the argument, an optimizer of distopt.
 
     Raises:
-        InvalidArgumentError: it is something else.
+        InvalidArgumentError: the argument is something else.
     """
     if isinstance(optimizer, (optimizers.Optimizer, legacy.Optimizer)):
         return optimizer

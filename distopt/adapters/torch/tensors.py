@@ -1,4 +1,4 @@
-"""Tensors of PyTorch and the NumPy arrays that show the same memory; which parameters can be trained from there."""
+"""Tensors of PyTorch as NumPy arrays of the same memory, and checks that a parameter can be trained there."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def as_slices(gradient: Any, name: str) -> IndexedSlices:
 
 
 def distinct_parameters(named_parameters: Any) -> dict[str, Any]:
-    """Return parameters by name, one that stands under several names under its first.
+    """Return parameters by name; a parameter that has several names under its first.
 
     Raises:
-        InvalidArgumentError: no (name, parameter) pairs, or a name that stands for two parameters.
+        InvalidArgumentError: no (name, parameter) pairs, or one name for two parameters.
     """
     found: dict[str, Any] = {}
     seen: set[int] = set()
@@ -94,7 +94,7 @@ def check_parameter(name: str, parameter: Any) -> None:
     """Refuse a parameter that can't be trained where distopt keeps it.
 
     Raises:
-        InvalidArgumentError: it says why.
+        InvalidArgumentError: the parameter can't be trained; the message says why.
     """
     if torch.nn.parameter.is_lazy(parameter):
         trouble = "has no shape yet: call the model once with an example, then make the optimizer"
@@ -120,7 +120,7 @@ def take_from_replica_0(call: str, named_tensors: Iterable[tuple[str, Any]]) -> 
 
     Raises:
         InvalidArgumentError: a tensor that is not on the CPU.
-        CollectiveMismatchError: the replicas have others (on every one of them).
+        CollectiveMismatchError: the replicas have other tensors (on every one of them).
     """
     communicator = get_strategy().ready()
     tensors = dict(named_tensors)
