@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a run on disk, written beside the training, whole or not at all."""
+"""Checkpoints: the whole state of a run on disk. A thread writes while the training goes on, all or nothing."""
 
 from distopt.checkpoint.checkpointer import Checkpointer
 

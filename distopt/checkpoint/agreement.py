@@ -1,4 +1,4 @@
-"""How replicas tell each other, after a header, what each has found."""
+"""Exchanges small messages between replicas, after a header, so that all of them raise the same error."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from distopt.errors import CheckpointError
 
 
 def tell(communicator: Communicator, mine: Any) -> list[Any]:
-    """Give every replica what all others have, as JSON."""
+    """Send this replica's value to all others, as JSON; return the values of all replicas."""
     return [json.loads(row) for row in exchange_bytes(communicator, json.dumps(mine).encode())]
 
 
 def do_together(communicator: Communicator, act: Callable[[], None]) -> str | None:
-    """Do something on every replica, and wait until all have; return which file was bad on any.
+    """Call ``act`` on every replica and wait until all have done so; return the first file that was bad on any replica.
 
     Raises:
-        CheckpointError: on every replica, where it failed on any in another way.
+        CheckpointError: on every replica, where ``act`` failed on any replica for another reason than a bad file.
     """
     failure, bad, wrong = None, None, None
     try:

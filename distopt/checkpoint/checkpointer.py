@@ -1,4 +1,4 @@
-"""Checkpointer: saves the state of a run, all replicas together, and brings it back."""
+"""Saves the state of a run, all replicas together, and restores it."""
 
 from __future__ import annotations
 
@@ -33,26 +33,27 @@ from distopt.variables.variable import Variable
 
 
 class Checkpointer:
-    """Saves the state of a run, all replicas together, and brings it back: stopping and going on changes no bit.
+    """Saves the state of a run, all replicas together, and restores it: a run that stops and resumes has the same bits.
 
     A checkpoint holds parameters, slots, ``iterations``, hyperparameters that are variables, the state of schedule and
     aggregator (where they have ``variables``), the position in the data and random states. It depends neither on the
-    number of replicas nor on the mode. It is the directory ``step-00000120`` with one safetensors file per replica and
-    ``manifest.json`` with their checksums, written beside the training and renamed when it is complete.
+    number of replicas nor on the mode. On disk it is the directory ``step-00000120`` with one safetensors file per
+    replica and ``manifest.json`` with their checksums. A thread writes the directory while the training goes on, and
+    renames it when it is complete.
 
     Variables are found by their names: give them names, or make them in the same order in every run.
 
-    What each replica has for itself (random states, aggregator variables, a position of data of your own) goes back to
-    the replica of the same index; to another number of replicas only where all had the same.
+    The state of each single replica (random states, aggregator variables, the position in data of your own) goes back
+    to the replica of the same index. With another number of replicas it can be restored only if it was the same on all.
 
     Args:
         directory: where checkpoints are; the same on all nodes.
         optimizer: of either family.
-        variables: the parameters, where ``restore`` comes before the first step (in which an optimizer learns them),
-            and what else is to be saved. Without an optimizer a step is a call of ``save`` or ``save_every``.
-        data: ``distopt.data.batches(...)``, or anything with ``state()`` (of JSON) and ``resume(state)``.
+        variables: the parameters, if ``restore`` comes before the first step (only then does an optimizer know them),
+            and further variables to save. Without an optimizer a step is a call of ``save`` or ``save_every``.
+        data: ``distopt.data.batches(...)``, or anything with ``resume(state)`` and ``state()``, which returns JSON.
         random: random generators: NumPy's ``Generator`` and ``RandomState``, ``random.Random``.
-        keep: how many checkpoints stay; older ones are removed when a new one is complete.
+        keep: number of checkpoints to keep; older ones are removed when a new one is complete.
 
     Raises:
         InvalidArgumentError: an argument that can't be right.
@@ -107,9 +108,9 @@ class Checkpointer:
         self._goes_on = False
 
     def save(self) -> None:
-        """Save the state; returns when it is copied, and a thread writes it.
+        """Save the state: copy it, and let a thread write the copy. Collective.
 
-        Collective. What was begun before is waited for first; where that failed, there is a warning.
+        A checkpoint that is still being written is waited for first; if writing failed, there is a warning.
 
         Raises:
             CollectiveMismatchError: not all replicas save (on every one of them).
@@ -119,15 +120,15 @@ class Checkpointer:
         self._save()
 
     def save_every(self, steps: int) -> None:
-        """Save where the number of steps done is a multiple of this; call it once after every step.
+        """Save when the number of steps done is a multiple of ``steps``. Call this method once after every step.
 
-        When a replica has got SIGUSR1 or SIGTERM, all save after the same step and end (status 0).
+        When a replica has received SIGUSR1 or SIGTERM, all replicas save after the same step and end (status 0).
 
         Args:
             steps: 1 or more.
 
         Raises:
-            SystemExit: a request to stop, after the state was saved.
+            SystemExit: a signal asked to stop, and the state has been saved.
         """
         steps = _count("steps", steps)
         self._preemption.install()
@@ -147,10 +148,10 @@ class Checkpointer:
             raise SystemExit(0)
 
     def wait(self) -> None:
-        """Wait until what was begun is on the disk. Collective.
+        """Wait until the last checkpoint is on the disk. Collective.
 
         Raises:
-            CheckpointError: it could not be written (on every replica).
+            CheckpointError: the checkpoint could not be written (on every replica).
         """
         communicator = get_strategy().ready()
         with telling_the_others(communicator):
@@ -161,13 +162,13 @@ class Checkpointer:
             raise CheckpointError(text)
 
     def restore(self) -> int | None:
-        """Bring back the newest checkpoint that is good, on all replicas the same one. Collective.
+        """Restore the newest undamaged checkpoint, on all replicas the same one. Collective.
 
         Returns:
-            How many steps were done when it was saved; None where the directory holds no checkpoint.
+            The number of steps done when it was saved; None where the directory holds no checkpoint.
 
         Raises:
-            CheckpointError: there are checkpoints, and none is good; or it does not fit this run's variables.
+            CheckpointError: all checkpoints are damaged, or the checkpoint does not fit this run's variables.
         """
         communicator = get_strategy().ready()
         with telling_the_others(communicator):
@@ -193,13 +194,13 @@ class Checkpointer:
         return None
 
     def __enter__(self) -> Self:
-        """Return itself; at the end of the block everything is on the disk."""
+        """Return this object; at the end of the block everything is on the disk."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for what was begun; after an exception only for this replica's part of it."""
+        """Wait for the last checkpoint; after an exception only for this replica's part of it."""
         self._preemption.uninstall()
         if kind is None:
             self.wait()
@@ -250,7 +251,7 @@ class Checkpointer:
             )
 
     def _failure(self, rows: Sequence[Sequence[Any]]) -> str | None:
-        """Say why the last checkpoint could not be written, from what all replicas know; None where it was."""
+        """Say why the last checkpoint could not be written, from the reports of all replicas; None if it was."""
         texts = list(dict.fromkeys(row[0] for row in rows if row[0]))
         if not texts:
             return None
@@ -261,7 +262,7 @@ class Checkpointer:
     # Restoring
 
     def _restore(self, communicator: Communicator, step: int) -> str | None:
-        """Restore a step; return what is bad about its files, in which case nothing has changed."""
+        """Restore a step. If its files are damaged, change nothing and return what is wrong with them."""
         found: Found
         owner: int
         targets: dict[str, Entry]
@@ -292,7 +293,7 @@ class Checkpointer:
         return None
 
     def _prepared(self, found: Found) -> Live:
-        """Return this run's variables, after making the slots that the optimizer had when it was saved."""
+        """Return this run's variables, after making the slots that the optimizer had when the step was saved."""
         optimizer, manifest = self._optimizer, found.manifest
         if optimizer is not None:
             known = {f"variables/{v.name}": v for v in self._variables}

@@ -1,4 +1,4 @@
-"""The directory of checkpoints: which are complete, and how one becomes so, replaces another, and goes."""
+"""The directory of checkpoints: finds complete ones, completes a new one by renaming it, removes old ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _ASIDE = re.compile(r"\.step-([0-9]{8,18})-[0-9a-f]+\.(tmp|old)")
 
 
 def complete(directory: Path, step: int) -> Path:
-    """Return where the checkpoint of a step lies."""
+    """Return the path of the complete checkpoint of a step."""
     return directory / f"step-{step:08}"
 
 
 def aside(directory: Path, step: int, token: str, kind: str = "tmp") -> Path:
-    """Return where a checkpoint lies before (``tmp``) and after (``old``) its time."""
+    """Return the path of a checkpoint before it is complete (``tmp``) or after it was replaced (``old``)."""
     return directory / f".step-{step:08}-{token}.{kind}"
 
 
@@ -31,7 +31,7 @@ def steps_in(directory: Path) -> list[int]:
 
 
 def publish(directory: Path, step: int, token: str) -> None:
-    """Make what was written aside the checkpoint of its step, in place of one that is there."""
+    """Rename the written files to the checkpoint of their step; an older checkpoint of this step is replaced."""
     written, final, old = aside(directory, step, token), complete(directory, step), aside(directory, step, token, "old")
     sync_directory(written)
     if final.exists():
@@ -42,7 +42,7 @@ def publish(directory: Path, step: int, token: str) -> None:
 
 
 def keep_newest(directory: Path, step: int, token: str, keep: int) -> None:
-    """Remove the oldest checkpoints, after that of a step has become complete."""
+    """Remove all checkpoints up to this step but the newest ``keep``, once the one of this step is complete."""
     for outdated in [each for each in steps_in(directory) if each <= step][:-keep]:
         # Renamed first: what is removed in part must not look like a checkpoint.
         gone = aside(directory, outdated, token)
@@ -51,7 +51,7 @@ def keep_newest(directory: Path, step: int, token: str, keep: int) -> None:
 
 
 def give_up(directory: Path, step: int, token: str) -> None:
-    """Remove what was written aside, while others may write there still."""
+    """Remove an incomplete checkpoint, though other replicas may still write to it."""
     path = aside(directory, step, token)
     gone = path.with_name(f".step-{step:08}-{token}f.tmp")  # another token: what others add is in nobody's way
     path.rename(gone)
@@ -59,14 +59,14 @@ def give_up(directory: Path, step: int, token: str) -> None:
 
 
 def put_back(directory: Path) -> None:
-    """Put a checkpoint back whose replacement was not completed."""
+    """Put an old checkpoint back if its replacement was not completed."""
     for path, step, kind in _asides(directory):
         if kind == "old" and not complete(directory, step).exists():
             path.rename(complete(directory, step))
 
 
 def remove_leftovers(directory: Path, token: str) -> None:
-    """Remove what runs that ended while they wrote have left aside, but what has this token."""
+    """Remove the incomplete checkpoints that earlier runs have left, but none with this token."""
     put_back(directory)
     for path, _, _ in _asides(directory):
         if not path.name.endswith(f"-{token}.tmp"):

@@ -1,7 +1,7 @@
-"""Files of a checkpoint: safetensors, written and hashed in one pass, read with suspicion, and synced to the disk.
+"""Files of a checkpoint: safetensors, written and hashed in one pass and synced to the disk, checked when read.
 
-The format is written here and not by the ``safetensors`` library: the state lies in one buffer, in the order of the
-file, and is hashed on its way. The library checks the headers of what is read.
+The format is written here and not by the ``safetensors`` library: the state is in one buffer, in the order of the file,
+and is hashed as it is written. The library checks the headers of files that are read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """How many bytes it has."""
+        """Return the size of the piece in bytes."""
         return (self.piece.end - self.piece.begin) * to_dtype(self.dtype).itemsize
 
 
@@ -62,7 +62,7 @@ def write_tensors(path: Path, pieces: Sequence[tuple[Piece, str]], buffer: Array
         buffer: uint8 array; not changed.
 
     Returns:
-        Its size and checksum.
+        Size and checksum of the file.
     """
     header, end = {}, 0
     for piece, dtype in pieces:
@@ -88,7 +88,7 @@ def _chunks(buffer: Array) -> Iterator[bytes]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file that is there as a whole or not at all, and sync it."""
+    """Write a small file, as a whole or not at all, and sync it."""
     aside = path.with_name(f"{path.name}.new")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -98,7 +98,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Bring the names in a directory to the disk."""
+    """Sync the names in a directory to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -110,7 +110,7 @@ def check_file(path: Path, size: int, expected: str) -> None:
     """Check that a file is a plain one and has this size and checksum.
 
     Raises:
-        BadFileError: it is not.
+        BadFileError: the file is something else, or has another size or checksum.
     """
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
@@ -129,7 +129,7 @@ def read_small(path: Path, limit: int = 1 << 28) -> bytes:
     """Return the bytes of a plain file that must not be large.
 
     Raises:
-        BadFileError: it is no plain file, or too large.
+        BadFileError: the file is not a plain one, or too large.
     """
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
@@ -141,7 +141,7 @@ def locate(path: Path, pieces: Sequence[tuple[Piece, str]]) -> list[Stored]:
     """Return where the pieces lie in a safetensors file, which must hold these and no others.
 
     Raises:
-        BadFileError: it holds something else, or is no safetensors file.
+        BadFileError: the file holds something else, or is no safetensors file.
     """
     try:
         with safe_open(path, framework="numpy"):  # checks that the header fits the file

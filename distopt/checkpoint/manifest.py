@@ -1,4 +1,4 @@
-"""The manifest: what a checkpoint holds, and in which file. Nothing in it is believed before it was checked."""
+"""The manifest lists what a checkpoint holds, and in which file. Nothing in a manifest is used before it is checked."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checkpoint holds.
+    """The list of what a checkpoint holds.
 
     Args:
-        step: how many steps were done.
+        step: number of steps done.
         variables: by key.
         trained: the keys of the variables that the optimizer updates, in its order.
         parts: one file per replica.
@@ -65,7 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         check_cover(sizes, (piece for part in self.parts for piece in part.pieces))
 
     def write(self, directory: Path) -> None:
-        """Write it, with its own checksum."""
+        """Write the manifest, with its own checksum."""
         content = msgspec.to_builtins(self)
         envelope = {"xxh3_64": checksum(_canonical(content)), "manifest": content}
         write_text(directory / NAME, json.dumps(envelope, indent=1))
@@ -79,11 +79,11 @@ class _Envelope(msgspec.Struct):
 
 
 def read_manifest(directory: Path, step: int | None) -> Manifest:
-    """Read and check the manifest of a step, or of whatever step it is.
+    """Read and check the manifest of a step, or of any step where ``step`` is None.
 
     Raises:
-        BadFileError: it is damaged, or says what can't be.
-        CheckpointError: a later distopt has written it.
+        BadFileError: the manifest is damaged, or contradicts itself.
+        CheckpointError: a later version of distopt has written the manifest.
     """
     data = read_small(directory / NAME)
     try:

@@ -1,4 +1,4 @@
-"""What each replica keeps for itself, as JSON: its position in the data, its random states."""
+"""The state of a single replica, as JSON: its position in the data, its random states."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Resumable(Protocol):
         """Return the position, as JSON can hold it."""
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on there at the next iteration."""
+        """Begin the next iteration at this position."""
 
 
 def own_state(live: Live, data: Resumable | None, generators: Sequence[Any]) -> dict[str, Any]:
-    """Return what this replica keeps for itself; of its variables the checksums, which tell whether all are alike.
+    """Return this replica's own state; its variables only as checksums, which show whether all replicas have the same.
 
     Raises:
-        InvalidArgumentError: data whose state JSON can't hold.
+        InvalidArgumentError: JSON can't hold the state of ``data``.
     """
     state = {
         "data": None if data is None else dict(data.state()),
@@ -45,10 +45,10 @@ def own_state(live: Live, data: Resumable | None, generators: Sequence[Any]) -> 
 
 
 def take(own: Mapping[str, Any], data: Resumable | None, generators: Sequence[Any]) -> list[str]:
-    """Set the position in the data and the random states; return what is left because it was not asked for.
+    """Set the position in the data and the random states; return the names of stored states that nobody asked for.
 
     Raises:
-        CheckpointError: something that was asked for is not there, or does not fit.
+        CheckpointError: a state that was asked for is not in the checkpoint, or does not fit.
     """
     states = own.get("random") or []
     if generators and len(states) != len(generators):

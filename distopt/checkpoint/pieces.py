@@ -1,4 +1,4 @@
-"""Pieces: ranges of variables. Each replica writes some; together they are the whole, whoever reads them."""
+"""Pieces: ranges of variables. Each replica writes some of them; together they are the whole state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Piece(msgspec.Struct, frozen=True, order=True, array_like=True):
     Args:
         key: the variable's name in the checkpoint.
         begin: the first element.
-        end: the one after the last.
+        end: one more than the last element.
     """
 
     key: str
@@ -31,17 +31,17 @@ class Piece(msgspec.Struct, frozen=True, order=True, array_like=True):
 
     @property
     def name(self) -> str:
-        """The name of its tensor in a file."""
+        """Return the name of the piece's tensor in a file."""
         return f"{self.key}[{self.begin}:{self.end}]"
 
 
 def cut(sizes: Mapping[str, tuple[int, int]], replicas: int, index: int) -> list[Piece]:
-    """Return what one replica writes of variables that all replicas have: about an equal number of bytes each.
+    """Cut variables that all replicas have into equal parts of about the same size; return the pieces of one replica.
 
     Args:
         sizes: key -> (number of elements, bytes of one).
-        replicas: how many share the writing.
-        index: which of them.
+        replicas: how many replicas share the writing.
+        index: the replica's index.
 
     Example:
         >>> cut({"w": (10_000, 4), "b": (10, 4)}, 2, 0), cut({"w": (10_000, 4), "b": (10, 4)}, 2, 1)
@@ -61,7 +61,7 @@ def cut(sizes: Mapping[str, tuple[int, int]], replicas: int, index: int) -> list
 
 
 def _near(element: int, size: int) -> int:
-    """Return the place near an element where a variable may be cut: small ones are not."""
+    """Return the position nearest to an element at which a variable may be cut; a small variable stays whole."""
     return min(size, max(0, (element + SPAN_UNIT // 2) // SPAN_UNIT * SPAN_UNIT))
 
 
@@ -69,7 +69,7 @@ def check_cover(sizes: Mapping[str, int], pieces: Iterable[Piece]) -> None:
     """Check that pieces hold every element of every variable once, and nothing else.
 
     Raises:
-        ValueError: which variable they do not hold.
+        ValueError: the pieces of a variable do not make it up; the message names the variable.
 
     Example:
         >>> check_cover({"w": 4}, [Piece("w", 2, 4), Piece("w", 0, 2)])

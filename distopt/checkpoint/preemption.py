@@ -1,4 +1,4 @@
-"""Requests to stop: a scheduler that takes the machine away sends a signal some time before."""
+"""Requests to stop: a batch system that takes the machine away sends a signal some time before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Preemption:
         self._replica = current_replica()
         self._previous: dict[int, Any] = {}
         self.received: str | None = None
-        """The signal that this replica got."""
+        """The name of the signal that this replica has received."""
 
     def install(self) -> None:
         """Handle the signals; only the main thread can."""
@@ -34,13 +34,13 @@ class Preemption:
                 self._previous[number] = signal.signal(number, self._request)
 
     def uninstall(self) -> None:
-        """Leave the signals to who handled them before."""
+        """Restore the earlier handlers of the signals."""
         while self._previous:
             signal.signal(*self._previous.popitem())
 
     @property
     def is_agreed(self) -> bool:
-        """Whether all replicas know, in the same step, that one was asked to stop."""
+        """Return whether all replicas know, in the same step, that one of them was asked to stop."""
         alone = get_strategy().num_replicas_in_sync == 1
         return self._replica.stop_agreed or (alone and self._replica.stop_requested)
 

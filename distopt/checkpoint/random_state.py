@@ -14,7 +14,7 @@ def checked_generators(generators: Any) -> list[Any]:
     """Return the generators whose state can be kept.
 
     Raises:
-        InvalidArgumentError: something else.
+        InvalidArgumentError: an object is no such generator.
     """
     if not isinstance(generators, Sequence) or isinstance(generators, str):
         raise InvalidArgumentError(
@@ -33,7 +33,7 @@ def state_of(generator: Any) -> Any:
             module ``random``).
 
     Raises:
-        InvalidArgumentError: no such thing.
+        InvalidArgumentError: ``generator`` is something else.
 
     Example:
         >>> import random
@@ -59,7 +59,7 @@ def set_state(generator: Any, state: Any) -> None:
     """Set the state of a generator to one that ``state_of`` returned.
 
     Raises:
-        ValueError: it is that of another kind of generator (or TypeError, KeyError).
+        ValueError: the state is from another kind of generator (TypeError and KeyError are possible too).
     """
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = _from_json(state)

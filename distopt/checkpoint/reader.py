@@ -1,4 +1,4 @@
-"""Reading a checkpoint: everything is checked before anything is written."""
+"""Reads a checkpoint; all files are checked before a variable is changed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from distopt.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint whose files are as they were written."""
+    """A checkpoint whose files have been checked."""
 
     directory: Path
     manifest: Manifest
     stored: Sequence[Sequence[Stored]]
-    """Where the pieces of each file lie."""
+    """The pieces of each file, with their positions in it."""
 
     @property
     def has_own_variables(self) -> bool:
-        """Whether replicas had variables of their own."""
+        """Return whether replicas had variables of their own."""
         return any(key.startswith(own_key("", 0)) for key in self.manifest.variables)
 
 
@@ -34,8 +34,8 @@ def open_checkpoint(directory: Path, step: int) -> Found:
     """Read the manifest and check every file.
 
     Raises:
-        BadFileError: one is not what was written.
-        CheckpointError: a later distopt has written it.
+        BadFileError: a file is damaged or missing.
+        CheckpointError: a later version of distopt has written the checkpoint.
     """
     path = names.complete(directory, step)
     try:
@@ -50,16 +50,18 @@ def open_checkpoint(directory: Path, step: int) -> Found:
 
 
 def owner_of(manifest: Manifest, replicas: int, index: int, parts: Iterable[str]) -> int:
-    """Return whose own state a replica takes: its own, or with another number of replicas that which all had alike.
+    """Return the index of the saved replica whose own state this replica takes: the same index, where there is one.
+
+    With another number of replicas than before, every replica takes the state of replica 0, if all had the same.
 
     Args:
-        manifest: what was saved.
-        replicas: how many there are now.
-        index: which this is.
-        parts: what it will take of it.
+        manifest: the manifest of the checkpoint.
+        replicas: the number of replicas now.
+        index: this replica's index.
+        parts: the names of the states that will be taken.
 
     Raises:
-        CheckpointError: there are more or fewer replicas now, and they had different state.
+        CheckpointError: there are more or fewer replicas now, and the saved ones had different states.
     """
     if len(manifest.replicas) == replicas:
         return index
@@ -74,10 +76,10 @@ def owner_of(manifest: Manifest, replicas: int, index: int, parts: Iterable[str]
 
 
 def targets_of(live: Live, manifest: Manifest, owner: int) -> dict[str, Entry]:
-    """Return where what is stored belongs, by its name in the file.
+    """Return the variable of this run for each name in the files.
 
     Raises:
-        CheckpointError: variables that are missing on either side, or differ in shape or dtype.
+        CheckpointError: variables are missing on either side, or differ in shape or dtype.
     """
     targets = {**live.common, **{own_key(key, owner): entry for key, entry in live.own.items()}}
     others = {own_key("", r) for r in range(len(manifest.replicas)) if r != owner}
@@ -101,10 +103,10 @@ def targets_of(live: Live, manifest: Manifest, owner: int) -> dict[str, Entry]:
 
 
 def load(found: Found, targets: Mapping[str, Entry]) -> None:
-    """Overwrite the variables; where replicas of a node share memory, each reads a part for all of them.
+    """Overwrite the variables; where replicas of a node share memory, each replica reads a part for all of them.
 
     Raises:
-        BadFileError: a file has changed since it was checked.
+        BadFileError: a file has become shorter since it was checked.
     """
     for part, stored in zip(found.manifest.parts, found.stored, strict=True):
         wanted = [
@@ -124,7 +126,7 @@ def _node(entry: Entry) -> Node | None:
 
 
 def _reads(node: Node | None, number: int) -> bool:
-    """Whether this replica reads the piece of this number."""
+    """Return whether this replica, of those on its node, reads the piece of this number."""
     return node is None or number % len(node.members) == node.place
 
 

@@ -1,4 +1,4 @@
-"""The copy of the state that is written while the training goes on; and whether replicas have one state at all."""
+"""Copies the state, to be written while the training goes on, and checks that all replicas have the same state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distopt.errors import CheckpointError
 from distopt.memory.digests import digest
 
 _SAMPLE = 64
-"""Elements of each variable that replicas compare before a checkpoint is cut from what all of them have."""
+"""Elements of each variable that replicas compare, before each writes a part of what should be the same on all."""
 
 
 class Snapshot:
@@ -25,13 +25,13 @@ class Snapshot:
         self.buffer = np.empty(0, np.uint8)
 
     def make_room(self, pieces: Sequence[tuple[Piece, Entry]]) -> None:
-        """Get the memory, where it is not there yet."""
+        """Allocate the memory, unless it has the right size already."""
         count = sum(_bytes(*each).size for each in pieces)
         if self.buffer.size != count:
             self.buffer = np.empty(count, np.uint8)
 
     def take(self, pieces: Sequence[tuple[Piece, Entry]]) -> None:
-        """Copy the pieces, one behind the other."""
+        """Copy the pieces, one after another."""
         begin = 0
         for each in pieces:
             source = _bytes(*each)
@@ -44,9 +44,9 @@ def _bytes(piece: Piece, entry: Entry) -> Array:
 
 
 def sample_of(live: Live) -> dict[str, Array]:
-    """Return some elements of what every replica has in its own memory, and all must have alike.
+    """Return some elements of each variable that every replica has in its own memory, and that must be the same on all.
 
-    Of what a step without aggregation has written: all.
+    Return all elements of a variable that a step without aggregation has written.
     """
     private = {key: entry for key, entry in live.common.items() if entry.home is None}
     return {
@@ -56,7 +56,7 @@ def sample_of(live: Live) -> dict[str, Array]:
 
 
 def raise_difference(communicator: Communicator, sample: Mapping[str, Array]) -> None:
-    """Say, on all replicas, whose sample differs (collective).
+    """Raise an error that says, on all replicas, whose sample differs (collective).
 
     Raises:
         CheckpointError: always.

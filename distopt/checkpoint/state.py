@@ -1,9 +1,9 @@
-"""What a checkpoint holds, by name: the variables of a run and of its optimizer, and where they lie.
+"""Finds all that a checkpoint must hold: the variables of a run and of its optimizer, by their names in the files.
 
-``variables/NAME``            parameters, and what else was given
+``variables/NAME``            parameters, and further variables that were given
 ``slots/NAME/LABEL``          state of a parameter
 ``iterations``                the counter of steps
-``hyperparameters/NAME``      those that are variables
+``hyperparameters/NAME``      hyperparameters that are variables
 ``optimizer/NAME``            other variables of the optimizer
 ``schedule/NAME``             variables of the schedule, where it has the attribute ``variables``
 ``aggregator/NAME``           variables of the aggregator: each replica's own
@@ -40,9 +40,9 @@ class Entry:
     """A variable of a checkpoint.
 
     Args:
-        variable: it.
-        home: the memory that the replicas of the node share, where it lies in such; with slots the parameter's.
-        start: where it lies there.
+        variable: the variable.
+        home: the memory that the replicas of the node share, if the variable lies in such; for a slot its parameter's.
+        start: the position of the variable in ``home``.
     """
 
     variable: Variable
@@ -56,7 +56,7 @@ class Entry:
 
     @property
     def bytes(self) -> Array:
-        """The memory, as uint8 array of shape (elements, bytes of one)."""
+        """Return the variable's memory as a uint8 array of shape (elements, bytes of one)."""
         return self.variable.storage.array.reshape(-1, 1).view(np.uint8)
 
 
@@ -65,9 +65,9 @@ class Live:
     """The variables of a run, by their names in the checkpoint.
 
     Args:
-        common: what all replicas have alike.
-        own: what each has for itself.
-        trained: the names of those that the optimizer updates, in its order.
+        common: variables that are the same on all replicas.
+        own: variables that each replica has for itself.
+        trained: the names of the variables that the optimizer updates, in its order.
     """
 
     common: Mapping[str, Entry]
@@ -75,7 +75,7 @@ class Live:
     trained: Sequence[str]
 
     def pieces(self, replicas: int, index: int) -> list[tuple[Piece, Entry]]:
-        """Return what one replica writes: what it owns where memory is shared, and its part of the rest."""
+        """Return the pieces that one replica writes: those that it owns in shared memory, and its part of the rest."""
         private = {
             k: (e.variable.size, e.variable.storage.array.itemsize) for k, e in self.common.items() if e.home is None
         }
@@ -90,13 +90,13 @@ class Live:
         return sorted(pieces, key=lambda item: -item[1].variable.storage.array.itemsize)
 
     def described(self, replicas: int) -> dict[str, Described]:
-        """Return shape and dtype of all that the checkpoint holds."""
+        """Return shape and dtype of all variables in the checkpoint."""
         own = {own_key(key, r): entry for r in range(replicas) for key, entry in self.own.items()}
         return {key: entry.described for key, entry in {**self.common, **own}.items()}
 
 
 def own_key(key: str, replica: int) -> str:
-    """Return the name of what one replica has for itself."""
+    """Return the name in the checkpoint of a variable that one replica has for itself."""
     return f"replica {replica}/{key}"
 
 
@@ -104,8 +104,8 @@ def find(optimizer: BaseOptimizer | None, variables: Sequence[Variable]) -> Live
     """Find everything that a checkpoint must hold.
 
     Raises:
-        InvalidArgumentError: two variables of one name, a dtype that files can't hold, no parameters.
-        ForeignVariableError: a variable of another replica.
+        InvalidArgumentError: two variables have one name, a dtype can't be stored, or there are no parameters.
+        ForeignVariableError: a variable belongs to another replica.
     """
     live = Live(_entries(_by_name(variables)), {}, []) if optimizer is None else _find(optimizer, variables)
     for key, entry in {**live.common, **live.own}.items():
@@ -166,7 +166,7 @@ def _hyperparameters(optimizer: BaseOptimizer) -> dict[str, Variable]:
 
 
 def _schedule(optimizer: BaseOptimizer) -> Any:
-    """Return what the learning rate comes from."""
+    """Return the source of the learning rate: a schedule, a variable or a function."""
     return family_of(optimizer).sources().get("learning_rate")
 
 
@@ -202,9 +202,9 @@ def _numbered(room: str, variables: Iterable[Variable], prefix: str = "") -> dic
 
 
 def make_slots(optimizer: BaseOptimizer, variables: Sequence[Variable], *, has_own_variables: bool) -> None:
-    """Make what the optimizer makes in its first step over these variables, so that it can be restored.
+    """Make the slots that the optimizer would make in its first step over these variables, so they can be restored.
 
-    Local: what that step broadcasts is equal on all replicas after a restore.
+    This is local: a first step would also broadcast, but after a restore all replicas have the same values anyway.
     """
     if variables:
         family_of(optimizer).prepare(list(variables))

@@ -1,7 +1,8 @@
-"""Writing a checkpoint: each replica's thread writes its part; replica 0's makes the parts one checkpoint.
+"""Writes a checkpoint: each replica's thread writes its part, and replica 0's thread joins the parts.
 
-The threads use no communicator. A replica that has its part on the disk says so in a small file beside it; replica 0
-waits for all of them, writes the manifest and renames the directory. A part that can't be written is said so likewise.
+The threads use no communicator. A replica that has its part on the disk says so in a small file beside the part;
+replica 0 waits for all these files, writes the manifest and renames the directory. A replica that can't write its part
+leaves another small file, which says why.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from distopt.checkpoint.pieces import Piece
 from distopt.process.exiting import is_exiting
 
 PATIENCE = 600.0
-"""Seconds that replica 0 waits for the parts of the others after its own."""
+"""Seconds that replica 0, after writing its own part, waits for the parts of the others."""
 
 _NAPS = (0.002, 0.1)
 
@@ -36,16 +37,16 @@ _LAST_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Whole:
-    """A checkpoint that is to be written, the same on all replicas.
+    """A checkpoint to be written, described in the same way on all replicas.
 
     Args:
-        directory: of the checkpoints.
-        step: whose it is.
-        token: tells this attempt from earlier ones.
-        replicas: how many write.
-        variables: shape and dtype of everything, as the manifest says them.
-        trained: likewise.
-        keep: how many checkpoints stay.
+        directory: the directory of all checkpoints.
+        step: the step of this checkpoint.
+        token: random characters that tell this attempt from earlier ones.
+        replicas: the number of replicas that write.
+        variables: shape and dtype of every variable, for the manifest.
+        trained: the names of the variables that the optimizer updates, for the manifest.
+        keep: number of checkpoints to keep.
     """
 
     directory: Path
@@ -58,28 +59,28 @@ class Whole:
 
     @property
     def aside(self) -> Path:
-        """Where it is written."""
+        """Return the directory in which the files are written, before it is renamed."""
         return names.aside(self.directory, self.step, self.token)
 
     def note(self, replica: int) -> Path:
-        """Where a replica says that its part is on the disk."""
+        """Return the path of the file in which a replica says that its part is on the disk."""
         return self.aside / f"part-{replica:05}.json"
 
     def failure(self, replica: int) -> Path:
-        """Where a replica says why its part can't be."""
+        """Return the path of the file in which a replica says why it can't write its part."""
         return self.aside / f"failed-{replica:05}.txt"
 
 
 @dataclass(frozen=True)
 class Write:
-    """One replica's part of it.
+    """One replica's part of a checkpoint.
 
     Args:
         whole: the checkpoint.
-        index: the replica's.
-        pieces: what it writes, each with its dtype, in the order of the buffer.
-        buffer: their bytes.
-        own: what this replica keeps for itself, as JSON.
+        index: the replica's index.
+        pieces: the pieces in this part, each with its dtype, in the order of the buffer.
+        buffer: the bytes of the pieces.
+        own: the replica's own state, as JSON.
     """
 
     whole: Whole
@@ -90,7 +91,7 @@ class Write:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Return the path of the part's file."""
         return self.whole.aside / f"part-{self.index:05}.safetensors"
 
 
@@ -109,7 +110,7 @@ class Writer:
         self._failure: str | None = None
 
     def begin(self, write: Write) -> None:
-        """Write in the background, in an exit handler here; what was begun before is over."""
+        """Write in a thread, or at once if the program is ending. The last write must have been joined."""
         if is_exiting():
             self._run(write)
             if self._failure is not None:
@@ -120,7 +121,7 @@ class Writer:
         atexit.register(self._finish_at_exit)
 
     def join(self) -> str | None:
-        """Wait for what was begun; return, once, why it failed."""
+        """Wait for the write that was begun; return, once, why it failed, or None."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -129,7 +130,7 @@ class Writer:
         return failure
 
     def give_up(self) -> None:
-        """Wait a little for what was begun: the job is about to end, and other replicas may have ended already."""
+        """Wait at most half a minute for the write: the job is ending, and other replicas may have ended already."""
         if self._thread is not None:
             self._thread.join(_LAST_SECONDS)
             atexit.unregister(self._finish_at_exit)
@@ -147,7 +148,7 @@ class Writer:
 
 
 def _warn_of(failure: str) -> None:
-    """Say at the end of the program, where nobody may ask any more, that the last checkpoint is missing."""
+    """Warn that the last checkpoint is missing, at the end of the program, when no call can raise an error any more."""
     warnings.warn(f"the last checkpoint could not be written: {failure}", stacklevel=1)
 
 
@@ -165,7 +166,7 @@ def _write(write: Write) -> None:
 
 
 def _complete(whole: Whole) -> None:
-    """Make the parts of all replicas a checkpoint."""
+    """Join the parts of all replicas to a checkpoint: write the manifest and rename the directory."""
     notes = [msgspec.convert(json.loads(whole.note(r).read_bytes()), Note) for r in range(whole.replicas)]
     manifest = Manifest(
         step=whole.step,
@@ -199,7 +200,7 @@ def _wait_for_parts(whole: Whole) -> None:
 
 
 def _clean_up(write: Write, error: Exception) -> str | None:
-    """Remove what was written; return what happened, or None where it follows from another replica's failure."""
+    """Remove this part; return the reason of the failure, or None where another replica's failure caused it."""
     text, whole = f"{type(error).__name__}: {error}", write.whole
     if write.index == 0:
         with contextlib.suppress(OSError):
