@@ -1,4 +1,4 @@
-"""Which replica died first: what the launcher says, and what was seen of the processes on this host."""
+"""Finds the replica that died first, from the launcher's output and from the processes on this host."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _OPEN_MPI = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited 
 class Watch(threading.Thread):
     """Notes which of this host's replicas ended first.
 
-    MPICH kills the others at once and then may name one of those as the cause; even process ids tell of deaths
-    in another order. So each replica holds a named pipe open: the kernel closes it before the others can know, and
-    epoll reports events in their order, however late it is asked.
+    When one replica dies, MPICH kills the others at once, and then may name one of these as the cause. Waiting on
+    process ids may also report deaths in another order. So each replica holds a named pipe open. The kernel closes the
+    pipe before other replicas can notice the death, and epoll reports events in their order, however late it is asked.
 
     Args:
-        folder: where the replicas report; holds the pipes.
-        replicas: how many there will be.
+        folder: the folder in which the replicas report; it also holds the pipes.
+        replicas: the number of replicas of the job.
     """
 
     def __init__(self, folder: Path, replicas: int) -> None:
@@ -42,7 +42,7 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Look until one has ended, or nobody needs to know any more."""
+        """Watch the pipes until a replica has ended, or ``stop`` is called."""
         with select.epoll() as epoll:
             for pipe in self._pipes:
                 epoll.register(pipe, select.EPOLLHUP)
@@ -65,7 +65,7 @@ class Watch(threading.Thread):
         return _name(str(self.first), pid, host)
 
     def signal_replicas(self, number: int) -> int:
-        """Send a signal to the replicas on this host, as far as they have reported; return how many it reached."""
+        """Send a signal to those replicas on this host that have reported; return how many it reached."""
         reached = 0
         for path in self.folder.glob("replica-*.json"):
             pid, host = _record(path)
@@ -80,10 +80,10 @@ def killed(text: str, watch: Watch, before: ControlGroup | None = None, after: C
     """Return a sentence for each replica that was killed.
 
     Args:
-        text: the launcher's last words.
-        watch: who has seen the replicas of this host.
+        text: the end of the launcher's output.
+        watch: the watch over the replicas of this host.
         before: this process's control group before the job (the replicas belong to it too).
-        after: the same after the job.
+        after: the same control group after the job.
     """
     cause = _cause_of_sigkill(before, after)
     sentences = [
@@ -96,7 +96,7 @@ def killed(text: str, watch: Watch, before: ControlGroup | None = None, after: C
 
 
 def _cause_of_sigkill(before: ControlGroup | None, after: ControlGroup | None) -> str | None:
-    """What the kernel says of memory, if it has killed a process for it meanwhile."""
+    """Say that memory ran out, if the kernel has killed a process for that during the job; else return None."""
     if before is None or after is None or after.kills <= before.kills:
         return None
     limit = "the machine's memory was full" if after.limit is None else f"the limit here is {in_gib(after.limit)}"
@@ -107,7 +107,7 @@ def _cause_of_sigkill(before: ControlGroup | None, after: ControlGroup | None) -
 
 
 def _index(folder: Path, pid: str, host: str) -> str | None:
-    """The index of a replica, as it has reported."""
+    """Return the index of the replica that has reported this process id and host."""
     for path in folder.glob("replica-*.json"):
         if _record(path) == (pid, host):
             return path.stem.removeprefix("replica-")

@@ -1,4 +1,4 @@
-"""``distopt diff``: where two runs part, from the receipts that they wrote."""
+"""``distopt diff``: names the point at which two runs part, from the receipts that they wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``distopt doctor``: what matters on this machine, and what is wrong with it."""
+"""``distopt doctor``: prints the facts of this machine that matter for training, and its faults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def doctor() -> None:
 
 
 def _launchers(findings: Findings) -> None:
-    """The MPI library, the launcher that belongs to it, and the one that plain ``mpirun`` would start."""
+    """Find the MPI library, the launcher that belongs to it, and the launcher that plain ``mpirun`` would start."""
     try:
         library = mpi_library()
         findings.note("MPI library", f"{library} ({library.path})")
@@ -61,7 +61,7 @@ def _launchers(findings: Findings) -> None:
 
 
 def _replicas(findings: Findings, launch: Launch | None) -> list[machine.Seat]:
-    """How this process was started, and where it and the other replicas run."""
+    """Note how this process was started; return where this replica and the others run."""
     seat = machine.this_seat()
     if launch is None:
         findings.note("started as", "one process")

@@ -1,4 +1,4 @@
-"""What a check of the machine has found."""
+"""The results of checks of the machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Findings:
-    """Facts, one a line, name first; and problems."""
+    """Facts and problems; as text one fact a line, name first."""
 
     facts: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -17,12 +17,12 @@ class Findings:
         self.facts.append((name, text))
 
     def problem(self, text: str) -> None:
-        """Add a problem; the text says its cure too."""
+        """Add a problem; the text also names the cure."""
         self.problems.append(text)
 
     @property
     def status(self) -> int:
-        """The exit status: 1 if something is wrong."""
+        """Return the exit status: 1 if there is a problem."""
         return int(bool(self.problems))
 
     def __str__(self) -> str:

@@ -21,7 +21,7 @@ _SMALL_SHM = 64 << 20  # Docker's default; MPICH's replicas die by a signal when
 
 
 class Seat(NamedTuple):
-    """Where a replica runs: its host, and the cores it may use."""
+    """The host of a replica, and the cores that the replica may use there."""
 
     host: str
     cores: tuple[int, ...]
@@ -33,13 +33,13 @@ def this_seat() -> Seat:
 
 
 def on_path(program: str) -> Path | None:
-    """Return what the shell would start under this name."""
+    """Return the file that the shell would start for this name."""
     found = shutil.which(program)
     return Path(found) if found else None
 
 
 def cores(findings: Findings, replicas: list[Seat]) -> None:
-    """Cores by affinity and by the container's limit, and how replicas share them."""
+    """Note the cores by affinity and by the container's limit, and how replicas share them."""
     here = this_seat()
     limit = _cgroup_cores(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     text = f"{len(here.cores)} of {os.cpu_count()} by affinity"
@@ -63,7 +63,7 @@ def cores(findings: Findings, replicas: list[Seat]) -> None:
 
 
 def threads(findings: Findings) -> None:
-    """Threads that libraries would use, and how many distopt gives each of several replicas."""
+    """Note the threads that libraries would use, and how many distopt gives each of several replicas."""
     import numba
     from threadpoolctl import threadpool_info
 
@@ -77,7 +77,7 @@ def threads(findings: Findings) -> None:
 
 
 def shared_memory(findings: Findings) -> None:
-    """/dev/shm, which MPI libraries use on a node, and memfd."""
+    """Check /dev/shm, which MPI libraries use on a node, and memfd."""
     disk = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
     size, free = (disk.f_frsize * disk.f_blocks, disk.f_frsize * disk.f_bavail) if disk else (0, 0)
     memfd = "works" if _memfd_works() else "does not work"
@@ -90,7 +90,7 @@ def shared_memory(findings: Findings) -> None:
 
 
 def kernel_cache(findings: Findings) -> None:
-    """The folder that keeps compiled kernels."""
+    """Check the folder that keeps compiled kernels."""
     from distopt.kernels.compiler import cache_directory
 
     folder = cache_directory()
@@ -107,7 +107,7 @@ def kernel_cache(findings: Findings) -> None:
 
 
 def packages(findings: Findings) -> None:
-    """Versions of what distopt needs, and of its extras."""
+    """Note the versions of the packages that distopt needs, and of its extras."""
     for requirement in metadata.requires("distopt") or []:
         name, extra = _requirement(requirement)
         if extra == "dev":
@@ -122,14 +122,14 @@ def packages(findings: Findings) -> None:
 
 
 def _requirement(text: str) -> tuple[str, str]:
-    """Name and extra of a requirement as the package's metadata has it."""
+    """Return name and extra of a requirement, from its text in the package's metadata."""
     name, extra = re.match(r"[\w.-]+", text), re.search(r"extra == ['\"]([\w-]+)", text)
     assert name
     return name.group(), extra.group(1) if extra else ""
 
 
 def _cgroup_cores(membership: Path, root: Path) -> float:
-    """The smallest CPU quota of this process's control group (version 2) and those above it, in cores."""
+    """Return the smallest CPU quota, in cores, of this process's control group (version 2) and of those above it."""
     limit = math.inf
     group = next((line[3:] for line in _lines(membership) if line.startswith("0::")), "/")
     folder = root / group.strip("/")

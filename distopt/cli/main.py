@@ -10,7 +10,7 @@ _COMMANDS = ("run", "verify", "diff", "doctor")
 
 
 class _Commands(click.Group):
-    """Commands that are imported when they are called: ``distopt run`` does without the rooms of ``distopt verify``."""
+    """Imports each command when it is called, so that ``distopt run`` does not load the rooms of ``distopt verify``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

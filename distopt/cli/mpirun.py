@@ -1,4 +1,4 @@
-"""Which ``mpirun`` belongs to the MPI library that mpi4py loads, and which flags it needs here."""
+"""Finds the ``mpirun`` that belongs to the MPI library of mpi4py, and the flags that it needs on this machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Program:
 
 
 def mpi_library() -> Program:
-    """Ask mpi4py, in a process of its own, which MPI library it loads: this one stays without MPI.
+    """Ask mpi4py which MPI library it loads, in another process, so that this process stays without MPI.
 
     Raises:
         MissingExtraError: mpi4py is not installed.
@@ -48,7 +48,7 @@ def find_mpirun(library: Program) -> Program:
     """Return the launcher of the library's own installation, else one of its family on PATH.
 
     Raises:
-        DistoptError: there is none.
+        DistoptError: there is no such launcher.
     """
     others = []
     for path in _candidates(library.path):
@@ -79,9 +79,9 @@ def describe_launcher(path: Path) -> Program:
 def flags(family: str, replicas: int) -> list[str]:
     """Return the options under which the launcher starts this many replicas here.
 
-    MPICH needs none.  Open MPI refuses root, counts cores and not hardware threads, and binds each replica
-    to one core, which would put all the threads of a replica there.  In an allocation of a batch system the
-    slots are the system's to count.
+    MPICH needs no options. Open MPI needs some, because by default it refuses to run as root, counts cores and not
+    hardware threads, and binds each replica to one core, which all threads of the replica would then share. In an
+    allocation of a batch system, the system decides how many replicas may start.
     """
     if family != "openmpi":
         return []
@@ -94,9 +94,9 @@ def flags(family: str, replicas: int) -> list[str]:
 
 
 def _threads() -> int:
-    """Threads per replica that the environment asks for (``OMP_NUM_THREADS`` may be a list)."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return max(THREADS.read(), int(first) if first.isdecimal() else 1)
+    """Return the threads per replica that the environment asks for (``OMP_NUM_THREADS`` may be a list)."""
+    values = [os.environ.get(name, "") for name in ("DISTOPT_THREADS", "OMP_NUM_THREADS")]
+    return max(int(value.split(",")[0]) if value[:1].isdigit() else 1 for value in values)
 
 
 def _ask_mpi4py(question: str) -> str:
@@ -126,7 +126,7 @@ def _family_and_version(text: str) -> tuple[str, str]:
 
 
 def _candidates(library: Path) -> Iterator[Path]:
-    """Launchers in the ``bin`` folders above the library (as named, and as linked to), then on PATH."""
+    """Yield launchers in the ``bin`` folders above the library (as named, and as linked to), then on PATH."""
     folders = dict.fromkeys(parent / "bin" for path in (library, library.resolve()) for parent in path.parents)
     search = [str(folder) for folder in folders if folder.is_dir()] + os.get_exec_path()
     seen = set()

@@ -1,4 +1,4 @@
-"""Starting a job again that has failed: its script goes on from its last checkpoint."""
+"""Starts a failed job again; its script goes on from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import click
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended."""
+    """The end of one attempt to run a job."""
 
     status: int
     reason: str
-    """What made it end, in one line."""
+    """The reason why the attempt ended, in one line."""
     is_stopped: bool
-    """Whether a person or a scheduler stopped it."""
+    """True where a person or a batch system stopped the attempt."""
 
 
 def repeat(attempt: Callable[[int], Outcome], restarts: int) -> int:
-    """Make attempts until one succeeds or is stopped, or there have been so many restarts; return the last status.
+    """Make attempts until one succeeds or is stopped, or no restart is left; return the last status.
 
     Args:
-        attempt: called with 0, 1, ...
-        restarts: how many attempts there may be after the first.
+        attempt: function that is called with 0, 1, ...
+        restarts: the most attempts after the first.
 
     Example:
         >>> repeat(lambda number: Outcome(status=3 - number, reason="it failed", is_stopped=False), restarts=1)

@@ -1,4 +1,4 @@
-"""``distopt run``: start a script on N replicas, supervise them, and say at the end what failed first."""
+"""``distopt run``: starts a script on N replicas, supervises them, and says at the end what failed first."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from distopt.process.system import control_group
 from distopt.settings import RECEIPT, RUN_DIR
 
 GRACE_SECONDS = 30.0
-"""How long replicas that were told to stop may save their state."""
+"""The time in which replicas that were told to stop can save their state."""
 
 REMINDER_SECONDS = 5.0
-"""When a person who has pressed Ctrl-C learns what else there is to do."""
+"""The time after which a person who has pressed Ctrl-C is told that another Ctrl-C kills the replicas."""
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _TAIL = 1 << 16  # launchers report a killed process in their last words
@@ -89,7 +89,7 @@ def run(  # noqa: PLR0913 (the options of a command are its parameters)
 
 
 def _sentences(faults: tuple[str, ...]) -> list[str]:
-    """The faults as sentences; one that says nothing is an error before anything starts."""
+    """Return the faults as arguments of the script of faults, after checking each sentence before anything starts."""
     if faults:
         from distopt.testing.faults.sentences import parse
 
@@ -125,8 +125,8 @@ def _run_on_ray(program: list[str], replicas: int, max_restarts: int, faults: li
 class Job:
     """One ``mpirun`` under supervision.
 
-    It has a process group of its own, so that a Ctrl-C reaches it once, through this process, and no
-    terminal to read from: a background group that read one would be stopped.
+    The job has a process group of its own, so that a Ctrl-C reaches the job once, through this process. It has no
+    terminal to read from: a process group in the background that read from one would be stopped.
     """
 
     def __init__(self, command: list[str], environment: dict[str, str], folder: Path, replicas: int) -> None:
@@ -165,7 +165,7 @@ class Job:
         return status
 
     def report(self, status: int) -> Outcome:
-        """Print what failed first, last of all; return how this command ends (as a shell would tell)."""
+        """Print, at the very end, what failed first; return the outcome, with the status that a shell would report."""
         code = status if status >= 0 else 128 - status
         failures = sorted(self.folder.glob("failure-*.txt"), key=lambda path: path.stat().st_mtime_ns)
         stops = [number for number in self.signals if number != signal.SIGUSR1]
@@ -183,7 +183,7 @@ class Job:
         return Outcome(0 if has_ended_well else code or 1, reason, is_stopped=bool(stops))
 
     def _explain(self, status: int, code: int) -> str:
-        """Say why the job ended of which no replica has told."""
+        """Say why the job ended, where no replica has reported a failure."""
         assert self.process
         if status < 0:
             name = signal.Signals(-status).name
@@ -218,7 +218,7 @@ class Job:
             self._end()
 
     def _end(self) -> None:
-        """End the job, whatever its replicas do with SIGTERM: MPICH's launcher passes that on, and waits for them."""
+        """End the job, even if replicas ignore SIGTERM: MPICH's launcher only passes that signal on, and waits."""
         assert self.process
         self._watch.signal_replicas(signal.SIGKILL)
         self.process.terminate()
@@ -235,13 +235,13 @@ class Job:
 
 
 class _Stream(threading.Thread):
-    """Passes one of the job's streams on, byte by byte as it comes, and keeps its end."""
+    """Passes on one output stream of the job, each byte as it comes, and keeps the last part."""
 
     def __init__(self, source: IO[bytes], target: int) -> None:
         super().__init__(daemon=True)
         self.source, self.target, self.tail = source, target, b""
         self.leaves_out: re.Pattern[bytes] | None = None
-        """Lines that are not passed on; from then on it goes by lines."""
+        """The lines that are not passed on; once this is set, the stream is passed on line by line."""
         self._line = b""
         self.start()
 

@@ -1,4 +1,4 @@
-"""``distopt verify``: does the first step have the same gradients on one replica and on N?"""
+"""``distopt verify``: checks that the first step has the same gradients on one replica and on N."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def verify(replicas: int, tolerance: float, script: Path, arguments: tuple[str, 
 
 
 def _compare(one: Recording, many: Recording, tolerance: float) -> tuple[list[str], list[Row]]:
-    """Say what differs, if anything does, and what the gradients have shown of it."""
+    """Return sentences on what differs, empty if nothing does, and how each variable's gradients compare."""
     reason = before_gradients(one, many)
     if reason:
         return [reason], []
@@ -119,5 +119,5 @@ class _Runs:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """End as a shell reports it, after the cleaning up that an exception does."""
+    """Exit with the status that a shell reports for this signal; the exception lets ``finally`` blocks clean up."""
     sys.exit(128 + number)
