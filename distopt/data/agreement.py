@@ -1,4 +1,4 @@
-"""One error for all replicas when they bring different data."""
+"""Raises one error on all replicas when they have different data."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from distopt.errors import InvalidArgumentError
 
 
 def same_everywhere(caller: str, descriptions: Mapping[int, str]) -> None:
-    """Raise, alike on every replica, unless all replicas (by index) describe their data alike.
+    """Raise the same error on every replica unless all replicas describe their data in the same way.
 
     Raises:
-        InvalidArgumentError: with a table of which replicas have what.
+        InvalidArgumentError: the descriptions differ; the message has a table of which replicas have which.
     """
     replicas_by_text: dict[str, list[str]] = {}
     for index, text in descriptions.items():

@@ -1,4 +1,4 @@
-"""Which batch a replica is working on: what an averaged loss divides by."""
+"""The batch that a replica is working on: an averaged loss divides by the size of the global batch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _open: WeakKeyDictionary[Replica, list[OpenBatch]] = WeakKeyDictionary()
 
 
 class OpenBatch:
-    """One iterator's entry in its replica's stack of current batches; the one handed out last is on top.
+    """One iterator's entry in its replica's stack of current batches; the batch handed out last is on top.
 
-    It is a stack so that an evaluation loop inside a training loop gives the training batch back at its end.
+    Because of the stack, the training batch is current again after an evaluation loop inside a training loop.
     """
 
     def __init__(self) -> None:

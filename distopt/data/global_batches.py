@@ -28,20 +28,21 @@ class Batch:
     arrays: Any
     """This replica's examples (copies), in the structure that ``batches`` was given; may hold no example."""
     items: int
-    """How many examples this replica has."""
+    """The number of examples that this replica has."""
     global_size: int
-    """How many examples all replicas have together: what a loss is averaged over."""
+    """The number of examples that all replicas have together; a loss is averaged over them."""
     epoch: int
-    """0 in the first epoch."""
+    """The number of the epoch, from 0."""
     ends_epoch: bool
-    """Whether this is the last batch of its epoch."""
+    """True in the last batch of an epoch."""
 
 
 class Batches:
-    """What ``batches`` returns: each ``iter()`` starts again; ``len()`` counts the batches of all epochs.
+    """The batches that ``batches`` returns: each ``iter()`` starts again; ``len()`` counts the batches of all epochs.
 
-    ``state()`` is the position behind the batch handed out last, and ``resume(state)`` makes the next ``iter()`` (that
-    one only) begin there, with any number of replicas and any ``global_batch_size``: ``distopt.checkpoint`` uses them.
+    ``state()`` returns the position after the batch handed out last. ``resume(state)`` makes the next ``iter()``, and
+    only the next, begin there, with any number of replicas and any ``global_batch_size``. ``distopt.checkpoint`` uses
+    both methods.
     """
 
     def __init__(self, arrays: Any, *, global_batch_size: int, epochs: int, seed: int, shuffle: bool) -> None:
@@ -99,7 +100,7 @@ class Batches:
             state: the position.
 
         Raises:
-            InvalidArgumentError: it is the position in other data, or in another order.
+            InvalidArgumentError: the state is a position in other data, or in another order.
 
         Example:
             >>> data = batches(np.arange(10), global_batch_size=4, shuffle=False)
@@ -166,7 +167,7 @@ class Batches:
 
 
 def _sample_digest(leaf: Array) -> str:
-    """A digest of at most a megabyte of evenly spaced examples: enough to see that replicas made different data."""
+    """Return a digest of at most a megabyte of evenly spaced examples: enough to see that replicas have other data."""
     if leaf.dtype.hasobject:
         return "not taken"
     rows = min(256, max(1, (1 << 20) // max(1, leaf[:1].nbytes)))
@@ -188,7 +189,7 @@ def batches(arrays: Any, *, global_batch_size: int, epochs: int = 1, seed: int =
         arrays: an array, or a tuple, list or dict of arrays, with examples on the first axis, equally many in
             each; the same on every replica; not mutated.
         global_batch_size: examples per step, over all replicas; >= 1.
-        epochs: how often each example is used; >= 1.
+        epochs: number of times that each example is used; >= 1.
         seed: 0 to 2**64 - 1.
         shuffle: whether to draw a new order for each epoch; else the order is that of the arrays.
 

@@ -1,4 +1,4 @@
-"""What a batch may be: an array, or a tuple, list or dict of arrays, with examples on the first axis."""
+"""The forms of a batch: an array, or a tuple, list or dict of arrays, with examples on the first axis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def leaves_of(structure: Any, what: str) -> dict[str, Array]:
     """Return the arrays of ``structure`` by the names they have in it, all of the same length.
 
     Raises:
-        InvalidArgumentError: something in it is no array with examples on the first axis, or lengths differ.
+        InvalidArgumentError: ``structure`` holds something else than arrays with examples on the first axis, or their
+            lengths differ.
     """
     if type(structure) in (tuple, list):
         members = {f"[{position}]": value for position, value in enumerate(structure)}

@@ -1,4 +1,4 @@
-"""Iterators of different length, one per replica, that end on the same step."""
+"""Lets iterators of different length, one per replica, end on the same step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OUT = object()
 
 
 def join(iterable: Iterable[Any]) -> Iterator[Any]:
-    """Yield this replica's items; when it has no more, empty ones until every replica is out.
+    """Yield this replica's items, and after the last one empty items until no replica has any left.
 
     Each replica passes its own iterable; all of them then take the same number of steps, and a replica
     without data contributes gradients of zero. While an item is current, losses with
@@ -60,7 +60,7 @@ def join(iterable: Iterable[Any]) -> Iterator[Any]:
 
 
 def _next_item(iterator: Iterator[Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the next item, or ``_OUT``, and what the other replicas must know of it."""
+    """Return the next item, or ``_OUT``, and the description of it that the other replicas need."""
     item = next(iterator)
     if item is _OUT:
         return _OUT, {"items": 0}
@@ -73,7 +73,7 @@ def _next_item(iterator: Iterator[Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _kind(item: Any, arrays: list[Array]) -> dict[str, Any]:
-    """Return what a replica without data needs to make an empty item of this kind."""
+    """Return the description from which a replica without data makes an empty item of this kind."""
     described = [[_dtype_text(array.dtype), list(array.shape[1:])] for array in arrays]
     if type(item) is not dict:
         name = type(item).__name__ if type(item) in (tuple, list) else "array"
@@ -85,7 +85,7 @@ def _kind(item: Any, arrays: list[Array]) -> dict[str, Any]:
 
 
 def _common_kind(reports: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
-    """Return what an item of this step looks like; None when every replica is out."""
+    """Return the description of this step's items, or raise if they differ; None when no replica has an item left."""
     for replica, report in reports.items():
         if "error" in report:
             raise InvalidArgumentError(f"join, on replica {replica}: {report['error']}")
@@ -95,7 +95,7 @@ def _common_kind(reports: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _empty(kind: dict[str, Any]) -> Any:
-    """Return an item with no examples."""
+    """Return an item of this kind with no examples."""
     arrays = [np.empty((0, *axes), np.dtype(dtype)) for dtype, axes in kind["arrays"]]
     template: dict[str, Any] = {
         "array": None,
