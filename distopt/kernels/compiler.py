@@ -1,8 +1,8 @@
-"""Generated source to compiled kernels, once per machine.
+"""Compiles generated source to kernels, once per machine.
 
 The source of each kernel is a real file in the cache directory, named after its content, so tracebacks,
 debuggers and Numba's own cache work. Numba's index is not safe when several processes use it at once (wrong
-results were seen), so compiling and storing happen under an exclusive file lock, and loading under a shared one;
+results were seen). So kernels are compiled and stored under an exclusive file lock, and loaded under a shared one;
 each file holds one kernel with one signature.
 """
 
@@ -35,7 +35,7 @@ _thread_lock = threading.RLock()
 def compile_kernel(name: str, source: str, signature: Any) -> Callable[..., Any]:
     """Return the function ``name`` of ``source``, compiled for ``signature`` or loaded from the cache.
 
-    Serial, without the GIL, without fastmath: the same bits as NumPy.
+    The kernel is serial, releases the GIL and uses no fastmath: it gives the same bits as NumPy.
 
     Args:
         name: the function's name, without its dtype; the file's name begins with it.
@@ -72,14 +72,14 @@ def _start_numba() -> None:
 
 
 def _is_stored(directory: Path, stem: str) -> bool:
-    """Whether Numba's index and data for a kernel are there; they never change once they are."""
+    """Return whether Numba has stored index and data of a kernel; once stored, they never change."""
     folder = directory / "__pycache__"
     return any(folder.glob(f"{stem}.*.nbi")) and any(folder.glob(f"{stem}.*.nbc"))
 
 
 @contextlib.contextmanager
 def _locked(directory: Path, kind: int) -> Iterator[None]:
-    """Keep other processes out of ``directory``; the lock goes with its holder, however that ends."""
+    """Keep other processes out of ``directory``; the lock ends with the process that holds it, even if that dies."""
     if not directory.is_absolute():
         raise OSError(f"{directory} is not an absolute path: set DISTOPT_CACHE_DIR to one")
     directory.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def _import_source(path: Path, source: str) -> Any:
 
 @functools.cache
 def _announce() -> None:
-    """Say once what takes so long."""
+    """Print once that kernels are being compiled, which takes some time."""
     print(f"distopt: compiling kernels for {cpu_target()} (once per machine) ...", file=sys.stderr, flush=True)
 
 
@@ -127,7 +127,7 @@ def _holder() -> tempfile.TemporaryDirectory[str]:
 
 
 def _temporary_directory(wanted: Path, error: OSError) -> Path:
-    """Return a directory that ends with this process, and say once why it is used."""
+    """Return a directory that is removed when this process ends, and print once why it is used."""
     first = not _holder.cache_info().currsize
     path = Path(_holder().name)
     if first:

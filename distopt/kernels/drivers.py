@@ -1,7 +1,7 @@
 """The kernels as the rest of distopt calls them: flat arrays, cut by spans.
 
-Which code runs, compiled or NumPy, is ``kernel_kind()``; the bits are the same. All of them release the GIL
-while they work and none starts a thread. 16-bit arrays are computed in float32 and rounded once when they
+``kernel_kind()`` tells whether compiled code or NumPy runs; the bits are the same. All kernels release the GIL
+while they work, and none starts a thread. 16-bit arrays are computed in float32 and rounded once when they
 are stored.
 """
 
@@ -39,7 +39,7 @@ def update(
     """Apply an update rule to spans of a parameter and its slots, in one kernel call.
 
     Args:
-        rule: what a step does to an element.
+        rule: the update of one element in a step.
         parameter: (n,) contiguous; changed in place.
         gradient: (m,) contiguous, the parameter's dtype; not changed.
         slots: one array like ``parameter`` for each of ``rule.slots``; changed in place.
@@ -48,8 +48,8 @@ def update(
             overlapping.
 
     Raises:
-        InvalidArgumentError: a span reaches outside of an array (nothing has been changed), slots or
-            scalars are not those of the rule, or there is no kernel for the dtype.
+        InvalidArgumentError: a span reaches outside of an array (nothing has been changed), the slots or
+            scalars do not fit the rule, or there is no kernel for the dtype.
 
     Example:
         >>> from distopt.optimizers.sgd import DESCENT
@@ -99,7 +99,7 @@ def square_sums(flat: Array, spans: Spans) -> npt.NDArray[np.float64]:
 
     A span is cut into blocks of 4,096 elements from its start. In a block element i belongs to lane i mod
     128; a lane adds in order, then the upper half of the lanes is added to the lower until one is left.
-    Block sums are added as by ``tree_sum``. Values that are not finite propagate.
+    Block sums are added in the tree of ``tree_sum``. Values that are not finite propagate.
 
     Args:
         flat: (n,) contiguous; not changed.

@@ -1,6 +1,7 @@
-"""The operations on one flat array: what clipping and averaging do to gradients.
+"""The operations on one flat array, with which gradients are clipped and averaged.
 
-Written twice like the rules: NumPy on whole arrays, and the statement of the fused loop on one element ``x``.
+Each operation is written twice, as a rule is: in NumPy on whole arrays, and as the fused loop's statement on one
+element ``x``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from distopt.kernels.rule import Array, Scalar
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """How one operation changes an array, with one value of each scalar per span.
+    """An operation that changes an array in place, with one value of each scalar per span.
 
     Args:
         name: an identifier; kernels are named after it.

@@ -1,7 +1,7 @@
 """The kernels compiled by Numba: one pass over memory, and few microseconds of Python around it.
 
-Equal to ``reference`` bit for bit. Arrays of 16 bits go through blocks of float32, rounded when they are
-stored.
+The results equal those of ``reference`` bit for bit. Arrays of 16 bits go through blocks of float32, rounded when
+they are stored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from distopt.kernels.rule import Array, Rule
 from distopt.kernels.spans import BLOCK, Spans, check_spans, compute_dtype, gather, pieces, scatter
 
 MAX_ROWS = 8
-"""Rows added in one loop: more streams collapse the memory bandwidth."""
+"""The most rows that are added in one loop: with more streams the memory bandwidth collapses."""
 
 _VALUES = numba.types.Array(numba.float64, 1, "C", readonly=True)
 _TABLE = numba.types.Array(numba.float64, 2, "C", readonly=True)
@@ -129,7 +129,7 @@ def _apply_16_bit(operation: Operation, flat: Array, spans: Spans, scalars: npt.
 
 
 def _consecutive(group: Sequence[tuple[int, ...]]) -> Spans:
-    """Return where each piece of a group lies in a block."""
+    """Return start and length of each piece of a group in a block."""
     lengths = np.array([piece[-1] for piece in group])
     return np.stack([np.cumsum(lengths) - lengths, lengths], axis=1)
 
@@ -149,7 +149,7 @@ def add_tree(rows: Sequence[Array], out: Array) -> None:
 
 
 def _add_by_blocks(rows: Sequence[Array], out: Array) -> None:
-    """Add block by block, groups of 8 rows first: each is a whole subtree, so the tree is the same."""
+    """Add block by block, groups of 8 rows first: each group is a whole subtree, so the tree is the same."""
     dtype = compute_dtype(out.dtype)
     scratch = np.empty((-(-len(rows) // MAX_ROWS), BLOCK), dtype)
     with np.errstate(all="ignore"):
@@ -163,7 +163,7 @@ def _add_by_blocks(rows: Sequence[Array], out: Array) -> None:
 
 
 def _add_group(terms: Sequence[Array], total: Array) -> Array:
-    """Return the tree sum of at most 8 terms, in ``total`` where there is something to add."""
+    """Return the tree sum of at most 8 terms, computed in ``total``; a single term is returned as it is."""
     if len(terms) == 1:
         return terms[0]
     _add_kernel(len(terms), total.dtype)(*terms, total)
@@ -181,7 +181,7 @@ def square_sums(flat: Array, spans: Spans) -> npt.NDArray[np.float64]:
 
 
 def _square_sums_16_bit(flat: Array, spans: Spans) -> npt.NDArray[np.float64]:
-    """Sum the pieces of each span, whole subtrees of its blocks, then add those in the same tree."""
+    """Sum the pieces of each span, which are whole subtrees of its blocks, then add these sums in the same tree."""
     check_spans(spans, flat.size)
     dtype = compute_dtype(flat.dtype)
     kernel = _square_sums_kernel(dtype)

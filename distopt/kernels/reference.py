@@ -52,7 +52,7 @@ def apply(operation: Operation, flat: Array, spans: Spans, scalars: npt.NDArray[
 
 
 def _store(stored: Sequence[Array], computed: Sequence[Array]) -> None:
-    """Round what was computed back into the arrays it came from, where those have another dtype."""
+    """Round computed values back into the arrays they came from, where these have another dtype."""
     for array, values in zip(stored, computed, strict=True):
         if values is not array:
             array[...] = values

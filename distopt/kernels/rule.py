@@ -1,8 +1,8 @@
-"""An update rule: what one step does to a parameter element, its gradient and its slots.
+"""An update rule: how one step changes a parameter element and its slots by the gradient.
 
-The rules stand with their optimizers. Each is written twice: as a NumPy function on whole arrays (the
-specification) and as the statements of the fused loop on one element (the speed). Both do the same operations in the
-same order: the same bits.
+Each optimizer's file has its rule. A rule is written twice: as a NumPy function on whole arrays (the specification)
+and as the statements of the fused loop on one element (the fast way). Both do the same operations in the same order,
+so they give the same bits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Scalar = Any  # a NumPy scalar of the compute dtype
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """How one step changes a parameter.
+    """The change of a parameter in one step.
 
     A step reads the gradient and changes the parameter and its slots, element by element: ``reference``
     does so for whole arrays, ``body`` for one element. In ``body`` the parameter is called ``p`` and the
@@ -30,9 +30,9 @@ class Rule:
         name: an identifier; kernels are named after it.
         slots: the names of the slots, in the order in which ``update`` takes them.
         scalars: the names of the scalars, in the order in which ``update`` takes them.
-        sparse: what a sparse gradient does to the rows that it does not name, in the legacy family: ``"rows"`` if they
-            stay as they are; ``"all"`` if they move as by a gradient of zeros; ``"slots"`` if so do their slots, and
-            the parameter stays.
+        sparse: the effect of a sparse gradient on the rows that it does not name, in the legacy family: ``"rows"`` if
+            these rows stay as they are; ``"all"`` if parameter and slots change as by a gradient of zeros; ``"slots"``
+            if only the slots change so, and the parameter stays.
         reference: ``reference(parameter, gradient, *slots, *scalars)``, in place on all but the gradient.
         body: the statements of the fused loop, one a line.
 

@@ -1,8 +1,7 @@
 """The source text of the fused kernels: plain loops, one per kernel, generated from the rules.
 
-Every loop runs over slices of arrays, from 0 to their length: that is what LLVM turns into vector code.
-Kernels that take spans check all of them before they write, and return the index of the first bad one, or
--1.
+Every loop runs over slices of arrays, from 0 to their length: LLVM turns only such loops into vector code.
+Kernels that take spans check all spans before they write, and return the index of the first bad one, or -1.
 """
 
 from __future__ import annotations
@@ -73,8 +72,8 @@ def {operation.name}(flat, scalars, spans):
 def add_source(count: int, place: int | None) -> str:
     """Return ``add_<count>(*rows, out)``: the tree of ``count`` rows, written out in one expression.
 
-    Where the sum replaces a row, that row is the output by name: LLVM takes an ``out`` that overlaps a row for a
-    dependence from element to element, and does not vectorise.
+    Where the sum replaces a row, the source names this row as the output. With an ``out`` that overlaps a row, LLVM
+    would assume that elements depend on each other, and would not vectorise.
     """
     rows = [f"row_{r}" for r in range(count)]
     parameters, out = (rows, f"row_{place}") if place is not None else ([*rows, "out"], "out")
@@ -108,7 +107,7 @@ while count > 1:
 def square_sums_source() -> str:
     """Return ``square_sums(flat, spans, out) -> int``.
 
-    Lanes are many, so that the loop over them is long enough for LLVM to vectorise it (8: half the speed).
+    There are 128 lanes, so that LLVM vectorises the loop over them; with 8 lanes it has half the speed.
     """
     return f"""\
 from numpy import empty, float64

@@ -15,7 +15,7 @@ from distopt.kernels.rule import Array
 Spans = npt.NDArray[np.int64]
 
 BLOCK = 16_384
-"""Elements of a 16-bit array that are held in float32 at a time: all blocks of an update fit the L2 cache."""
+"""Elements of a 16-bit array that are held in float32 at a time, so that all blocks of an update fit the L2 cache."""
 
 COMPUTE_DTYPE: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(np.float64): np.dtype(np.float64),
@@ -44,7 +44,7 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def check_spans(spans: Spans, *sizes: int) -> None:
-    """Raise unless every span lies inside its arrays; column c of ``spans`` is for the one of ``sizes[c]``.
+    """Raise unless every span lies inside its arrays; column c of ``spans`` is for an array of ``sizes[c]`` elements.
 
     Raises:
         InvalidArgumentError: a span reaches outside of its array.

@@ -1,4 +1,4 @@
-"""Which kernels this process uses, and for which CPU they are compiled; without loading a compiler."""
+"""Tells which kernels this process uses, and for which CPU they are compiled, without loading a compiler."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def kernel_kind() -> str:
 
 @functools.cache
 def cpu_target() -> str:
-    """Return a name of the CPU that is the same on two machines whose compiled kernels are the same.
+    """Return a name of the CPU. Machines with the same name can use the same compiled kernels.
 
-    Made of vendor, family and model, and a digest of the instruction sets that a compiler may choose from.
+    The name consists of vendor, family and model, and a digest of the instruction sets that a compiler may choose.
 
     Example:
         >>> cpu_target() == cpu_target()
@@ -57,7 +57,7 @@ def cpu_target() -> str:
 
 
 def _cpu_facts() -> dict[str, str]:
-    """Return what Linux says about the first CPU; elsewhere what Python knows."""
+    """Return the facts that Linux tells about the first CPU; on other systems those that Python knows."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
