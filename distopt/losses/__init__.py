@@ -1,4 +1,4 @@
-"""Losses that never communicate and yet are those of the whole global batch."""
+"""Losses whose parts on the replicas add up to the loss of the global batch, without any communication."""
 
 from distopt.losses.crossentropy import (
     BinaryCrossentropy,

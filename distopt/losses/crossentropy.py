@@ -92,8 +92,8 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool 
         (examples, ...), in the dtype of ``y_pred``; 16 bits are computed in float32.
 
     Raises:
-        InvalidArgumentError: the shapes do not fit; labels that are no integers or no class; negative
-            probabilities.
+        InvalidArgumentError: the shapes do not fit; a label is no integer, or is not the number of a class;
+            negative probabilities.
 
     Example:
         >>> sparse_categorical_crossentropy(np.array([1]), np.array([[1.0, 1.0]]), from_logits=True).round(4)
@@ -108,7 +108,7 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool 
 
 
 class _Crossentropy(Loss):
-    """What the cross-entropies share: ``from_logits``."""
+    """The base of the cross-entropies, with the argument ``from_logits``."""
 
     def __init__(self, from_logits: bool, reduction: str, name: str) -> None:
         super().__init__(reduction, name)
@@ -235,7 +235,7 @@ def _check_range(what: str, value: Any, greatest: float) -> None:
 
 
 def _labels(labels: Any, shape: tuple[int, ...]) -> Any:
-    """Return labels that fit predictions of ``shape``, after looking at each."""
+    """Return labels in the shape that fits predictions of ``shape``, after checking every label."""
     if labels.shape == (*shape[:-1], 1):
         labels = np.reshape(labels, shape[:-1])
     if labels.shape != shape[:-1]:

@@ -1,4 +1,4 @@
-"""Loss: the base of all losses."""
+"""The base of all losses."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Loss:
     comes from ``global_batch_size=`` or from the current batch of ``distopt.data``.
 
     **The wrong way** is a local mean: ``np.mean(losses)`` on each of R replicas gives gradients that are R
-    times too large once they are summed. Dividing that by R mends it only where all replicas have as many
-    examples: of batches of 3 and 1 the single example then counts as much as the three others together, and a
+    times too large once they are summed. Dividing by R mends this only where all replicas have equally many
+    examples: with batches of 3 and 1 the single example counts as much as the three others together, and a
     replica without examples contributes NaN. The cure is one of
 
     - a `Loss` with the default reduction, in a loop over ``distopt.data.batches`` or ``distopt.data.join``;
@@ -28,7 +28,7 @@ class Loss:
     - ``Reduction.SUM``, and ``items=`` (the local number of examples) for ``minimize`` or
       ``apply_gradients``, which divide the summed gradients by the summed items.
 
-    A term that is the same on all replicas, such as an L2 penalty, is added as `scale_regularization_loss`.
+    Pass a term that is the same on all replicas, such as an L2 penalty, through `scale_regularization_loss`.
 
     A subclass overrides ``call(y_true, y_pred)``, which returns one loss (or several) per example.
 
@@ -63,14 +63,14 @@ class Loss:
     def __call__(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, *, global_batch_size: int | None = None
     ) -> Any:
-        """Return the reduced loss: this replica's part of it.
+        """Return this replica's part of the reduced loss.
 
         Args:
             y_true: the true values, examples on the first axis; not mutated.
-            y_pred: the predictions, likewise; they may be traced. No example at all gives 0.
+            y_pred: the predictions, likewise; they may be traced. Without any example the loss is 0.
             sample_weight: a scalar, or (examples,), or of the shape of the losses.
-            global_batch_size: examples of all replicas together, where a count is needed and no batch of
-                ``distopt.data`` is current.
+            global_batch_size: number of examples of all replicas together, where the reduction needs this number
+                and no batch of ``distopt.data`` is current.
 
         Returns:
             A scalar, or the weighted losses for ``Reduction.NONE``, in the dtype of ``y_pred``; 16-bit losses

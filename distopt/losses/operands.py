@@ -1,4 +1,4 @@
-"""What losses are computed from: arrays, Variables and traced values, in a dtype that can hold sums."""
+"""Converts the operands of losses: arrays, Variables and traced values, to a dtype that can hold sums."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def matching_operands(y_true: Any, y_pred: Any, caller: str) -> tuple[Any, Any, 
 
 
 def mean_per_example(elements: Any) -> Any:
-    """Return the mean over the last axis; of a single axis, which is that of the examples, nothing."""
+    """Return the mean over the last axis; with a single axis, that of the examples, return the elements unchanged."""
     return np.mean(elements, axis=-1) if elements.ndim > 1 else elements
 
 
 def plain(value: Any) -> Any:
-    """Return what ``value`` holds, as an array to look at: no gradient goes through it."""
+    """Return the plain values of ``value`` as an array, which no tape follows."""
     return value.numpy() if isinstance(value, (Traced, Variable)) else np.asarray(value)

@@ -1,4 +1,4 @@
-"""From one loss per example to one number: what is summed, and by which count it is divided."""
+"""Reduces one loss per example to one number: sums the losses, and divides by the right count."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from distopt.variables.array_like import Traced
 
 
 class Reduction(StrEnum):
-    """How a `Loss` makes one number of its losses per example.
+    """The way in which a `Loss` makes one number of its losses per example.
 
     ========================  =====================================================================
-    ``NONE``                  nothing: one loss per example
+    ``NONE``                  no reduction: one loss per example
     ``SUM``                   ``sum(loss * weight)``
     ``SUM_OVER_BATCH_SIZE``   ``sum(loss * weight) / (global batch size * elements per example)``
     ``AUTO``                  the same as ``SUM_OVER_BATCH_SIZE``
@@ -51,21 +51,22 @@ def compute_average_loss(per_example_loss: Any, sample_weight: Any = None, globa
     """Return this replica's part of the mean loss over the global batch.
 
     ``sum(per_example_loss * sample_weight) / global_batch_size``: the parts of all replicas add up to the
-    mean, and so do their gradients. It is not divided by the sum of the weights, nor by axes after the first.
+    mean, and so do their gradients. The sum is not divided by the sum of the weights, nor by the lengths of axes
+    after the first.
 
     Args:
         per_example_loss: floating, (examples, ...); no example gives 0; not mutated.
-        sample_weight: a scalar, or (examples,), or of the shape of the losses. The second positional argument
-            is this one: give the batch size by its name.
-        global_batch_size: examples of all replicas together; without it the current batch of ``distopt.data``
-            counts, or with one replica the examples given.
+        sample_weight: a scalar, or (examples,), or of the shape of the losses. This is the second positional
+            argument, so give the batch size by its name.
+        global_batch_size: number of examples of all replicas together; by default that of the current batch of
+            ``distopt.data``, or with one replica the number of losses.
 
     Returns:
         A scalar in the dtype of the losses.
 
     Raises:
         InvalidArgumentError: a scalar loss, weights that do not fit, an impossible ``global_batch_size``, or
-            none to be found and more than one replica.
+            more than one replica and no known ``global_batch_size``.
 
     Example:
         >>> compute_average_loss(np.array([1.0, 2.0, 3.0]), global_batch_size=6)
@@ -135,7 +136,7 @@ def averaged(losses: Any, dtype: np.dtype[Any], global_batch_size: int | None, n
 
 
 def elements_per_example(losses: Any) -> int:
-    """Return how many losses each example has."""
+    """Return the number of losses of each example."""
     return math.prod(losses.shape[1:])
 
 
