@@ -1,7 +1,7 @@
 """distopt: data-parallel training with the semantics of Keras optimizers.
 
-Names and rooms are loaded on first touch: ``import distopt`` loads no MPI, Numba or autograd and starts nothing. They
-are listed in ``__init__.pyi``.
+Names and subpackages are loaded at their first use: ``import distopt`` loads no MPI, Numba or autograd, and starts
+nothing.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 from distopt.errors import InvalidArgumentError, UnknownArgumentError
 
 BELOW_ONE = math.nextafter(1.0, 0.0)
-"""The highest decay of a moment: with 1 it would stay at zero for ever."""
+"""The highest decay of a moment: with a decay of 1 the moment would stay at zero for ever."""
 
 
 def as_float(value: Any) -> float:
@@ -39,7 +39,7 @@ def real(owner: str, argument: str, value: Any) -> float:
     """Return a hyperparameter as a float.
 
     Raises:
-        InvalidArgumentError: it is no single real number, or NaN.
+        InvalidArgumentError: the value is no single real number, or NaN.
     """
     number = as_float(value)
     if math.isnan(number):
@@ -57,10 +57,10 @@ def finite(owner: str, argument: str, value: Any, low: float = -math.inf) -> flo
 
 
 def evaluated(optimizer: str, step: int, argument: str, value: Any) -> float:
-    """Return what a schedule or function gave as a float.
+    """Return the result of a schedule or function as a float.
 
     Raises:
-        InvalidArgumentError: no finite number.
+        InvalidArgumentError: the result is no finite number.
     """
     number = as_float(value)
     if not math.isfinite(number):
@@ -83,7 +83,7 @@ def flag(owner: str, argument: str, value: Any) -> bool:
     """Return True or False.
 
     Raises:
-        InvalidArgumentError: it is something else, which Python would take for one of them.
+        InvalidArgumentError: the value is something else, which Python would take for True or False.
     """
     if not isinstance(value, (bool, np.bool_)):
         raise InvalidArgumentError(f"{owner}({argument}={value!r}): expected True or False")
@@ -99,7 +99,7 @@ def positive(owner: str, argument: str, value: Any) -> float:
 
 
 def count(owner: str, argument: str, value: Any, least: int) -> int:
-    """Return a hyperparameter that counts something as an int, ``least`` or more."""
+    """Return a hyperparameter that counts something as an int, which must be ``least`` or more."""
     number = as_float(value)
     if not (number >= least and number == int(number)):
         raise InvalidArgumentError(f"{owner}({argument}={value!r}): expected a whole number, {least} or more")
@@ -126,7 +126,7 @@ def unknown_arguments(owner: str, given: Iterable[str], known: Iterable[str], ki
 
 
 def hook_name(hook: Any) -> str:
-    """Return what messages call a hook."""
+    """Return the name by which messages call a hook."""
     return getattr(hook, "__name__", type(hook).__name__)
 
 
@@ -134,7 +134,7 @@ def checked_hook(argument: str, hook: Any) -> Any:
     """Return a hook that can be called, or None.
 
     Raises:
-        InvalidArgumentError: it can not be called.
+        InvalidArgumentError: the hook can't be called.
     """
     if hook is not None and not callable(hook):
         raise InvalidArgumentError(
@@ -148,7 +148,7 @@ def checked_transformers(hooks: Any) -> list[Callable[..., Any]]:
     """Return a list of hooks; None means no hooks.
 
     Raises:
-        InvalidArgumentError: no list, or one of something that can not be called.
+        InvalidArgumentError: no list, or an entry that can't be called.
     """
     if hooks is not None and not isinstance(hooks, (list, tuple)):
         raise InvalidArgumentError(

@@ -1,4 +1,4 @@
-"""What all arrays share: how values become arrays, which dtypes are floating, where they are summed."""
+"""Converts values to arrays, and tells which dtypes can be trained and in which dtype they are summed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _EXACT = frozenset("biu")
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Whether variables of ``dtype`` can be trained (bfloat16 is a foreign type to NumPy, hence by name)."""
+    """Return whether variables of ``dtype`` can be trained; by name, because NumPy itself does not know bfloat16."""
     return dtype.name in _FLOATING
 
 
 def wide_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype in which sums of ``dtype`` are formed: float32 for the 16-bit types, else itself."""
+    """Return the dtype in which sums of ``dtype`` are formed: float32 for the 16-bit types, else ``dtype``."""
     return np.dtype(np.float32) if dtype.name in _SIXTEEN_BIT else dtype
 
 
 def to_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    """``np.dtype``, which also knows "bfloat16" before ``ml_dtypes`` was imported."""
+    """Return ``np.dtype(dtype)``, also for "bfloat16" before ``ml_dtypes`` is imported."""
     if isinstance(dtype, str) and dtype == "bfloat16":
         import ml_dtypes
 
@@ -37,10 +37,10 @@ def to_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 
 
 def to_array(value: Any, what: str, numbers: Any = np.float32) -> Array:
-    """``value`` as an array, without a copy where possible; numbers of Python in the dtype ``numbers``.
+    """Return ``value`` as an array, without a copy where possible; numbers of Python get the dtype ``numbers``.
 
     Raises:
-        InvalidArgumentError: ``value`` (called ``what`` in the text) does not consist of numbers.
+        InvalidArgumentError: ``value`` (called ``what`` in the message) does not consist of numbers.
     """
     try:
         array = np.asarray(value, dtype=numbers if _is_python(value) else None)
@@ -55,10 +55,10 @@ def to_array(value: Any, what: str, numbers: Any = np.float32) -> Array:
 
 
 def cast(array: Array, dtype: np.dtype[Any], what: str) -> Array:
-    """``array`` in ``dtype``, itself where it has it.
+    """Return ``array`` in ``dtype``; not a copy where it has this dtype already.
 
     Raises:
-        InvalidArgumentError: the number would be lost: a fraction into integers, a complex number into reals.
+        InvalidArgumentError: ``dtype`` can't hold a value: a fraction in integers, a complex number in reals.
     """
     if array.dtype == dtype:
         return array

@@ -1,4 +1,4 @@
-"""Constraints: functions that put a variable back where it may be, after each update."""
+"""Constraints: functions that bring a variable back to allowed values after each update."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Axis = int | tuple[int, ...]
 class Constraint:
     """A function from the value of a variable to the allowed value that replaces it: same shape, same dtype.
 
-    Any callable of that kind can be the ``constraint`` of a Variable; a class of this kind can also be saved.
+    Any such callable can be the ``constraint`` of a Variable; an object of this class can also be saved.
 
     Example:
         >>> class AtMostOne(Constraint):
@@ -33,7 +33,7 @@ class Constraint:
     """
 
     elementwise: ClassVar[bool] = False
-    """Whether each element is put back by itself, so that replicas which share a variable may each do their part."""
+    """True where each element is replaced on its own, so that replicas that share a variable can each do a part."""
 
     def __call__(self, value: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the allowed value in place of ``value``, which is not mutated."""
@@ -109,7 +109,7 @@ class MinMaxNorm(Constraint):
     Args:
         min_value: the smallest L2 norm, a number >= 0.
         max_value: the greatest L2 norm, not below ``min_value``.
-        rate: how much of the way to go at each step, from 0 to 1.
+        rate: the part of the way to go at each step, from 0 to 1.
         axis: the axis or axes that a vector runs along.
 
     Raises:
@@ -183,8 +183,8 @@ class UnitNorm(Constraint):
 class RadialConstraint(Constraint):
     """Give the weights of a convolution's kernel that lie on one square ring around its centre the same value.
 
-    Ring r of each kernel gets the value of its lower right corner; in kernels of even size, the innermost ring that of
-    its upper left corner.
+    Each ring of a kernel gets the value of its lower right corner; in kernels of even size the innermost ring gets the
+    value of its upper left corner.
 
     Raises:
         InvalidArgumentError: called: the value's shape is not (size, size, inputs, outputs).
@@ -197,8 +197,8 @@ class RadialConstraint(Constraint):
                [15.,  5.,  5., 15.],
                [15., 15., 15., 15.]])
 
-    Source: ``tf_keras.constraints.RadialConstraint`` (Keras 3 has none). In kernels of odd size that takes each ring's
-    value from the ring inside it, by mistake: called again it would change the kernel again.
+    Source: ``tf_keras.constraints.RadialConstraint`` (Keras 3 has none). By mistake, in kernels of odd size tf_keras
+    takes each ring's value from the ring inside it, so a second call changes the kernel again.
     """
 
     def __call__(self, value: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -222,7 +222,7 @@ class RadialConstraint(Constraint):
 def _with_norms(
     owner: Constraint, value: npt.ArrayLike, axis: Axis | list[int]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the value, 16-bit ones as float32 (their squares overflow), and the norms along ``axis``."""
+    """Return the value, as float32 if it has 16 bits (squares overflow there), and the norms along ``axis``."""
     array = np.asarray(value)
     if array.dtype.itemsize < 4:
         array = array.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Going on without the replicas that have died (experimental; Open MPI, ``mpirun --with-ft ulfm``, replicated mode).
+"""Goes on without the replicas that have died (experimental; Open MPI, ``mpirun --with-ft ulfm``, replicated mode).
 
-The survivors regroup, take the state of the one that has done most steps, and go on with the data that no committed
-step has used: each example is used exactly once an epoch, and no checkpoint is read.
+The survivors regroup, take the state of the replica that has done most steps, and go on with the data that no committed
+step has used. So each example is used exactly once an epoch, and no checkpoint is read.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ T = TypeVar("T")
 
 
 def run(loop: Callable[[], T], *, optimizer: BaseOptimizer, data: Batches) -> T:
-    """Call a training loop, and again with the survivors whenever a replica has died.
+    """Call a training loop, and call it again with the survivors whenever a replica has died.
 
     Args:
-        loop: iterates over ``data`` and does one step of ``optimizer`` per batch; it is called again in the middle of
-            the data. What it counts itself (losses, ...) must live outside of it.
-        optimizer: the one that the loop steps.
-        data: what ``distopt.data.batches`` returned.
+        loop: function that iterates over ``data`` and does one step of ``optimizer`` per batch; it is called again in
+            the middle of the data. Sums and counts of its own (of losses, ...) must be kept outside of the function.
+        optimizer: the optimizer that makes the steps.
+        data: the result of ``distopt.data.batches``.
 
     Returns:
-        What the last call of the loop returns.
+        The result of the last call of the loop.
 
     Raises:
         InvalidArgumentError: the current strategy is not elastic, or shares parameters.
@@ -67,7 +67,7 @@ scope of Strategy(ElasticCommunicator()), with update='replicated'
 
 
 def _regroup(strategy: Strategy, optimizer: BaseOptimizer) -> None:
-    """Make the survivors the replicas of a strategy, with the state of the one that has done most steps."""
+    """Make the survivors the replicas of a strategy, with the state of the replica that has done most steps."""
     old = strategy.communicator
     assert isinstance(old, ElasticCommunicator)
     communicator = old.shrink()
@@ -91,7 +91,7 @@ def _regroup(strategy: Strategy, optimizer: BaseOptimizer) -> None:
 
 
 def _after(data: Batches, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
-    """Return the position so many batches later."""
+    """Return the position in the data that is ``batches`` batches after ``state``."""
     epoch, example = state["epoch"], state["example"]
     for _ in range(batches):
         example += data.global_batch_size

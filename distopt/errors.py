@@ -1,6 +1,6 @@
 """The exceptions of distopt.
 
-Each also is the builtin that a reader would expect, so that ``except ValueError`` keeps working::
+Each class is also a subclass of the builtin that a reader would expect, so that ``except ValueError`` keeps working::
 
     DistoptError
     ├── InvalidArgumentError (ValueError)       an argument that can't be right, with the cure
@@ -79,7 +79,7 @@ class CollectiveMismatchError(ReplicaError):
 
 
 class ReplicaFailedError(ReplicaError):
-    """Another replica raised an exception; ``replica_index`` says which."""
+    """Another replica raised an exception; ``replica_index`` is the index of that replica."""
 
     def __init__(self, message: str, replica_index: int) -> None:
         super().__init__(message)
@@ -98,7 +98,7 @@ class ReplicaLostError(ReplicaError):
 
 
 class StalledError(ReplicaError):
-    """Other replicas did not come to a call before the deadline; ``missing`` says which."""
+    """Other replicas did not come to a call before the deadline; ``missing`` has their indices."""
 
     def __init__(self, message: str, missing: list[int]) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Names that are imported on first touch, so that importing a package stays quick."""
+"""Imports names at their first use, so that importing a package stays quick."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """NumPy under the names of ``keras.ops``, so that optimizers written for Keras port by their imports.
 
 Every function takes Variables, arrays, traced values, numbers (float32 where no array decides) and
-IndexedSlices. Scaling by a number, ``negative``, ``cast`` and functions with f(0) = 0 keep those; all else
-makes them dense.
+IndexedSlices. Scaling by a number, ``negative``, ``cast`` and functions with f(0) = 0 return IndexedSlices for
+IndexedSlices; all other functions make them dense.
 
 Example:
     >>> from distopt import Variable
@@ -31,7 +31,7 @@ Operation = Callable[..., Any]
 
 
 def convert_to_tensor(x: Any, dtype: npt.DTypeLike | None = None) -> Any:
-    """``x`` as a dense array (traced under a tape), which a variable's later changes do not reach."""
+    """Return ``x`` as a dense array (traced under a tape), which later changes of a variable do not reach."""
     if isinstance(x, IndexedSlices):
         x = x.to_dense()
     elif isinstance(x, ArrayLike):
@@ -43,37 +43,37 @@ def convert_to_tensor(x: Any, dtype: npt.DTypeLike | None = None) -> Any:
 
 
 def cast(x: Any, dtype: npt.DTypeLike) -> Any:
-    """``x`` in another dtype; IndexedSlices stay IndexedSlices."""
+    """Return ``x`` in another dtype; IndexedSlices stay IndexedSlices."""
     return x.astype(to_dtype(dtype)) if isinstance(x, IndexedSlices) else convert_to_tensor(x, dtype)
 
 
 def shape(x: Any) -> tuple[int, ...]:
-    """The shape, a tuple of integers."""
+    """Return the shape, a tuple of integers."""
     return tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
 
 
 def zeros(shape: int | Sequence[int], dtype: npt.DTypeLike = "float32") -> Array:
-    """An array of zeros."""
+    """Return an array of zeros."""
     return np.zeros(shape, to_dtype(dtype))
 
 
 def ones(shape: int | Sequence[int], dtype: npt.DTypeLike = "float32") -> Array:
-    """An array of ones."""
+    """Return an array of ones."""
     return np.ones(shape, to_dtype(dtype))
 
 
 def full(shape: int | Sequence[int], fill_value: float, dtype: npt.DTypeLike = "float32") -> Array:
-    """An array filled with one number."""
+    """Return an array filled with one number."""
     return np.full(shape, fill_value, to_dtype(dtype))
 
 
 def gather(params: Any, indices: Any, axis: int = 0) -> Any:
-    """Elements of ``params`` along ``axis``; the gradient of a variable's rows is IndexedSlices."""
+    """Return elements of ``params`` along ``axis``; the gradient of a variable's rows is IndexedSlices."""
     return np.take(convert_to_tensor(params), indices, axis=axis)
 
 
 def cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:
-    """``true_fn()`` if ``pred`` holds, else ``false_fn()``."""
+    """Return ``true_fn()`` if ``pred`` holds, else ``false_fn()``."""
     return true_fn() if pred else false_fn()
 
 
@@ -96,7 +96,7 @@ def _of_one(function: Operation) -> Operation:
 
 
 def _shaping(function: Operation) -> Operation:
-    """NumPy gives a view here; that of a variable would change with it."""
+    """Return an operation on a tensor of its own: NumPy returns a view, and a view of a variable changes with it."""
     return _named(lambda x, *args, **kwargs: function(convert_to_tensor(x), *args, **kwargs), function)
 
 
@@ -115,7 +115,7 @@ def _of_two(function: Operation) -> Operation:
 
 
 def _beside(x: Any, other: Any) -> Any:
-    """``x`` as an operand; beside a floating array a number of Python takes its dtype."""
+    """Return ``x`` as an operand; beside a floating array a number of Python takes the array's dtype."""
     x_is_weak, other_is_weak = (isinstance(value, (int, float)) for value in (x, other))
     if not x_is_weak or other_is_weak:
         return _operand(x)
@@ -128,7 +128,7 @@ def _is_number(x: Any) -> bool:
 
 
 def multiply(x1: Any, x2: Any) -> Any:
-    """``x1 * x2``; IndexedSlices times a number stay IndexedSlices."""
+    """Return ``x1 * x2``; IndexedSlices times a number stay IndexedSlices."""
     if isinstance(x1, IndexedSlices) and _is_number(x2):
         return x1 * x2
     if isinstance(x2, IndexedSlices) and _is_number(x1):
@@ -137,17 +137,17 @@ def multiply(x1: Any, x2: Any) -> Any:
 
 
 def divide(x1: Any, x2: Any) -> Any:
-    """``x1 / x2``; IndexedSlices over a number stay IndexedSlices."""
+    """Return ``x1 / x2``; IndexedSlices over a number stay IndexedSlices."""
     return x1 / x2 if isinstance(x1, IndexedSlices) and _is_number(x2) else _divide(x1, x2)
 
 
 def negative(x: Any) -> Any:
-    """``-x``; IndexedSlices stay IndexedSlices."""
+    """Return ``-x``; IndexedSlices stay IndexedSlices."""
     return -x if isinstance(x, IndexedSlices) else np.negative(_operand(x))
 
 
 def rsqrt(x: Any) -> Any:
-    """``1 / √x``."""
+    """Return ``1 / √x``."""
     return 1 / np.sqrt(_operand(x))
 
 

@@ -19,7 +19,7 @@ from distopt.kernels import clip, multiply, scale, square_sums, tree_sum
 from distopt.slabs.gradients import Gradients
 
 Buffer: TypeAlias = "tuple[Array, Array, Array]"
-"""A flat array, the (start, length) of gradients in it, and which entries they are."""
+"""A flat array, the (start, length) of each gradient in it, and the number of each gradient in the list."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Clipping:
     Args:
         clipvalue: limit of each element.
         clipnorm: limit of each variable's norm.
-        global_clipnorm: limit of the norm of all.
+        global_clipnorm: limit of the norm of all gradients together.
 
     Source: Keras, ``clip_by_value``, ``clip_by_norm``, ``clip_by_global_norm``. A limit of 0 makes gradients zero
     (upstream, 0 times a zero gradient is NaN).
@@ -46,16 +46,16 @@ class Clipping:
 
     @property
     def active(self) -> bool:
-        """Whether any limit is set."""
+        """Return whether any limit is set."""
         return (self.clipvalue, self.clipnorm, self.global_clipnorm) != (None, None, None)
 
     @property
     def needs_norms(self) -> bool:
-        """Whether the limits are on norms, which all gradients must be summed for."""
+        """Return whether a limit is on norms; norms need the sums of all gradients."""
         return (self.clipnorm, self.global_clipnorm) != (None, None)
 
     def needs_stages(self, *, inspects: bool) -> bool:
-        """Whether a limit, or a look at what it hides, comes only when an earlier limit has seen all gradients."""
+        """Return whether a limit, or the search for values that it hides, must wait for an earlier limit on all."""
         return (self.clipnorm is not None and self.global_clipnorm is not None) or (
             inspects and self.needs_norms and self.clipvalue is not None
         )
@@ -67,11 +67,11 @@ class Clipping:
                 clip(flat, spans, self.clipvalue)
 
     def factors(self, squares: Array, entries: Sequence[int]) -> Factors:
-        """Return what gradients are to be multiplied by.
+        """Return the factors to multiply gradients by.
 
         Args:
             squares: the sum of squares of every variable's gradient, (k,).
-            entries: those that take part, in order.
+            entries: the numbers of the gradients that take part, in order.
         """
         each = None
         if self.clipnorm is not None and self.clipnorm < math.inf:  # inf / inf is NaN
@@ -93,18 +93,18 @@ class Clipping:
 
 @dataclass(frozen=True)
 class Factors:
-    """What gradients are multiplied by: a quotient for each variable, and one number for all."""
+    """The factors of gradients: a quotient for each variable, and one number for all of them."""
 
     each: tuple[float, Array] | None
     all: float
 
     @property
     def is_one(self) -> bool:
-        """Whether nothing changes."""
+        """Return whether the factors change nothing."""
         return self.each is None and self.all == 1.0
 
     def __call__(self, buffer: Buffer) -> None:
-        """Multiply in place."""
+        """Multiply the gradients of a buffer in place."""
         flat, spans, entries = buffer
         if self.each is not None:
             numerator, denominators = self.each
@@ -114,7 +114,7 @@ class Factors:
 
 
 def squares_of(buffers: Sequence[Buffer], gradients: Gradients) -> Array:
-    """Return every variable's sum of squares; repeated rows of sparse gradients count each by itself."""
+    """Return the sum of squares of every gradient; each repeated row of a sparse gradient counts on its own."""
     squares = np.zeros(len(gradients.slab.variables))
     for flat, spans, entries in buffers:
         squares[entries] = square_sums(flat, spans)
@@ -125,7 +125,7 @@ def checked_limit(name: str, value: Any) -> float | None:
     """Return a clip argument as a float.
 
     Raises:
-        InvalidArgumentError: negative, NaN or no number.
+        InvalidArgumentError: the value is negative, NaN or no number.
     """
     if value is None:
         return None
@@ -138,7 +138,7 @@ def checked_limit(name: str, value: Any) -> float | None:
 
 
 def dense_buffers(gradients: Gradients) -> list[Buffer]:
-    """Return the flat buffers of the slab with what is dense in them."""
+    """Return the flat buffers of the slab, with the spans of the dense gradients in them."""
     slab, dense = gradients.slab, gradients.dense
     buffers = []
     for dtype, flat in slab.flats.items():
@@ -149,7 +149,7 @@ def dense_buffers(gradients: Gradients) -> list[Buffer]:
 
 
 def sparse_buffers(gradients: Gradients) -> list[Buffer]:
-    """Return the values of sparse gradients, as writable copies that take their place."""
+    """Return writable copies of the values of sparse gradients, and put them in place of the originals."""
     buffers = []
     for k, slices in gradients.sparse.items():
         values = np.array(slices.values, order="C")
