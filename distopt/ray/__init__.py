@@ -1,4 +1,4 @@
-"""Replicas in a Ray cluster: a trainer with the manners of Ray Train, and groups of plain actors."""
+"""Replicas in a Ray cluster: a trainer that is used as Ray Train's are, and groups of plain actors."""
 
 from distopt.errors import MissingExtraError
 from distopt.lazy import attach

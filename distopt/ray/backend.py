@@ -1,6 +1,6 @@
 """The adapter to Ray Train's developer API: workers become the replicas of a group before the training function runs.
 
-Everything of Ray's that may change between its minor releases is in this file, which says what it works with.
+The parts of Ray that may change between its minor releases are used in this file only, which checks Ray's version.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ _listener: list[socket.socket] = []
 
 @dataclass
 class DistoptConfig(BackendConfig):
-    """Ray Train's settings for distopt: there are none."""
+    """The settings of distopt in Ray Train; there is nothing to set."""
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """What forms the group."""
+        """Return the class that forms the group of replicas."""
         return DistoptBackend
 
     @property
     def train_func_context(self) -> type[_Membership]:
-        """What surrounds the training function in each worker."""
+        """Return the context manager in which each worker calls the training function."""
         return _Membership
 
 
 class _Membership:
-    """The worker is a replica until its training function ends; an exit with status 0 is an end like any other."""
+    """Makes the worker a replica until its training function ends; an exit with status 0 counts as a normal end."""
 
     def __enter__(self) -> None:
         self._group = current_group()
@@ -99,7 +99,7 @@ def _join(index: int, members: Sequence[Member], secret: bytes) -> None:
 
 
 def address_in_use() -> str | None:
-    """Return what ``ray.init()`` would connect to: RAY_ADDRESS, else where ``ray start`` was last; None: nothing."""
+    """Return the address that ``ray.init()`` would use: RAY_ADDRESS, else that of the last ``ray start``, or None."""
     address: str | None = os.environ.get("RAY_ADDRESS") or ray._private.services.find_bootstrap_address(None)
     return address
 
@@ -111,7 +111,7 @@ def needs_of(scaling: Any) -> dict[str, float]:
 
 
 def cause_of(failure: WorkerGroupError) -> tuple[int, str]:
-    """Return the replica that failed first, and its error: not one that only heard of another's."""
+    """Return the index and the error of the replica that failed first, not of one that only heard of a failure."""
     rank, error = _first(failure)
     if isinstance(error, ReplicaFailedError):
         return error.replica_index, str(error)
@@ -119,7 +119,7 @@ def cause_of(failure: WorkerGroupError) -> tuple[int, str]:
 
 
 def status_of(failure: WorkerGroupError) -> int:
-    """Return the status that a process would have ended with."""
+    """Return the exit status that a process with this failure would have."""
     error: BaseException = _first(failure)[1]
     return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
 

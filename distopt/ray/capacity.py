@@ -1,4 +1,4 @@
-"""Does a job fit into the cluster? It would sit in "pending" for ever if not."""
+"""Checks that a job fits into the cluster: one that does not would stay "pending" for ever."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from distopt.ray.backend import needs_of
 
 
 def check_room(scaling: Any) -> None:
-    """See that the nodes of the cluster, were they idle, have room for all workers; say so if these must wait for it.
+    """Check that the nodes of the cluster, when idle, have room for all workers; print a line if the workers must wait.
 
     Args:
         scaling: Ray Train's ``ScalingConfig``.
 
     Raises:
-        InvalidArgumentError: they have not; says which resource is missing.
+        InvalidArgumentError: the nodes have too little room; the message says which resource is missing.
     """
     if not ray.is_initialized():
         ray.init()
@@ -40,9 +40,9 @@ def missing(workers: int, needs: Mapping[str, float], nodes: Sequence[Mapping[st
     """Return why so many workers do not fit on the nodes, or None.
 
     Args:
-        workers: how many.
-        needs: what each needs.
-        nodes: what each node has.
+        workers: the number of workers.
+        needs: the resources that each worker needs.
+        nodes: the resources of each node.
 
     Example:
         >>> missing(3, {"CPU": 2}, [{"CPU": 4}, {"CPU": 1}])

@@ -1,4 +1,4 @@
-"""A ``Checkpointer``'s checkpoint as one of Ray Train's, and back."""
+"""Hands a ``Checkpointer``'s checkpoints to Ray Train, and restores them from there."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from distopt.distribute.collectives import barrier, replica_index
 def report(metrics: Mapping[str, Any], checkpointer: Checkpointer) -> None:
     """Save, and report the checkpoint with metrics to Ray Train. Collective.
 
-    Ray Train copies it to its storage, keeps as many as ``CheckpointConfig`` says, and hands the newest to
-    ``restore`` when it starts the workers again. Its ``report`` waits up to two seconds: call it once an epoch.
+    Ray Train copies the checkpoint to its storage, keeps as many as ``CheckpointConfig`` says, and hands the newest to
+    ``restore`` when it starts the workers again. Ray Train may wait up to two seconds for each report: call this
+    function once an epoch.
 
     Args:
-        metrics: those of replica 0 count.
-        checkpointer: its directory is one that all nodes share.
+        metrics: numbers by name; Ray Train takes those of replica 0.
+        checkpointer: a checkpointer whose directory all nodes share.
 
     Raises:
-        CheckpointError: it could not be written.
+        CheckpointError: the checkpoint could not be written.
     """
     checkpointer.save()
     checkpointer.wait()
@@ -37,13 +38,13 @@ def report(metrics: Mapping[str, Any], checkpointer: Checkpointer) -> None:
 
 
 def restore(checkpointer: Checkpointer) -> int | None:
-    """Bring back the newest checkpoint: that of Ray Train, or a later one in the directory. Collective.
+    """Restore the newest checkpoint: that of Ray Train, or a later one in the directory. Collective.
 
     Returns:
-        How many steps were done when it was saved; None where there is none.
+        The number of steps done when it was saved; None where there is no checkpoint.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is good; or it does not fit this run's variables.
+        CheckpointError: all checkpoints are damaged, or the checkpoint does not fit this run's variables.
     """
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None and replica_index() == 0:

@@ -1,4 +1,4 @@
-"""What replicas print, brought to the person who started them, as it comes."""
+"""Brings the output of replicas to the terminal of the person who started them, as it is printed."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import ray
 
 _CHUNK = 1 << 16
 _REST_OF_LINE_SECONDS = 0.02
-"""How long a line that is not complete waits for its rest: replicas' lines are not mixed where they come in pieces."""
+"""Seconds that an incomplete line waits for its rest, so that lines of replicas that come in pieces are not mixed."""
 
 
 class _Console:
-    """An actor beside the person's terminal; everything that replicas print passes through it."""
+    """An actor on the node of the terminal; everything that replicas print passes through it."""
 
     def __init__(self) -> None:
         self._texts: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
         self._attempts: dict[int, int] = {}
 
     async def put(self, stream: int, data: bytes) -> None:
-        """Take something that a replica has printed on its file descriptor 1 or 2."""
+        """Take bytes that a replica has printed on its file descriptor 1 or 2."""
         await self._texts.put((stream, data))
 
     async def take(self) -> list[tuple[int, bytes]] | None:
-        """Return what has come, as soon as there is something; None at the end."""
+        """Wait for output and return all that has come; None at the end."""
         texts = [await self._texts.get()]
         while not self._texts.empty():
             texts.append(self._texts.get_nowait())
@@ -39,18 +39,18 @@ class _Console:
         return [text for text in texts if text] or None
 
     async def end(self) -> None:
-        """Note that nothing comes any more."""
+        """Note that there will be no more output."""
         await self._texts.put(None)
 
     async def attempt(self, replica: int) -> int:
-        """Return how often this replica has begun before."""
+        """Return how many times this replica has begun before."""
         self._attempts[replica] = self._attempts.get(replica, -1) + 1
         return self._attempts[replica]
 
 
 @contextlib.contextmanager
 def console() -> Iterator[Any]:
-    """Write to this process's streams what replicas print; yields the actor that they print to."""
+    """Write the output of replicas to this process's streams; yield the actor that takes their output."""
     here = ray.get_runtime_context().get_node_id()
     actor = ray.remote(_Console).options(num_cpus=0, label_selector={"ray.io/node-id": here}).remote()
 
@@ -71,7 +71,7 @@ def console() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def printing_to(actor: Any) -> Iterator[None]:
-    """Send what this process prints, by whatever library, to a console; returns when all of it has arrived."""
+    """Send all output of this process, from any library, to a console; leave the block when all of it has arrived."""
     with contextlib.ExitStack() as stack:
         for stream in (1, 2):
             stack.enter_context(_sent(stream, actor))

@@ -1,4 +1,4 @@
-"""A process that Ray has started as one replica of a group."""
+"""Makes a process that Ray has started one replica of a group."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from distopt.process.replica import current_replica
 from distopt.ray.rendezvous import Rendezvous
 
 MEET_SECONDS = 60.0
-"""How long replicas wait for each other when they form a group."""
+"""Seconds that replicas wait for each other when they form a group."""
 
 
 class Group:
-    """This process as a replica: ``get_strategy()`` answers with its strategy until it leaves.
+    """This process's membership in a group: until the process leaves, ``get_strategy()`` returns the group's strategy.
 
-    As a context manager it leaves at the end of the block, together with the others; when the block raises, the
-    others are told, and raise as well.
+    Used as a context manager, the process leaves at the end of the block, together with the other members. When the
+    block raises, the others are told, and raise as well.
 
     Args:
-        peers: the members.
+        peers: the connections to the other members.
     """
 
     def __init__(self, peers: Peers) -> None:
@@ -54,7 +54,7 @@ class Group:
             self.fail(error)
 
     def leave(self) -> None:
-        """End as a replica, together with the others: all have done the same calls.
+        """Leave the group, together with the others: every member must have done the same calls before.
 
         Raises:
             ReplicaFailedError: another replica has failed meanwhile.
@@ -72,13 +72,13 @@ class Group:
             self._close()
 
     def fail(self, error: BaseException) -> None:
-        """End as a replica that has failed: the others raise where they wait for it."""
+        """Leave the group because of an error: the others raise where they wait for this replica."""
         if self._is_member:
             self._communicator.fail(error)
             self._close()
 
     def forget_connections(self) -> None:
-        """Close this process's hold of the connections, in a child that was forked from the replica."""
+        """Close the connections in a child that was forked from the replica, without an effect on the replica."""
         self._communicator.peers.forget()
 
     def _close(self) -> None:
@@ -93,19 +93,19 @@ _current: list[Group] = []
 def init_group(index: int, count: int, name: str = "default") -> Group:
     """Make this process one of the replicas of a group: in a Ray actor, task or driver.
 
-    All replicas call it at the same time. A process that is a member of another group leaves that one without
-    ceremony: so the survivors of a failure can form a new one.
+    All replicas call this function at the same time. A process that is a member of another group leaves that group at
+    once, without waiting for the others there. So the survivors of a failure can form a new group.
 
     Args:
-        index: this replica's, 0 ... count - 1.
-        count: how many replicas there are.
-        name: the group's, unique in the Ray cluster while it forms.
+        index: this replica's index, 0 ... count - 1.
+        count: the number of replicas.
+        name: the name of the group, unique in the Ray cluster while the group forms.
 
     Returns:
         The group; ``with init_group(...):`` tells the others how the block ends.
 
     Raises:
-        InvalidArgumentError: arguments that can't be right, or contradict those of the other replicas.
+        InvalidArgumentError: an argument is impossible, or contradicts those of the other replicas.
         ReplicaError: not all replicas have come within a minute.
 
     Example:
@@ -138,13 +138,13 @@ def init_group(index: int, count: int, name: str = "default") -> Group:
 
 
 def announce() -> Member:
-    """Return where this process is."""
+    """Return this process as a member of a group: its node, address and process id."""
     node = ray.get_runtime_context().get_node_id()
     return Member(node, ray.util.get_node_ip_address(), os.getpid())
 
 
 def join(peers: Peers) -> Group:
-    """Make this process a member of a group, in place of the one that it belonged to."""
+    """Make this process a member of a group, and end its membership in an earlier group."""
     _mark_children()
     for former in _current:
         former.fail(InvalidArgumentError("it has joined another group"))
@@ -160,7 +160,7 @@ def current_group() -> Group:
 
 @functools.cache
 def _mark_children() -> None:
-    """Let a forked child know that it is no replica, and not keep the connections open when the replica dies."""
+    """Mark every forked child as no replica, and close its connections, which must not outlive the replica."""
 
     def close() -> None:
         for group in _current:

@@ -1,4 +1,4 @@
-"""A script as a Ray job: ``distopt run --backend ray``."""
+"""Runs a script as a Ray job: ``distopt run --backend ray``."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _TRAIN_SETTINGS = {
 
 @dataclass(frozen=True)
 class Script:
-    """What every replica runs.
+    """The script that every replica runs.
 
     Args:
-        path: of the script, absolute.
-        arguments: its command line.
-        directory: where it runs: the directory of the person who started it.
-        faults: to be injected in the first attempt, as ``distopt.testing.faults.script`` takes them.
+        path: absolute path of the script.
+        arguments: the arguments of the script.
+        directory: the directory in which the person started the script, and in which it runs.
+        faults: the faults to inject in the first attempt, as ``distopt.testing.faults.script`` takes them.
     """
 
     path: str
@@ -53,10 +53,10 @@ class Script:
 
 
 def run_job(script: Script, replicas: int, max_restarts: int) -> tuple[int, str]:
-    """Run a script on N workers of the Ray cluster, or of one that is started for it; return status and failure.
+    """Run a script on N workers of a Ray cluster; return the exit status, and a sentence on the failure or "".
 
     The cluster is that of ``RAY_ADDRESS``, else the one that was started on this machine (``ray start --head``), else
-    a fresh local one with as many CPUs as replicas.
+    a fresh local cluster with as many CPUs as replicas.
     """
     os.environ.update(_TRAIN_SETTINGS | os.environ)
     _connect(replicas)
@@ -88,7 +88,7 @@ def _connect(replicas: int) -> None:
 
 
 def _check_answers(address: str | None) -> None:
-    """See that somebody listens there: Ray would try for minutes."""
+    """Raise if no cluster answers at this address, because Ray would try for minutes."""
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         return

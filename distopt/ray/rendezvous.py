@@ -1,4 +1,4 @@
-"""Where the replicas of a group meet before they know each other's addresses: a small actor, gone when they do."""
+"""Lets the replicas of a group meet before they know each other's addresses, through an actor that ends afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class _Rendezvous:
-    """Gives everybody what all have brought, round by round."""
+    """The actor: in each round it gives every replica the contributions of all."""
 
     def __init__(self, count: int) -> None:
         self._count, self._secret = count, secrets.token_bytes(SECRET_BYTES)
@@ -29,7 +29,7 @@ class _Rendezvous:
         self._changed = asyncio.Condition()
 
     async def meet(self, number: int, index: int, count: int, mine: Any) -> tuple[list[Any], bytes] | str:
-        """Return all contributions in the order of the replicas, and the group's secret; a text is a complaint."""
+        """Return all contributions in the order of the replicas, and the group's secret; or a complaint as a text."""
         brought = self._rounds[number]
         if count != self._count:
             return f"it says that there are {count} replicas, and another one has said {self._count}"
@@ -42,7 +42,7 @@ class _Rendezvous:
         return [brought[r] for r in range(count)], self._secret
 
     async def missing(self, number: int) -> list[int]:
-        """Return who has not come."""
+        """Return the indices of the replicas that have not come to a round."""
         return sorted(set(range(self._count)) - self._rounds[number].keys())
 
 
@@ -50,10 +50,10 @@ class Rendezvous:
     """One replica's way to meet the others of its group.
 
     Args:
-        name: the group's.
-        index: this replica's.
-        count: how many there are.
-        seconds: how long to wait for the others.
+        name: the name of the group.
+        index: this replica's index.
+        count: the number of replicas.
+        seconds: the longest time to wait for the others.
     """
 
     def __init__(self, name: str, index: int, count: int, seconds: float) -> None:
@@ -63,11 +63,11 @@ class Rendezvous:
         self._actor: Any = None  # kept: it ends when who has made it drops the handle
 
     def meet(self, number: int, mine: Any) -> tuple[list[Any], bytes]:
-        """Bring something to a round, and return what all have brought and the group's secret.
+        """Contribute ``mine`` to a round; return the contributions of all replicas and the group's secret.
 
         Raises:
-            ReplicaError: not all have come in time.
-            InvalidArgumentError: the replicas contradict each other about who and how many they are.
+            ReplicaError: not all replicas have come in time.
+            InvalidArgumentError: the replicas contradict each other about their indices or their number.
         """
         answer: tuple[list[Any], bytes] | str = self._patiently(
             lambda actor: ray.get(
@@ -84,7 +84,7 @@ class Rendezvous:
         return answer
 
     def end(self) -> None:
-        """End the actor: all have met."""
+        """End the actor, once all replicas have met."""
         ray.kill(self._actor)
 
     def _patiently(self, ask: Callable[[Any], T], number: int) -> T:
@@ -107,7 +107,7 @@ class Rendezvous:
                 ) from None
 
     def _find(self) -> Any:
-        """Return the actor of this name; the first who asks makes it."""
+        """Return the actor of the group's name; the first replica that asks for the actor makes it."""
         name = f"distopt group {self._name}"
         actor = ray.remote(_Rendezvous).options(
             name=name, namespace=NAMESPACE, get_if_exists=True, num_cpus=0, max_concurrency=1000

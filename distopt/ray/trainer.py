@@ -1,4 +1,4 @@
-"""Training as a Ray job: Ray Train's trainer, whose workers are replicas."""
+"""Ray Train's trainer, whose workers are replicas."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class DistoptTrainer(DataParallelTrainer):
     When a worker raises or dies, the others raise within seconds.
 
     Args:
-        train_loop_per_worker: the training function, of no argument or of ``train_loop_config``; variables and
-            optimizer are made in it. What it returns is the same as with ``mpirun`` on as many replicas, to the bit.
-        train_loop_config: handed to it.
-        scaling_config: how many workers, and what each needs.
+        train_loop_per_worker: the training function, of no argument or of ``train_loop_config``; it makes variables
+            and optimizer itself. Its result has the same bits as with ``mpirun`` on as many replicas.
+        train_loop_config: the argument of the training function.
+        scaling_config: the number of workers, and the resources that each needs.
         run_config: name, storage, failures, checkpoints.
         options: further arguments of Ray Train's ``DataParallelTrainer`` (``datasets``, ``dataset_config``).
 
@@ -63,8 +63,8 @@ class DistoptTrainer(DataParallelTrainer):
 
         Raises:
             InvalidArgumentError: the cluster has no room for so many workers.
-            ray.train.WorkerGroupError: the first failure of a worker, with its traceback; ``worker_failures`` has the
-                others as well.
+            ray.train.WorkerGroupError: the first failure of a worker, with its traceback; ``worker_failures`` has all
+                failures.
         """
         check_room(self.scaling_config)
         try:
