@@ -1,4 +1,4 @@
-"""Progress and results, printed by replica 0 only; who is late; receipts of runs, and where two of them part."""
+"""Progress and results, printed by replica 0 only; late replicas; receipts of runs, and the point where two differ."""
 
 from distopt.telemetry.progress import Progress
 from distopt.telemetry.receipt import Receipt

@@ -1,4 +1,4 @@
-"""The progress of a loop of steps."""
+"""Shows the progress of a loop of steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Progress:
     Args:
         total: number of steps.
         description: what the steps do.
-        file: where to write (``sys.stderr`` if None, so that results stay alone on the standard output).
+        file: a text file to write to (None means ``sys.stderr``, so that only results go to the standard output).
 
     Example:
         >>> with Progress(2, file=sys.stdout) as progress:
@@ -41,7 +41,7 @@ class Progress:
         self._printed = time.monotonic()
 
     def advance(self, steps: int = 1, **metrics: float) -> None:
-        """Note ``steps`` more steps and the metrics as they are now."""
+        """Note ``steps`` more steps, and the current metrics."""
         self.done += steps
         if self._silent:
             return

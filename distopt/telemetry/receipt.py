@@ -1,8 +1,8 @@
 """A receipt: one line per step, from which ``distopt diff`` tells where two runs part.
 
-A replica's file consists of lines of JSON. A line with ``replicas`` begins a run (a run that is resumed is appended),
-one with ``variables`` says what the lists of digests in the steps after it stand for. Numbers that are not whole are
-written as text that names every bit of them, and NaN.
+A replica's file consists of lines of JSON. A line with ``replicas`` begins a run; a run that is resumed is appended. A
+line with ``variables`` names the variables whose digests the steps after this line list. Numbers that are not whole are
+written as text, which keeps every bit and can hold NaN.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ _written: WeakKeyDictionary[Replica, dict[tuple[str, int, int], Receipt]] = Weak
 class Receipt:
     """Writes what one replica had before and after every step: digests, items, the norm of the gradients.
 
-    The digest of an array is the 64-bit XXH3 of its bytes; that of a sparse gradient covers indices and values, in
-    their order; a gradient that is None has none. The digest over all parameters is that of their digests.
+    The digest of an array is the 64-bit XXH3 of its bytes. The digest of a sparse gradient covers indices and values,
+    in their order; a gradient that is None has no digest. The digest over all parameters is computed from their
+    digests.
 
     Args:
-        directory: where ``replica-<index>.jsonl`` is written; made if it is missing. If the file is there, the run is
-            taken for the continuation of the one before: its steps follow, or replace those that are done again.
-        replica_index: this replica.
-        num_replicas: of how many.
+        directory: the directory for ``replica-<index>.jsonl``; made if it is missing. If the file exists, the run
+            counts as the continuation of the run in it: new steps follow the old ones, or replace those done again.
+        replica_index: the index of this replica.
+        num_replicas: the number of replicas.
 
     Raises:
         InvalidArgumentError: the directory can't be written.
@@ -78,9 +79,9 @@ class Receipt:
 
     @classmethod
     def of(cls, directory: str | os.PathLike[str], replica_index: int, num_replicas: int) -> Receipt:
-        """Return the receipt with these arguments that this replica writes already, else a new one.
+        """Return the receipt with these arguments that this replica writes already, else a new receipt.
 
-        All optimizers of a replica must write one, since each begins its file with a description of the run.
+        All optimizers of a replica must share one receipt, because every receipt begins with a description of the run.
         """
         written = _written.setdefault(current_replica(), {})
         key = os.fspath(directory), replica_index, num_replicas
@@ -89,13 +90,13 @@ class Receipt:
         return written[key]
 
     def note_gradients(self, step: int, items: float | None, names: list[str], arrays: Sequence[Gradient]) -> None:
-        """Take this replica's own gradients, before they are summed.
+        """Note this replica's own gradients, before they are summed.
 
         Args:
             step: ``iterations`` before the step.
-            items: of this replica, or None.
-            names: the variables, in the order of the step.
-            arrays: their gradients, of any shape and dtype; None where there is none. Not changed.
+            items: the items of this replica, or None.
+            names: the names of the variables, in the order of the step.
+            arrays: their gradients, of any shape and dtype, not changed; None where a variable has no gradient.
         """
         self._names = names
         self._step = {"step": int(step), "items": _text(items), "gradients": list(map(_digest_of_gradient, arrays))}
@@ -103,11 +104,11 @@ class Receipt:
     def note_update(
         self, step: int, total_items: float | None, gradient_norm: float, names: list[str], arrays: Sequence[Array]
     ) -> None:
-        """Take what all replicas have after the update, and write the line of this step.
+        """Note the state that all replicas have after the update, and write the line of this step.
 
         Args:
             step: the same as in ``note_gradients``.
-            total_items: of all replicas, or None.
+            total_items: the items of all replicas together, or None.
             gradient_norm: the norm of the aggregated gradients.
             names: the same as in ``note_gradients``.
             arrays: the parameters, of any shape and dtype; not changed.
@@ -134,7 +135,7 @@ class Receipt:
         self._step = {}
 
     def _head(self, variables: list[list[Any]]) -> dict[str, Any]:
-        """Return what the digests of the lines that follow stand for; at first, also which run it is."""
+        """Return a line that names the variables of the following steps; the first one also describes the run."""
         is_first, self._variables = self._variables is None, variables
         return (self._run if is_first else {}) | {"variables": variables}
 

@@ -1,4 +1,4 @@
-"""Where two runs part, or the replicas of one: in which step, in which variable, on which replica."""
+"""Finds the first difference of two runs, or of one run's replicas: the step, the variable and the replica."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import zip_longest
 from distopt.telemetry.receipt_reader import Run, Step, Variables
 
 _ROUNDING = 1e-5
-"""Norms that differ by less, relatively, differ by the order of summation alone."""
+"""A relative difference of norms: a smaller one comes from the order of summation alone."""
 
 
 def replicas_that_part(run: Run) -> str:
-    """Say where the parameters of one run's replicas begin to differ; nothing if they never do.
+    """Say where the parameters of one run's replicas begin to differ; return "" if they never do.
 
     Args:
-        run: what was read of it.
+        run: the run, as it was read.
     """
     for step in run.steps():
         for replica, mine in enumerate(step):
@@ -29,7 +29,7 @@ def replicas_that_part(run: Run) -> str:
 
 
 def runs_that_part(a: Run, b: Run) -> str:
-    """Say in which step, in which variable and on which replica two runs begin to differ; nothing if they never do.
+    """Say in which step, in which variable and on which replica two runs begin to differ; return "" if they never do.
 
     Args:
         a: one run.
@@ -48,7 +48,7 @@ def runs_that_part(a: Run, b: Run) -> str:
 
 
 def _difference(name: str, one: Sequence[Step], other_name: str, other: Sequence[Step]) -> str:
-    """Say what differs first in one step; nothing if nothing does."""
+    """Say what differs first in one step; return "" if nothing does."""
     mine, its = one[0], other[0]
     if mine.variables != its.variables:
         a, b = _first_variables(mine.variables, its.variables)
@@ -89,7 +89,7 @@ def _difference_after_sum(name: str, other_name: str, pairs: Sequence[tuple[Step
 
 
 def _difference_of_sizes(name: str, mine: Step, other_name: str, its: Step) -> str:
-    """Compare a step on different numbers of replicas: only what does not depend on it."""
+    """Compare a step on different numbers of replicas, but only in what does not depend on that number."""
     if mine.total_items != its.total_items:
         return f"all replicas together have {mine.total_items} items in {name} and {its.total_items} in {other_name}"
     names = _differing(mine.variables, mine.parameters, its.parameters)
@@ -114,7 +114,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _first_variables(one: Variables, other: Variables) -> tuple[str, str]:
-    """The first variable in which two lists differ, as each has it."""
+    """Return the first variable in which two lists differ, as each list has it."""
     a, b = next((a, b) for a, b in zip_longest(one, other) if a != b)
     said = ["no more" if v is None else f"{v[0]!r} {v[1]}{list(v[2])}" for v in (a, b)]
     return said[0], said[1]

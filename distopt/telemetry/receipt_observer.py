@@ -1,4 +1,4 @@
-"""Writes receipts from what a step tells its observers."""
+"""Writes receipts: an observer of steps."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from distopt.telemetry.receipt import Receipt
 
 
 def observe_for_receipt(strategy: Strategy) -> None:
-    """Write a receipt of a strategy's steps from now on, where it wants one."""
+    """Write a receipt of a strategy's steps from now on, if the strategy has a directory for receipts."""
     if strategy.receipt is not None:
         add_observer(write_receipt, Moment.GRADIENTS, Moment.UPDATED)
 
 
 def write_receipt(moment: Moment, report: StepReport) -> None:
-    """Note a step in the receipt of its strategy; a step whose sum nobody has looked at gets no line."""
+    """Note a step in the receipt of its strategy; a step whose gradient norm was not computed gets no line."""
     strategy = report.strategy
     if strategy.receipt is None:
         return

@@ -1,4 +1,4 @@
-"""Reads what ``receipt`` has written: the steps of a run, on every replica."""
+"""Reads the receipts that ``receipt`` has written: the steps of a run, on every replica."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, TypeAlias
 from distopt.errors import InvalidArgumentError
 
 Variables: TypeAlias = "tuple[tuple[str, str, tuple[int, ...]], ...]"
-"""Name, dtype and shape of each."""
+"""Name, dtype and shape of each variable."""
 
 Key: TypeAlias = "tuple[int, Variables, int]"
-"""A step's number and variables, and how many such steps came before: two optimizers count each for itself."""
+"""A step's number and variables, and how many such steps came before: two optimizers each count their own steps."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One line of one replica's receipt; numbers as they are written there."""
+    """One line of one replica's receipt; its numbers in the form in which the line has them."""
 
     number: int
     replicas: int
@@ -41,7 +41,7 @@ class Run:
     replicas: Sequence[dict[Key, Step]]
 
     def steps(self) -> Iterator[list[Step]]:
-        """Yield the steps that all replicas have finished, each as it was on every replica."""
+        """Yield the steps that all replicas have finished: for each step the lines of all replicas."""
         for key, first in self.replicas[0].items():
             mine = self.replicas[: first.replicas]
             if any(key not in steps for steps in mine):  # the run was killed while they wrote
@@ -50,13 +50,13 @@ class Run:
 
 
 def read_run(directory: Path) -> Run:
-    """Read the receipt that a run has left; a last line that was cut off is passed over.
+    """Read the receipt that a run has left; skip a last line that was cut off.
 
     Args:
-        directory: what the run was given.
+        directory: the directory of the receipt.
 
     Raises:
-        InvalidArgumentError: no receipt, an incomplete one, or something else.
+        InvalidArgumentError: the directory holds no receipt, or an incomplete or damaged one.
     """
     if not (directory / "replica-0.jsonl").is_file():
         raise InvalidArgumentError(
@@ -76,7 +76,7 @@ def read_run(directory: Path) -> Run:
 
 
 def _read_replica(path: Path) -> dict[Key, Step]:
-    """Read one file; the steps of a run that was resumed take the place of those that it did again."""
+    """Read one file; where a resumed run has done steps again, only the new ones count."""
     steps: dict[Key, Step] = {}
     count: Counter[tuple[int, Variables]] = Counter()
     replicas, resumes = 0, False
@@ -100,7 +100,7 @@ def _read_replica(path: Path) -> dict[Key, Step]:
 
 
 def _before(steps: dict[Key, Step], step: Step) -> dict[Key, Step]:
-    """Return what came before a step over the same variables."""
+    """Return the steps that come before this step, which a resumed run has done again."""
     kept: dict[Key, Step] = {}
     for key, done in steps.items():
         if done.variables == step.variables and done.number >= step.number:
@@ -119,7 +119,7 @@ def _step(line: dict[str, Any], replicas: int, variables: Variables) -> Step:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a file but those that were cut off: the last one, and the last before a run was resumed."""
+    """Yield the lines of a file, without lines that were cut off: the last one, and the last before a resumed run."""
     cut: Exception | None = None
     for text in path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n"):
         try:

@@ -1,4 +1,4 @@
-"""Which replica the others wait for, and how long."""
+"""Finds the replicas that the others wait for, and how long they wait."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from distopt.distribute.strategy import get_strategy
 
 @dataclass(frozen=True)
 class Lateness:
-    """How one replica typically came to the calls of all."""
+    """The average lateness of one replica at the calls that all replicas make together."""
 
     replica: int
     late: float
-    """Seconds, on average, after the replica that waited the longest: 0 for the earliest."""
+    """Seconds, on average, that it came after the earliest replica, which waited the longest; 0 for that one."""
     waited: float
-    """Seconds that it waited for the others, on average."""
+    """Seconds, on average, that it waited for the others."""
 
 
 def stragglers() -> list[Lateness]:
-    """Return who came how late to steps and collectives since the last request (a collective), the latest first.
+    """Return how late each replica came to steps and collectives since the last call of this one, the latest first.
 
-    The clocks of nodes are not compared: a replica is as late as it waits less than the one that waits longest::
+    A collective. The clocks of nodes are not compared; lateness is the waiting time that a replica has less than the
+    replica that waited longest::
 
         late[r] = max(waited) - waited[r]
 

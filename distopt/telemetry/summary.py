@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""Prints the table at the end of a run."""
 
 from __future__ import annotations
 
