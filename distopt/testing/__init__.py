@@ -1,4 +1,4 @@
-"""For tests of what plugs into distopt: ways to run replicas, and what every transport and hook must do."""
+"""Tests for your own transports, hooks and optimizers: ways to run replicas, and what each of these parts must do."""
 
 from distopt.testing.aggregator import AggregatorConformance
 from distopt.testing.communicator import CommunicatorConformance, DeadlineConformance

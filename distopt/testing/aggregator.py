@@ -1,4 +1,4 @@
-"""What every gradient aggregator must do."""
+"""Tests that every gradient aggregator must pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distopt.variables.variable import Variable
 class AggregatorConformance:
     """Tests of a gradient aggregator: a function from a list of (gradient, variable) to such a list.
 
-    A subclass in a test module of pytest says what it tests, and over which replicas (a fixture)::
+    A subclass in a test module of pytest makes the aggregator to test, and has a fixture of replicas::
 
         class TestTrimmedMean(AggregatorConformance):
             rtol = 1e-6
@@ -38,7 +38,7 @@ class AggregatorConformance:
     """
 
     rtol = 1e-5
-    """How far a float32 element may be from what ``expected`` gives in float64."""
+    """The largest relative distance of a float32 element from the result of ``expected`` in float64."""
 
     def make_aggregator(self) -> Callable[..., Any]:
         """Return a new aggregator. Called on every replica."""
@@ -56,7 +56,7 @@ class AggregatorConformance:
         return rows.sum(axis=0)
 
     def test_takes_and_returns_a_list_of_pairs(self, replicas: Replicas) -> None:
-        """The same variables come out, each with one gradient in its shape."""
+        """Check that the same variables come out, each with one gradient in its shape."""
 
         def aggregate() -> list[tuple[int, ...]]:
             variables = _variables()
@@ -68,7 +68,7 @@ class AggregatorConformance:
         assert replicas(aggregate) == [_SHAPES] * replicas.count
 
     def test_aggregates_as_expected(self, replicas: Replicas) -> None:
-        """Every element of every variable is the aggregate of the replicas' elements."""
+        """Check that every element of every variable is the aggregate of the replicas' elements."""
 
         def aggregate() -> list[Array]:
             variables = _variables()
@@ -85,7 +85,7 @@ class AggregatorConformance:
                 assert (np.abs(aggregated - wanted) <= self.rtol * largest).all()
 
     def test_gives_the_same_bits_everywhere(self, replicas: Replicas) -> None:
-        """Replicas whose aggregates differ in a bit drift apart."""
+        """Check that aggregates have the same bits on all replicas, which would drift apart otherwise."""
 
         def steps() -> list[str]:
             variables, digests = _variables(), []
@@ -99,7 +99,7 @@ class AggregatorConformance:
         assert digests == digests[:1] * replicas.count
 
     def test_takes_float64_and_16_bits(self, replicas: Replicas) -> None:
-        """Small whole numbers have the same aggregate in every floating dtype, up to its precision."""
+        """Check that small whole numbers have the same aggregate in every floating dtype, up to its precision."""
 
         def aggregate() -> list[Array]:
             variables = [Variable(np.zeros(5), dtype=dtype) for dtype in ("float16", "bfloat16", "float64")]
@@ -113,7 +113,7 @@ class AggregatorConformance:
                 np.testing.assert_allclose(result, wanted, rtol=1e-2)
 
     def test_leaves_the_arrays_of_the_user_as_they_are(self, replicas: Replicas) -> None:
-        """An optimizer's caller finds its gradients unchanged after the step."""
+        """Check that the caller of an optimizer finds its gradients unchanged after the step."""
 
         def step() -> bool:
             pairs = _pairs(_variables())
@@ -127,7 +127,7 @@ class AggregatorConformance:
         assert replicas(step) == [True] * replicas.count
 
     def test_counts_missing_gradients_as_zero(self, replicas: Replicas) -> None:
-        """A gradient that is None on some replicas enters the aggregate as zeros."""
+        """Check that a gradient that is None on some replicas enters the aggregate as zeros."""
 
         def step(family: type[Any]) -> Array:
             v, w = Variable(np.zeros(4, np.float32)), Variable(np.zeros(2, np.float32))
@@ -143,7 +143,7 @@ class AggregatorConformance:
                 np.testing.assert_allclose(value, -np.asarray(self.expected(rows)), rtol=self.rtol, atol=1e-6)
 
     def test_takes_sparse_gradients(self, replicas: Replicas) -> None:
-        """IndexedSlices are aggregated as the dense gradients that they stand for."""
+        """Check that IndexedSlices are aggregated as the dense gradients that they stand for."""
 
         def step() -> Array:
             v, index = Variable(np.zeros((4, 3), np.float32)), distopt.replica_index()
@@ -160,7 +160,7 @@ class AggregatorConformance:
             np.testing.assert_allclose(value, wanted, rtol=self.rtol, atol=1e-6)
 
     def test_keeps_nothing_of_an_earlier_step_by_mistake(self, replicas: Replicas) -> None:
-        """A step with zero gradients after a step with large ones aggregates zeros."""
+        """Check that a step with zero gradients after a step with large ones aggregates zeros."""
 
         def steps() -> list[float]:
             v, change = Variable(np.zeros(3, np.float32)), []

@@ -1,4 +1,4 @@
-"""What every transport must do."""
+"""Tests that every transport must pass."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from distopt.testing.replicas import Replicas
 class CommunicatorConformance:
     """Tests of a ``Communicator``, over a fixture ``replicas`` that gives each replica its end of one.
 
-    Subclass it in a test module of pytest, and give it the fixture (a ``Replicas`` of your own for a new
-    transport)::
+    Subclass this class in a test module of pytest, and give the subclass the fixture (for a new transport with a
+    ``Replicas`` of your own)::
 
         class TestThreads(CommunicatorConformance):
             @pytest.fixture(params=[1, 2, 3, 4])
@@ -28,12 +28,12 @@ class CommunicatorConformance:
     """
 
     def test_indices_are_those_of_the_results(self, replicas: Replicas) -> None:
-        """Replicas count from 0, and all know how many they are."""
+        """Check that replicas count from 0, and all know their number."""
         seen = replicas(lambda: (_here().index, _here().size, _here().name))
         assert seen == [(r, replicas.count, replicas.transport) for r in range(replicas.count)]
 
     def test_places_count_each_node_from_zero(self, replicas: Replicas) -> None:
-        """Nodes, and the replicas on each, are numbered without gaps, in the order of the replicas."""
+        """Check that nodes, and the replicas on each, are numbered without gaps, in the order of the replicas."""
         places: list[Place] = replicas(lambda: _here().place)
         on_node: dict[int, list[Place]] = {}
         for place in places:
@@ -44,7 +44,7 @@ class CommunicatorConformance:
             assert {place.replicas_on_node for place in members} == {len(members)}
 
     def test_all_gather_gives_everybody_every_record(self, replicas: Replicas) -> None:
-        """Row r is replica r's record, for records of any length."""
+        """Check that row r is replica r's record, for records of any length."""
 
         def gather(length: int) -> Array:
             return _here().all_gather(_bytes(_here().index, length)).copy()
@@ -56,7 +56,7 @@ class CommunicatorConformance:
                 np.testing.assert_array_equal(rows, expected)
 
     def test_a_record_is_free_when_all_gather_returns(self, replicas: Replicas) -> None:
-        """A replica may write its record at once, while slower replicas still read theirs."""
+        """Check that a replica may write its record again at once, while slower replicas still read the rows."""
 
         def gather() -> list[Array]:
             record, gathered = np.zeros(16, np.uint8), []
@@ -70,12 +70,12 @@ class CommunicatorConformance:
                 assert column.tolist() == [10 * step + r for r in range(replicas.count)]
 
     def test_all_gather_in_time_keeps_its_deadline(self, replicas: Replicas) -> None:
-        """A deadline that is not needed changes nothing."""
+        """Check that a deadline that is not needed changes nothing."""
         for rows in replicas(lambda: _here().all_gather(_bytes(0, 4), time.monotonic() + 60).copy()):
             assert rows.shape == (replicas.count, 4)
 
     def test_transfer_brings_to_each_what_was_meant_for_it(self, replicas: Replicas) -> None:
-        """Every pair exchanges an array of its own, each replica with itself too."""
+        """Check that every pair exchanges an array of its own, each replica with itself too."""
 
         def exchange() -> list[Array]:
             me, size = _here().index, _here().size
@@ -88,7 +88,7 @@ class CommunicatorConformance:
                 np.testing.assert_array_equal(array, np.full(3 + r + me, 100.0 * r + me))
 
     def test_transfer_may_leave_pairs_out(self, replicas: Replicas) -> None:
-        """Only replica 0 sends, and not to everybody; arrays nobody sends to stay as they are."""
+        """Let only replica 0 send, and not to everybody: arrays that nobody sends to keep their values."""
         chosen = [r for r in range(replicas.count) if r % 2 == 0]
 
         def scatter() -> Array:
@@ -103,12 +103,12 @@ class CommunicatorConformance:
             np.testing.assert_array_equal(received, np.full(5, me + 1 if me in chosen else 0))
 
     def test_transfer_of_nothing_returns(self, replicas: Replicas) -> None:
-        """All None is a call as any other."""
+        """Check that a call with None for every replica returns, as any other call does."""
         nothing = [None] * replicas.count
         assert replicas(lambda: _here().transfer(nothing, nothing)) == nothing
 
     def test_transfer_of_empty_arrays_returns(self, replicas: Replicas) -> None:
-        """Arrays without elements travel too."""
+        """Check that arrays without elements travel too."""
 
         def exchange() -> tuple[int, ...]:
             received = [np.empty(0, np.float32) for _ in range(_here().size)]
@@ -118,7 +118,7 @@ class CommunicatorConformance:
         assert replicas(exchange) == [(0,)] * replicas.count
 
     def test_transfer_of_large_arrays(self, replicas: Replicas) -> None:
-        """Arrays beyond what a transport buffers arrive whole, from all to all at once."""
+        """Check that arrays larger than a transport's buffers arrive whole, from all to all at once."""
         length = 300_000
 
         def exchange() -> list[bool]:
@@ -130,13 +130,13 @@ class CommunicatorConformance:
         assert replicas(exchange) == [[True] * replicas.count] * replicas.count
 
     def test_transfer_takes_every_dtype(self, replicas: Replicas) -> None:
-        """Bytes move as they are, whatever they stand for."""
+        """Check that bytes arrive unchanged, for every dtype."""
         for dtype in ("float16", "float32", "float64", "int64", "uint8", "bool", "complex128", "bfloat16"):
             for arrived in replicas(_arrive_alike, dtype):
                 assert arrived, dtype
 
     def test_transfer_leaves_what_it_sends_as_it_is(self, replicas: Replicas) -> None:
-        """The array is the caller's again afterwards, unchanged; read-only ones can be sent."""
+        """Check that an array is the caller's again afterwards, unchanged, and that read-only arrays can be sent."""
 
         def exchange() -> tuple[float, float]:
             size = _here().size
@@ -152,13 +152,13 @@ class CommunicatorConformance:
         assert replicas(exchange) == [(7000.0, 7000.0 * replicas.count)] * replicas.count
 
     def test_a_prepared_transfer_sends_what_is_there_when_it_is_called(self, replicas: Replicas) -> None:
-        """It is made once and called in every step, with new values in the same arrays."""
+        """Check that a transfer that is prepared once can be called in every step, with new values in its arrays."""
         for length in (3, 50_000):
             for sums in replicas(_send_again_and_again, length):
                 assert sums == [length * sum(10.0 * k + r for r in range(replicas.count)) for k in range(5)]
 
     def test_prepared_transfers_do_not_mix(self, replicas: Replicas) -> None:
-        """Several are prepared, called in another order, with other operations in between."""
+        """Check that several prepared transfers can be called in another order, with other operations in between."""
 
         def exchange() -> list[list[float]]:
             size, seen = _here().size, []
@@ -175,7 +175,7 @@ class CommunicatorConformance:
         assert replicas(exchange) == [wanted] * replicas.count
 
     def test_preparing_moves_nothing(self, replicas: Replicas) -> None:
-        """A transfer that is never called leaves the arrays, and the transfers after it, alone."""
+        """Check that a prepared transfer that is never called has no effect on its arrays or on later transfers."""
 
         def exchange() -> tuple[float, float]:
             size = _here().size
@@ -187,7 +187,7 @@ class CommunicatorConformance:
         assert replicas(exchange) == [(0.0, 4.0 * replicas.count)] * replicas.count
 
     def test_operations_follow_one_another(self, replicas: Replicas) -> None:
-        """A long sequence of both operations keeps its order, however fast each replica is."""
+        """Check that a long sequence of both operations keeps its order, however fast each replica is."""
 
         def work() -> float:
             me, size, total = _here().index, _here().size, 0.0
@@ -216,18 +216,18 @@ class DeadlineConformance:
         raise NotImplementedError
 
     def test_a_deadline_ends_the_wait(self, replicas: Replicas) -> None:
-        """Nobody waits longer than it said for a replica that does not come."""
+        """Check that no replica waits longer than its own deadline for a replica that does not come."""
         outcomes = self.with_fresh_communicators(replicas, partial(_wait_for_replica_0, times=1))
         assert outcomes == [[]] + [["TimeoutError"]] * (replicas.count - 1)
 
     def test_after_a_deadline_the_communicator_is_dead(self, replicas: Replicas) -> None:
-        """What came next would pair with the wrong message: it is refused."""
+        """Check that the next call is refused: it would be paired with the wrong message."""
         outcomes = self.with_fresh_communicators(replicas, partial(_wait_for_replica_0, times=2))
         assert outcomes == [[]] + [["TimeoutError", "DeadCommunicatorError"]] * (replicas.count - 1)
 
 
 def _wait_for_replica_0(communicator: Communicator, times: int) -> list[str]:
-    """Call ``all_gather`` so many times where replica 0 makes its only call when the others have given up."""
+    """Call ``all_gather`` so many times, while replica 0 makes its only call after the others have given up."""
     communicator.all_gather(_bytes(0, 8))
     outcomes = []
     for _ in range(times if communicator.index else 0):

@@ -1,4 +1,4 @@
-"""What every transport must do when a replica fails or ends: the others are told by whom, and soon; nobody hangs."""
+"""Tests of transports when a replica fails or ends: the others soon hear which replica it is, and nobody hangs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from distopt.testing.replicas import Replicas
 from distopt.variables.variable import Variable
 
 SOON = 5.0
-"""Seconds after which a replica that waits has been told."""
+"""Seconds within which a waiting replica must be told of a failure."""
 
 _LATER = 0.3
-"""Seconds after which the others wait already."""
+"""Seconds after which the other replicas surely wait."""
 
 _Make: TypeAlias = Callable[[Communicator], Callable[[], Any]]
 
 
 class FailureConformance:
-    """Tests of how a failure travels: each needs communicators of its own. The last replica is the one that fails.
+    """Tests of how a failure travels; each test needs communicators of its own. The last replica is the one that fails.
 
     Besides the fixture ``replicas`` a subclass defines ``with_fresh_communicators(replicas, fn)``, as for
     ``DeadlineConformance``; these communicators share their ``watch`` with no others.
@@ -42,55 +42,55 @@ class FailureConformance:
         raise NotImplementedError
 
     def test_an_error_before_a_header_is_told_in_it_and_all_go_on(self, replicas: Replicas) -> None:
-        """An error of one replica's call is raised there, and named by the others; the next call goes well."""
+        """Check that an error of one replica is raised there, and named by the others; the next call goes well."""
         outcomes = self.with_fresh_communicators(replicas, _err_before_a_header)
         assert outcomes[-1] == "ValueError: boom"
         _assert_told(outcomes, "ReplicaFailedError", "ValueError: boom")
 
     def test_who_waits_in_a_header_is_told(self, replicas: Replicas) -> None:
-        """A replica fails while the others wait for its record."""
+        """Let a replica fail while the others wait for its record."""
         _assert_told(self._while_others(replicas, _meet, _fail_later), "ReplicaFailedError", "ValueError: boom")
 
     def test_who_waits_for_a_payload_is_told(self, replicas: Replicas) -> None:
-        """A replica fails while the others wait for its array."""
+        """Let a replica fail while the others wait for its array."""
         _assert_told(self._while_others(replicas, _receive, _fail_later), "ReplicaFailedError", "ValueError: boom")
 
     def test_who_waits_in_the_memory_of_a_node_is_told(self, replicas: Replicas) -> None:
-        """A replica fails while the others of its node wait in a barrier, and those of other nodes in a header."""
+        """Let a replica fail while the others of its node wait in a barrier, and those of other nodes in a header."""
         _assert_told(self._while_others(replicas, _meet_on_node, _fail_later), "ReplicaFailedError", "ValueError: boom")
 
     def test_who_comes_later_is_told(self, replicas: Replicas) -> None:
-        """A replica has failed between two calls before the others come to the second."""
+        """Let a replica fail between two calls, before the others come to the second."""
         _assert_told(self._while_others(replicas, _meet_later, _fail), "ReplicaFailedError", "ValueError: boom")
 
     def test_what_a_replica_was_told_is_passed_on(self, replicas: Replicas) -> None:
-        """Who has only heard of a failure is not taken for the one that failed."""
+        """Check that a replica that has only heard of a failure is not taken for the one that failed."""
         _assert_told(self._while_others(replicas, _meet, _pass_on), "ReplicaFailedError", "replica 71 failed", 71)
 
     def test_a_replica_may_fail_twice(self, replicas: Replicas) -> None:
-        """The second time, when the others may have ended, nothing happens."""
+        """Check that a second failure, when the others may have ended, does nothing."""
         _assert_told(self._while_others(replicas, _meet, _fail_twice), "ReplicaFailedError", "ValueError: boom")
 
     def test_who_waits_for_a_payload_of_a_call_that_was_left_is_told(self, replicas: Replicas) -> None:
-        """A replica leaves a call in the middle and comes to the next header: it learns there that all is over."""
+        """Let a replica leave a call in the middle: in the next header it learns that the others have given up."""
         _assert_given_up(self.with_fresh_communicators(replicas, partial(_leave_a_call, make_wait=_receive)))
 
     def test_who_waits_on_a_node_in_a_call_that_was_left_is_told(self, replicas: Replicas) -> None:
-        """The same in the memory of a node; replicas of other nodes wait in the next header meanwhile."""
+        """Let a replica leave a call in which its node waits in memory, and other nodes wait in the next header."""
         _assert_given_up(self.with_fresh_communicators(replicas, partial(_leave_a_call, make_wait=_barrier_of_node)))
 
     def test_who_exchanges_bytes_in_a_call_that_was_left_is_told(self, replicas: Replicas) -> None:
-        """A header is not taken for what the others exchange in the middle of a call; all can go on."""
+        """Check that a header is not taken for bytes that others exchange in the middle of a call; all can go on."""
         for told in self.with_fresh_communicators(replicas, _leave_an_exchange) if replicas.count > 1 else ():
             assert told.kind == "ReplicaFailedError", told
             assert told.seconds < SOON
 
     def test_a_call_that_all_have_left_is_forgotten(self, replicas: Replicas) -> None:
-        """The same failure on every replica: nobody waits, and all meet in the next header."""
+        """Let every replica fail in the same way: nobody waits, and all meet in the next header."""
         assert self.with_fresh_communicators(replicas, _leave_together) == [None] * replicas.count
 
     def test_a_step_that_fails_on_one_replica_leaves_nobody_waiting(self, replicas: Replicas) -> None:
-        """A constraint raises on one replica, whose program catches that and steps again."""
+        """Let a constraint raise on one replica, whose program catches the error and steps again."""
         *others, (first, second, seconds) = self.with_fresh_communicators(replicas, _fail_in_a_step)
         assert (first, second) in (("ValueError", "DamagedOptimizerError"), ("ValueError", "DeadCommunicatorError"))
         assert seconds < SOON
@@ -99,7 +99,7 @@ class FailureConformance:
             assert seconds < SOON
 
     def test_a_replica_that_ends_early_is_named(self, replicas: Replicas) -> None:
-        """It says goodbye while the others make a call; when they say it too, all have ended well."""
+        """Let a replica say goodbye while the others make a call; once all have said goodbye, all have ended well."""
         outcomes = self.with_fresh_communicators(replicas, _end_early)
         assert [first_failed for _, first_failed in outcomes] == [None] * replicas.count
         _assert_told([told for told, _ in outcomes], "ReplicaLeftError", f"replica {replicas.count - 1} of", None)
@@ -109,7 +109,7 @@ class FailureConformance:
 
 
 class _Told(NamedTuple):
-    """What a replica was told while it waited."""
+    """The error that a replica was told while it waited."""
 
     kind: str
     replica_index: int | None
@@ -118,7 +118,7 @@ class _Told(NamedTuple):
 
 
 class _LeftCall(NamedTuple):
-    """How a replica came out of a call that the last one has left in the middle."""
+    """The errors of one replica in, and after, a call that the last replica has left in the middle."""
 
     waits: bool
     in_call: _Told | None
@@ -126,13 +126,13 @@ class _LeftCall(NamedTuple):
 
 
 def _assert_told(outcomes: Sequence[Any], kind: str, says: str, names: int | None = -1) -> None:
-    """All replicas but the last were told the same, in time.
+    """Check that all replicas but the last were told the same error, in time.
 
     Args:
-        outcomes: of all replicas.
-        kind: of the errors.
-        says: what their texts contain.
-        names: the replica that they name; -1 for the last one.
+        outcomes: the outcomes of all replicas.
+        kind: the class of the errors.
+        says: a part of their texts.
+        names: the index of the replica that they name; -1 for the last one.
     """
     named = len(outcomes) - 1 if names == -1 else names
     for told in outcomes[:-1]:
@@ -142,7 +142,7 @@ def _assert_told(outcomes: Sequence[Any], kind: str, says: str, names: int | Non
 
 
 def _assert_given_up(outcomes: Sequence[_LeftCall]) -> None:
-    """Who waited for the last replica was told of its failure, all others in the next header; it knows that itself."""
+    """Check that those who waited for the last replica were told in the call, and all others in the next header."""
     last = len(outcomes) - 1
     is_over = any(outcome.in_call is not None for outcome in outcomes)
     for replica, (waits, in_call, later) in enumerate(outcomes):

@@ -1,4 +1,4 @@
-"""What every optimizer must do: the built-in ones, and yours."""
+"""Tests that every optimizer must pass: the built-in ones, and yours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distopt.variables.variable import Variable
 class OptimizerConformance:
     """Tests of an optimizer of either family.
 
-    A subclass in a test module of pytest says what it tests, and over which replicas (a fixture)::
+    A subclass in a test module of pytest makes the optimizer to test, and has a fixture of replicas::
 
         class TestLion(OptimizerConformance):
             def make_optimizer(self, **options):
@@ -29,16 +29,16 @@ class OptimizerConformance:
     """
 
     takes_sparse = True
-    """Whether the optimizer takes IndexedSlices."""
+    """True where the optimizer takes IndexedSlices."""
     rtol = 1e-10
-    """How far the parameters (float64) of N replicas may be from those of one."""
+    """The largest relative distance of the parameters (float64) on N replicas from those on one."""
 
     def make_optimizer(self, **options: Any) -> Any:
         """Return a new optimizer; ``options`` are ``clipnorm`` and other arguments of the base class."""
         raise NotImplementedError
 
     def test_replicas_do_what_one_does_with_the_sum(self, replicas: Replicas) -> None:
-        """Several steps with parts of a gradient are the steps with the whole."""
+        """Check that steps with the parts of a gradient on N replicas equal steps with the sum on one replica."""
 
         def steps(together: bool) -> list[Array]:
             variables, optimizer = _variables(), self.make_optimizer()
@@ -49,7 +49,7 @@ class OptimizerConformance:
         self._check(replicas(steps, False), replicas(steps, True))
 
     def test_replicas_do_what_one_does_with_the_sum_of_sparse_gradients(self, replicas: Replicas) -> None:
-        """The same with rows, some of them repeated."""
+        """Check that steps with the parts of a sparse gradient equal steps with the sum; some rows are repeated."""
         if not self.takes_sparse:
             return
 
@@ -62,7 +62,7 @@ class OptimizerConformance:
         self._check(replicas(steps, False), replicas(steps, True))
 
     def test_replicas_have_the_same_bits(self, replicas: Replicas) -> None:
-        """After every step parameters and state are equal everywhere."""
+        """Check that after every step parameters and state are equal on all replicas."""
 
         def steps() -> list[str]:
             variables, optimizer, digests = _variables(), self.make_optimizer(clipnorm=0.5), []
@@ -76,7 +76,7 @@ class OptimizerConformance:
         assert len(set(digests[0])) == 4
 
     def test_a_step_counts_once(self, replicas: Replicas) -> None:
-        """``iterations`` is the number of steps, and what ``apply_gradients`` returns."""
+        """Check that ``iterations`` is the number of steps, and that ``apply_gradients`` returns it."""
 
         def steps() -> list[int]:
             variables, optimizer = _variables(), self.make_optimizer()
@@ -85,7 +85,7 @@ class OptimizerConformance:
         assert replicas(steps) == [[1, 2, 3]] * replicas.count
 
     def test_gradients_stay_as_they_are(self, replicas: Replicas) -> None:
-        """The arrays of the user are not written."""
+        """Check that the user's arrays are not written."""
 
         def step() -> bool:
             pairs = _dense(_variables(), 0, replicas.count, False)
@@ -96,7 +96,7 @@ class OptimizerConformance:
         assert replicas(step) == [True] * replicas.count
 
     def test_a_missing_gradient_counts_as_zero(self, replicas: Replicas) -> None:
-        """None on some replicas is the same as zeros there."""
+        """Check that None on some replicas has the effect of zeros there."""
 
         def steps(missing: Any) -> str:
             variables, optimizer = _variables(), self.make_optimizer()
@@ -111,7 +111,7 @@ class OptimizerConformance:
         assert len(set(digests)) == 1
 
     def test_without_aggregation_each_goes_its_own_way(self, replicas: Replicas) -> None:
-        """``experimental_aggregate_gradients=False`` takes the gradients as they are, and waits for nobody."""
+        """Check that ``experimental_aggregate_gradients=False`` uses local gradients as they are, without waiting."""
 
         def steps() -> Array:
             (v, *_), optimizer = _variables(), self.make_optimizer()
@@ -125,7 +125,7 @@ class OptimizerConformance:
             np.testing.assert_array_equal(end, wanted)
 
     def test_the_config_makes_the_same_optimizer(self, replicas: Replicas) -> None:
-        """``from_config(get_config())`` does the same steps."""
+        """Check that ``from_config(get_config())`` does the same steps."""
 
         def steps(again: bool) -> str:
             variables, optimizer = _variables(), self.make_optimizer(clipnorm=0.7)
@@ -162,7 +162,7 @@ def _state(optimizer: Any) -> list[Variable]:
 
 
 def _parts(count: int, together: bool) -> range:
-    """The parts of a gradient that this replica has: its own, or all of them on replica 0."""
+    """Return the parts of a gradient that this replica has: one part each, or all of them on replica 0."""
     index = distopt.replica_index()
     if not together:
         return range(index, index + 1)
@@ -175,7 +175,7 @@ def _dense(variables: list[Variable], step: int, count: int, together: bool) -> 
 
 
 def _sparse(variables: list[Variable], step: int, count: int, together: bool) -> list[tuple[Any, Variable]]:
-    """One sparse gradient: two rows a part, of which one repeats."""
+    """Return one sparse gradient, in which each part has a row of its own and one that is repeated."""
     first, parts = variables[0], _parts(count, together)
     values = [row for r in parts for row in _numbers((3, *first.shape[1:]), step, r)]
     indices = [row for r in parts for row in (r % 5, 4, 4)]

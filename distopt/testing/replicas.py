@@ -1,6 +1,6 @@
-"""How a test runs one function as replicas; what the conformance classes are parametrised over.
+"""Ways to run one function as replicas; the conformance classes are parametrised over them.
 
-Whatever the transport, a test is the same: a function that every replica calls, and assertions on the list of its
+A test is the same for every transport: a function that every replica calls, and assertions on the list of the
 results. Under MPI the test itself runs on every replica, with the same results on each, so the assertions fail on
 all replicas or on none.
 """
@@ -29,7 +29,7 @@ PATIENCE = 5.0
 
 
 class Replicas(abc.ABC):
-    """A way to run functions as replicas. For a transport of your own, write another.
+    """A way to run functions as replicas. For a transport of your own, write another such class.
 
     Example:
         >>> import distopt
@@ -48,14 +48,14 @@ class Replicas(abc.ABC):
         """Call ``fn(*args)`` on every replica.
 
         Args:
-            fn: what each replica does; it makes its variables itself.
-            *args: handed to every replica; not to be changed.
+            fn: function that each replica calls; it makes its variables itself.
+            *args: arguments for every replica, which must not change them.
 
         Returns:
             The results, in the order of the replicas.
 
         Raises:
-            BaseException: what the function raised; no later test may begin with replicas that still wait.
+            BaseException: the error of the function. As long as replicas still wait for others, later calls raise too.
         """
 
 
@@ -80,8 +80,8 @@ class SimulatedReplicas(Replicas):
     """Threads of this process.
 
     Args:
-        count: how many.
-        nodes: the node that each pretends to be on; one for all by default.
+        count: the number of replicas.
+        nodes: the node that each replica pretends to be on; by default one node for all.
     """
 
     transport = "threads"
@@ -101,8 +101,8 @@ class ProcessReplicas(Replicas):
     Results travel pickled, on a communicator of their own.
 
     Args:
-        communicator: the one that the functions see.
-        results: another one of the same replicas.
+        communicator: the communicator that the functions see.
+        results: another communicator of the same replicas, for the results.
     """
 
     def __init__(self, communicator: Communicator, results: Communicator) -> None:
@@ -112,7 +112,7 @@ class ProcessReplicas(Replicas):
 
     @property
     def count(self) -> int:  # type: ignore[override]
-        """The number of processes."""
+        """Return the number of processes."""
         return self._communicator.size
 
     def __call__(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
@@ -146,7 +146,7 @@ class MPIReplicas(ProcessReplicas):
     """The processes that mpirun has started.
 
     Args:
-        nodes: the node that each pretends to be on; by default it is where it is.
+        nodes: the node that each process pretends to be on; by default the real one.
     """
 
     def __init__(self, nodes: Sequence[int] = ()) -> None:
@@ -154,7 +154,7 @@ class MPIReplicas(ProcessReplicas):
 
 
 def _as_replica(communicator: Communicator, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a function in a fresh record of a replica: names, tapes and batches of other calls are not seen."""
+    """Call a function in a fresh record of a replica, without the names, tapes and batches of other calls."""
 
     def call() -> Any:
         observers, name = current_replica().observers, f"{communicator.name} replica"

@@ -1,4 +1,4 @@
-"""Faults on purpose: ``inject`` makes them happen, sentences and ``Fault`` objects say which."""
+"""Faults on purpose: ``inject`` makes faults happen that sentences or ``Fault`` objects describe."""
 
 from distopt.testing.faults.injection import Injection, inject
 from distopt.testing.faults.kinds import Fault, InjectedError

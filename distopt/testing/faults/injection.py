@@ -1,6 +1,6 @@
 """Faults on purpose, so that every promise about failures can be checked by those who rely on it.
 
-A sentence says what happens, on which replica, where and when::
+A sentence describes a fault: its kind, the replica, the place and the step::
 
     <kind> replica <r> [<place>] at step <n>
 
@@ -10,9 +10,9 @@ A sentence says what happens, on which replica, where and when::
     raise replica 1 before the first step
     hang replica 0 at exit
 
-A step's number is ``optimizer.iterations`` before it: the first step is 0. ``in a checkpoint at step n`` is the
-checkpoint of n steps. Each fault happens once. An injection is an observer of steps, as receipts are: the library knows
-nothing of it.
+A step's number is ``optimizer.iterations`` before the step: the first step is 0. ``in a checkpoint at step n`` is the
+checkpoint of n steps. Each fault happens once. An injection is an observer of steps, as receipts are; no other code of
+the library knows of faults.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from distopt.variables.variable import Variable
 
 
 def inject(*faults: str | Fault) -> Injection:
-    """Make faults happen in this process: at once, until the end of a ``with`` block or of the program.
+    """Make faults happen in this process, from now on until the end of a ``with`` block or of the program.
 
-    In a job every replica injects the same sentences, and each heeds those that name it.
+    In a job every replica injects the same sentences, and each heeds only those with its index.
 
     Args:
         *faults: sentences (see above), or ``Fault`` objects.
 
     Returns:
-        The injection; ``remove()``, or the end of its ``with`` block, takes what is left of it back.
+        The injection; ``remove()``, or the end of its ``with`` block, cancels faults that have not happened.
 
     Raises:
-        InvalidArgumentError: a sentence that says nothing known, with the nearest that does.
+        InvalidArgumentError: a sentence is not understood; the message has the nearest sentence that would be.
 
     Warns:
-        UserWarning: at the end, of a fault that has not happened.
+        UserWarning: at the end, if a fault has not happened.
 
     Example:
         >>> import distopt
@@ -69,14 +69,14 @@ class Injection:
     """Faults that wait for their moment.
 
     Args:
-        faults: each happens once.
+        faults: the faults, each of which happens once.
     """
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self._pending = list(faults)
         self._lock = threading.Lock()
         self._steps: WeakKeyDictionary[Replica, _Step] = WeakKeyDictionary()
-        """The step that each replica of this process began last."""
+        """The last step that each replica of this process has begun."""
         self._seen: set[int] = set()
         self._is_over = False
         places = [PLACES[fault.place] for fault in self._pending]
@@ -92,13 +92,13 @@ class Injection:
             self._warn_of_the_rest()
 
     def remove(self) -> None:
-        """Take back what has not happened."""
+        """Cancel the faults that have not happened."""
         atexit.unregister(self._at_exit)
         remove_observer(self._observe)
         self._is_over = True  # replicas that were simulated meanwhile have observers of their own
 
     def _observe(self, moment: Moment, subject: Any) -> Any:
-        """Let the fault happen whose moment this is."""
+        """Let the fault of this moment happen, if there is one."""
         if self._is_over:
             return None
         if moment is Moment.STEP:
@@ -114,7 +114,7 @@ class Injection:
         return KINDS[fault.kind].act(Occasion(fault, subject, parameters, slots))
 
     def _enter(self, optimizer: Any) -> None:
-        """Note whose step begins."""
+        """Note that a step of this optimizer begins on this replica."""
         strategy, replica = get_strategy(), current_replica()
         if strategy.communicator.name == "threads":
             for fault in self._pending:
@@ -129,7 +129,7 @@ class Injection:
         self._steps[replica] = _Step(optimizer, parameters)
 
     def _due(self, moment: Moment, step: int) -> Fault | None:
-        """Return the fault that happens here and now, and forget it."""
+        """Return the fault of this moment, step and replica, and forget it; None if there is none."""
         if not any(PLACES[fault.place] is moment for fault in self._pending):
             return None
         index = get_strategy().replica_index
@@ -151,7 +151,7 @@ class Injection:
             self._warn_of_the_rest(index)
 
     def _warn_of_the_rest(self, index: int | None = None) -> None:
-        """Say which faults have not happened: those of one replica (replica 0 speaks for those that do not exist)."""
+        """Warn of one replica's faults that have not happened (replica 0 also warns for replicas that do not exist)."""
         for fault in self._pending:
             mine = index is None or fault.replica == index or (index == 0 and fault.replica >= _job_size())
             if mine and fault.place != "at exit":
@@ -166,8 +166,8 @@ class _Step:
     """A step that has begun.
 
     Args:
-        optimizer: whose.
-        parameters: what it has got gradients for in earlier steps; later ones are added.
+        optimizer: the optimizer that steps.
+        parameters: the variables of which it has received gradients in earlier steps; those of this step are added.
     """
 
     def __init__(self, optimizer: Any, parameters: dict[Variable, None]) -> None:
@@ -176,7 +176,7 @@ class _Step:
 
     @property
     def slots(self) -> list[Variable]:
-        """The optimizer's state, without what it is controlled by."""
+        """Return the variables of the optimizer's state, without counters and hyperparameters."""
         variables = self.optimizer.variables
         state = variables() if callable(variables) else variables
         controls = ("learning_rate", "dynamic_scale")

@@ -1,4 +1,4 @@
-"""What can be made to happen: a table of kinds, each with its action and the places where it can happen."""
+"""The kinds of faults: a table, each kind with its action and the places where it can happen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
 EXIT_STATUS = 3
-"""What ``exit`` ends a replica with."""
+"""The exit status of a replica that ``exit`` ends."""
 
 
 class InjectedError(RuntimeError):
@@ -27,11 +27,11 @@ class InjectedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Fault:
-    """What is to happen, once.
+    """A fault that shall happen, once.
 
     Args:
         kind: a key of ``KINDS``.
-        replica: the index of the replica that it happens on.
+        replica: the index of the replica on which the fault happens.
         place: a key of ``PLACES``.
         step: ``optimizer.iterations`` before the step; None at places that belong to no step.
         argument: seconds of a delay; the variable of a flipped bit, or "" for the first.
@@ -52,13 +52,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class Occasion:
-    """What a fault finds when it happens.
+    """The circumstances in which a fault happens.
 
     Args:
-        fault: which.
-        subject: what the moment is about.
-        parameters: the variables that the optimizer has got gradients for so far.
-        slots: its state for them.
+        fault: the fault.
+        subject: the object that observers of the moment receive.
+        parameters: the variables of which the optimizer has received gradients so far.
+        slots: the optimizer's state for these variables.
     """
 
     fault: Fault
@@ -76,10 +76,10 @@ class Kind:
     """A kind of fault.
 
     Args:
-        act: what happens; it returns what an observer of the moment does.
-        places: where it can happen; the first is meant where a sentence names none.
-        argument: regular expression of what may follow the name.
-        needs_process: whether it acts on a process as a whole.
+        act: function that does the fault; its result is that of an observer of the moment.
+        places: the places where the fault can happen; the first one is the default of a sentence without a place.
+        argument: regular expression of the text that may follow the kind's name.
+        needs_process: whether the fault acts on a process as a whole.
     """
 
     act: Callable[[Occasion], Any]

@@ -1,4 +1,4 @@
-"""Where a fault can happen: a table of places, each with the moment of a step that it stands for."""
+"""The places where a fault can happen: a table, each place with its moment of a step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ PLACES: dict[str, Moment | None] = {
     "in a checkpoint": Moment.CHECKPOINT,
     "at exit": None,
 }
-"""Place -> the moment whose next coming, on that replica in that step, is that of the fault; None is after all."""
+"""Place -> moment of a step: the fault happens when its replica next comes to this moment; None: after all steps."""
 
 WITHOUT_STEP = ("before the first step", "at exit")

@@ -1,6 +1,7 @@
-"""``python -m distopt.testing.faults.script 'kill replica 2 at step 5' script.py args...``: run a script, with faults.
+"""``python -m distopt.testing.faults.script 'kill replica 2 at step 5' script.py args...`` runs a script with faults.
 
-Several faults: ``-i SENTENCE -i SENTENCE script.py args...``. See ``distopt.testing.faults`` for the sentences.
+Several faults are given as ``-i SENTENCE -i SENTENCE script.py args...``. The sentences are described in
+``distopt.testing.faults.injection``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from distopt.testing.faults.injection import inject
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Inject, and run the script as Python would."""
+    """Inject the faults, and run the script as Python would."""
     sentences, command = split(arguments)
     inject(*sentences)
     sys.argv = command
@@ -27,7 +28,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the sentences, and the script with its arguments.
 
     Raises:
-        InvalidArgumentError: one of the two is missing.
+        InvalidArgumentError: the sentences or the script are missing.
 
     Example:
         >>> split(["-i", "kill replica 1 at step 0", "-i", "hang replica 0 at exit", "train.py", "-i", "5"])

@@ -1,4 +1,4 @@
-"""The sentences of ``distopt.testing.faults.injection``, read."""
+"""Reads the sentences of ``distopt.testing.faults.injection``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SENTENCE = re.compile(
 
 
 def parse(text: str) -> Fault:
-    """Read a sentence.
+    """Return the fault that a sentence describes.
 
     Args:
         text: ``<kind> replica <r> [<place>] at step <n>``.
 
     Raises:
-        InvalidArgumentError: it is none; the message has the nearest one and the grammar.
+        InvalidArgumentError: the text is no such sentence; the message has the nearest sentence and the grammar.
 
     Example:
         >>> parse("delay 0.5 s replica 1 in the payload at step 3")
