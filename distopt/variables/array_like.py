@@ -1,4 +1,4 @@
-"""How a variable reads as an array: the attributes, methods and protocols of ndarray that do not write."""
+"""Lets a variable be read as an array, by the attributes, methods and protocols of ndarray that do not write."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from distopt.memory.storage import Storage
 
 
 class Traced:
-    """What marks a value that an open tape follows (the class itself needs autograd: distopt/variables/tracing.py)."""
+    """The marker of a value that an open tape follows; the full class needs autograd (distopt/variables/tracing.py)."""
 
     __slots__ = ()
 
     def numpy(self) -> Array:
-        """The plain value."""
+        """Return the plain value."""
         raise NotImplementedError
 
 
 def _reads(name: str) -> Callable[..., Any]:
-    """An ndarray method that reads, on the value of the variable."""
+    """Return a method that calls the ndarray method of this name, which only reads, on the variable's value."""
 
     def method(self: ArrayLike, *args: Any, **kwargs: Any) -> Any:
         return getattr(self.as_operand(), name)(*args, **kwargs)
@@ -35,7 +35,7 @@ def _reads(name: str) -> Callable[..., Any]:
 
 
 class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
-    """A named array that reads as its value in every expression of NumPy, and refuses to be written there."""
+    """A named array that stands for its value in every expression of NumPy, and can't be written by one."""
 
     __hash__ = object.__hash__
 
@@ -43,11 +43,11 @@ class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
     storage: Storage
 
     def numpy(self) -> Array:
-        """A copy of the plain value."""
+        """Return a copy of the plain value."""
         return self._own().copy()
 
     def _own(self) -> Array:
-        """The plain value, read-only."""
+        """Return the plain value, read-only."""
         raise NotImplementedError
 
     def as_operand(self) -> Any:
@@ -56,37 +56,37 @@ class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the value."""
+        """Return the shape of the value."""
         return self.storage.array.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Dtype of the value."""
+        """Return the dtype of the value."""
         return self.storage.array.dtype
 
     @property
     def ndim(self) -> int:
-        """Number of dimensions."""
+        """Return the number of dimensions."""
         return self.storage.array.ndim
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return self.storage.array.size
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the value."""
+        """Return the number of bytes of the value."""
         return self.storage.array.nbytes
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one element."""
+        """Return the number of bytes of one element."""
         return self.storage.array.itemsize
 
     @property
     def T(self) -> Any:  # noqa: N802 (ndarray's name)
-        """The transposed value."""
+        """Return the transposed value."""
         return self.as_operand().T
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
@@ -143,12 +143,12 @@ class ArrayLike(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 def snapshot(value: Any) -> Any:
-    """``value`` itself, or a copy of it where it is a view of a variable's memory, which the next step will change."""
+    """Return ``value``; as a copy if it may be a view of a variable's memory, which the next step will change."""
     return value.copy() if type(value) is np.ndarray and value.base is not None else value
 
 
 def read(value: Any) -> Any:
-    """``value`` with every Variable in it, also in lists, tuples and dicts, replaced by what it reads as."""
+    """Return ``value`` with every Variable in it, also in lists, tuples and dicts, replaced by the variable's value."""
     if isinstance(value, ArrayLike):
         return value.as_operand()
     if type(value) in (list, tuple):
@@ -159,7 +159,7 @@ def read(value: Any) -> Any:
 
 
 def stop_gradient(x: Any) -> Any:
-    """The plain value of ``x``: a constant for every tape.
+    """Return the plain value of ``x``, which is a constant for every tape.
 
     Args:
         x: Variable, traced value, or anything else, which is returned as it is.

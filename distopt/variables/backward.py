@@ -1,4 +1,4 @@
-"""The reverse pass: from the gradient of a target to those of its sources, operation by operation."""
+"""The reverse pass: from the gradient of a target to the gradients of its sources, operation by operation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def backward(ends: list[Node], seeds: list[Any], wanted: set[Node], release: boo
         ends: nodes of the targets.
         seeds: the gradient that enters at each end; not mutated.
         wanted: the nodes whose gradients are asked for.
-        release: whether to drop the record on the way, so that a loss that is kept does not keep it alive.
+        release: whether to drop the record on the way, so that a kept loss does not keep the record in memory.
 
     Returns:
         Dense gradient (or None) and gathered rows of each wanted node that was reached.
@@ -62,7 +62,7 @@ def _check_unwritten(variable: Variable | None, version: int) -> None:
 
 
 def finish(source: Any, total: Any, rows: list[Rows], taken: set[int]) -> Any:
-    """The gradient in the source's dtype, in memory that is the caller's alone (not any of ``taken``)."""
+    """Return the gradient in the source's dtype, in memory of its own; ``taken`` holds the ids of arrays in use."""
     if rows:
         ordered = sorted(rows)
         values = np.concatenate([part.values for part in ordered]).astype(source.dtype, copy=False)

@@ -1,4 +1,4 @@
-"""IndexedSlices: a gradient of which only some rows exist, as embeddings produce it."""
+"""IndexedSlices: a gradient with only some of the rows, as embeddings produce it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Indices = npt.NDArray[np.int64]
 class IndexedSlices:
     """A sparse gradient: ``values[i]`` belongs to row ``indices[i]``; an index may appear several times.
 
-    The dense gradient that it stands for is ``dense[j] = Σ_{i: indices[i] = j} values[i]``, zero elsewhere.
+    It stands for the dense gradient ``dense[j] = Σ_{i: indices[i] = j} values[i]``, which is zero elsewhere.
 
     Args:
         values: array-like (n, ...), the rows; not copied, never written.
@@ -89,7 +89,7 @@ class IndexedSlices:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the dense gradient.
+        """Return the shape of the dense gradient.
 
         Raises:
             InvalidArgumentError: ``dense_shape`` was not given.
@@ -103,19 +103,19 @@ class IndexedSlices:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Dtype of the values."""
+        """Return the dtype of the values."""
         return self.values.dtype
 
     def astype(self, dtype: npt.DTypeLike) -> IndexedSlices:
-        """The same slices with values of ``dtype``."""
-        return self.with_values(self.values.astype(dtype, copy=False))
+        """Return the same slices with values of ``dtype``."""
+        return self._with_values(self.values.astype(dtype, copy=False))
 
     def deduplicate(self) -> IndexedSlices:
-        """Every index once, in order of first appearance, with the sum of its rows.
+        """Return slices with every index once, in order of first appearance, with the sum of its rows.
 
-        Equal rows are added in order of appearance; where the slices are a concatenation over replicas, the
+        Rows of one index are added in order of appearance; where the slices are a concatenation over replicas, the
         sums of each replica are then added in the replica tree (see ``merge``). Sums of 16-bit values are
-        formed in float32 and rounded once. As in all sums of gradients, an overflow is no warning.
+        formed in float32 and rounded once. As in all sums of gradients, an overflow gives no warning.
 
         Returns:
             New IndexedSlices of the same dtype.
@@ -132,7 +132,7 @@ class IndexedSlices:
             return merged.astype(self.dtype)
 
     def to_dense(self) -> Array:
-        """The dense gradient, a new array of shape ``dense_shape``: rows that do not appear are zero.
+        """Return the dense gradient, a new array of shape ``dense_shape``: rows that do not appear are zero.
 
         Raises:
             InvalidArgumentError: ``dense_shape`` was not given.
@@ -186,12 +186,12 @@ class IndexedSlices:
 def merge(parts: Sequence[IndexedSlices]) -> IndexedSlices:
     """Add the deduplicated slices of all replicas, row by row, in the replica tree.
 
-    Node k of level l covers the replicas [k 2^l, (k+1) 2^l); per row, adjacent nodes are added, and one that
-    lacks the row is passed over: (a₀ + a₁) + (a₂ + a₃). Rows come in order of first appearance. Sums of
+    Node k of level l covers the replicas [k 2^l, (k+1) 2^l). For each row adjacent nodes are added, as in
+    (a₀ + a₁) + (a₂ + a₃); a node without the row is left out. Rows come in order of first appearance. Sums of
     16-bit values are formed in float32 and rounded once, at the root.
 
     Args:
-        parts: one per replica, in the order of the replicas, each without repeated indices; not mutated.
+        parts: the slices of each replica, in the order of the replicas, without repeated indices; not mutated.
 
     Returns:
         New IndexedSlices without repeated indices, in the dtype of the first part.
@@ -210,7 +210,7 @@ def merge(parts: Sequence[IndexedSlices]) -> IndexedSlices:
 
 
 def _add_rows(left: Array, left_at: Indices, right: Array, right_at: Indices) -> tuple[Array, Indices]:
-    """``left + right`` over the union of their rows; each side names a row at most once."""
+    """Return ``left + right`` over the union of their rows; each side names a row at most once."""
     unique, _, place = _by_first_appearance(np.concatenate([left_at, right_at]))
     total = np.empty((len(unique), *left.shape[1:]), left.dtype)
     total[: len(left)] = left
@@ -236,7 +236,7 @@ def _sum_equal(rows: Array, at: Indices) -> tuple[Array, Indices]:
 
 
 def _by_first_appearance(indices: Indices) -> tuple[Indices, Indices, Indices]:
-    """Unique indices in order of first appearance, where each first appears, and the place of each index."""
+    """Return unique indices in order of first appearance, their first positions, and each index's position in them."""
     unique, first, inverse = np.unique(indices, return_index=True, return_inverse=True)
     order = np.argsort(first)
     place = np.empty_like(order)

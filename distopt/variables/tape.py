@@ -1,4 +1,4 @@
-"""GradientTape: gradients of NumPy code with respect to variables, by autograd's reverse mode."""
+"""Gradients of NumPy code with respect to variables, by autograd's reverse mode."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Gradient = Array | IndexedSlices
 
 
 class GradientTape:
-    """Record what NumPy computes from variables, then give the gradients of it.
+    """Records the computations of NumPy from variables, then gives their gradients.
 
-    Inside of the ``with`` block a variable reads as a traced value; plain ``np.`` functions of traced values
-    are recorded. An operation without a derivative raises ``UntraceableError`` where it stands. Tapes nest:
+    Inside of the ``with`` block a variable is read as a traced value; plain ``np.`` functions of traced values
+    are recorded. An operation without a derivative raises ``UntraceableError`` where it is called. Tapes nest:
     gradients computed under an open tape are recorded there, which gives derivatives of higher order.
     ``float(x)``, ``x.numpy()`` and ``x.item()`` give plain numbers, which the tape does not follow.
 
     Args:
-        persistent: whether ``gradient`` may be called more than once; what was recorded is kept until then.
+        persistent: whether ``gradient`` may be called more than once; the record is then kept as long as the tape.
         watch_accessed_variables: whether trainable variables are watched as soon as they are read.
 
     Example:
@@ -67,13 +67,13 @@ class GradientTape:
         self._replica.tapes.remove(self)
 
     def watch(self, x: Any) -> Any:
-        """Follow ``x`` from here on.
+        """Follow ``x`` from now on.
 
         Args:
             x: a Variable, trainable or not; a floating array or number; or a list or tuple of these.
 
         Returns:
-            What to use in place of ``x``: the variable itself, or for an array its traced value.
+            The value to use in place of ``x``: the variable itself, or for an array its traced value.
 
         Raises:
             RuntimeError: the tape is not open.
@@ -106,11 +106,11 @@ class GradientTape:
         return TracedArray(value, self._trace, Node.new_root(value, None))
 
     def watched_variables(self) -> tuple[Variable, ...]:
-        """The variables that this tape follows, in the order in which it met them."""
+        """Return the variables that this tape follows, in the order in which they were first read or watched."""
         return tuple(self._roots)
 
     def follow(self, variable: Variable, value: Any) -> Any:
-        """Return ``value``, which is what ``variable`` reads as under outer tapes, traced if this tape watches."""
+        """Return ``value``, the variable's value as outer tapes see it; as a traced value if this tape watches."""
         if self._watch_accessed and variable.trainable:
             self.watch(variable)
         return self._box(variable, value)
@@ -125,13 +125,13 @@ class GradientTape:
         Args:
             target: traced value of any shape, whose elements are summed, or a list of them, summed too.
             sources: a Variable or a traced value, or nested lists and tuples of them.
-            output_gradients: what each element of ``target`` is multiplied with, in its structure and shapes;
-                ones by default. Not mutated.
+            output_gradients: factors of the elements of ``target``, in the same structure and shapes; ones by
+                default. Not mutated.
 
         Returns:
-            In the structure of ``sources``, per source an array of its shape and dtype that is the caller's
-            own, IndexedSlices if a variable was only indexed by integers on its first axis, or None if
-            ``target`` does not depend on it.
+            In the structure of ``sources``, for each source a new array of the source's shape and dtype,
+            IndexedSlices if a variable was only indexed by integers on its first axis, or None if ``target`` does
+            not depend on the source.
 
         Raises:
             RuntimeError: a second call on a tape that is not persistent, or the tape was never opened.
@@ -166,13 +166,13 @@ class GradientTape:
             )
 
     def _here(self, value: Any) -> Any:
-        """The box of this tape in ``value``, inside of those of inner tapes; None if there is none."""
-        while trace_of(value) > self._trace:
-            value = inside_of(value)
-        return value if trace_of(value) == self._trace else None
+        """Return this tape's box in ``value``, inside of the boxes of inner tapes; None if there is none."""
+        while isbox(value) and value._trace > self._trace:
+            value = value._value
+        return value if isbox(value) and value._trace == self._trace else None
 
     def _ends(self, target: Any, output_gradients: Any) -> tuple[list[Node], list[Any]]:
-        """The nodes of the targets that depend on anything watched, and the gradient that enters at each."""
+        """Return the nodes of those targets that depend on a watched value, and the gradient that enters at each."""
         ends, seeds = [], []
         for value, seed in _matched(target, output_gradients):
             if callable(value) or isinstance(value, IndexedSlices):
@@ -204,12 +204,12 @@ def compute_gradients(
     grad_loss: Any = None,
     tape: GradientTape | None = None,
 ) -> list[tuple[Gradient | None, Any]]:
-    """What ``minimize`` applies: the gradient of ``loss`` with respect to each of the variables.
+    """Return the gradients that ``minimize`` applies: the gradient of ``loss`` with respect to each of the variables.
 
     Args:
         loss: function without arguments that returns the loss, or a traced value together with its ``tape``.
         var_list: the variables, or a function that returns them and is called after the loss.
-        grad_loss: what the loss is multiplied with, element by element, in its shape. Not mutated.
+        grad_loss: factors of the loss, element by element, in the shape of the loss. Not mutated.
         tape: the tape that recorded ``loss``.
 
     Returns:
@@ -270,7 +270,7 @@ def _flatten(structure: Any) -> Iterable[Any]:
 
 
 def _matched(target: Any, given: Any) -> Iterable[tuple[Any, Any]]:
-    """Each target with its output gradient, or with None."""
+    """Yield each target with its output gradient, or with None."""
     if not isinstance(target, (list, tuple)):
         yield target, given
         return

@@ -1,4 +1,4 @@
-"""Which functions of NumPy can be traced: autograd's version of each, ours of a few; the rest is refused."""
+"""The functions of NumPy that can be traced, in autograd's version or, for a few, in ours; all others are refused."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _CURE = "Write it with other NumPy functions, or take the value out of the gradi
 
 
 def untraceable(name: str, why: str, cure: str = _CURE) -> UntraceableError:
-    """The error for an operation that would lose the gradient."""
+    """Return the error for an operation that would lose the gradient."""
     return UntraceableError(f"np.{name} of a traced value {why}; its gradient would be lost. {cure}")
 
 
 def call_traced(func: Any, args: Any, kwargs: Any) -> Any:
-    """Call what stands for a function or ufunc of NumPy under a tape; some argument is traced."""
+    """Call the traceable counterpart of a function or ufunc of NumPy; at least one argument is traced."""
     name, counterpart = func.__name__, _counterpart(func)
     if counterpart is None:
         raise untraceable(name, "has no derivative")
@@ -46,7 +46,7 @@ def _counterpart(func: Any) -> Any:
 
 
 def _hides_traced(args: Any, kwargs: Any) -> bool:
-    """Whether a traced value is where a primitive of autograd does not look for it."""
+    """Return whether a traced value is in a place where a primitive of autograd does not look for one."""
     nested = (item for arg in args if type(arg) in (list, tuple) for item in arg)
     return any(map(_contains_traced, itertools.chain(nested, kwargs.values())))
 
@@ -56,7 +56,7 @@ def _contains_traced(value: Any) -> bool:
 
 
 def take(a: Any, indices: Any, axis: int | None = None) -> Any:
-    """``np.take`` by indexing."""
+    """Return ``np.take(a, indices, axis)``, by indexing."""
     indices = np.asarray(indices)
     if axis is None:
         return anp.ravel(a)[indices]
@@ -82,7 +82,7 @@ def _broadcast_to(array: Any, shape: Any) -> Any:
 
 
 def _where(condition: Any, *choices: Any) -> Any:
-    """autograd's own gives choices that are broadcast a gradient of the wrong shape."""
+    """Return ``np.where`` of choices that are broadcast first, as autograd gives them gradients of wrong shapes."""
     if not choices:
         return anp.nonzero(condition)
     shape = np.broadcast_shapes(np.shape(condition), *map(np.shape, choices))
@@ -90,13 +90,13 @@ def _where(condition: Any, *choices: Any) -> Any:
 
 
 def _tile(A: Any, reps: Any) -> Any:  # noqa: N803 (NumPy's name)
-    """autograd's own counts the axes from the first where NumPy counts from the last."""
+    """Return ``np.tile``, which counts axes from the last: autograd's version counts them from the first."""
     each = (reps,) if np.ndim(reps) == 0 else tuple(reps)
     return anp.tile(A, (1,) * (A.ndim - len(each)) + each)
 
 
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    """autograd's own gives keepdims a gradient of the wrong shape, and the maximum norm NaN."""
+    """Return ``np.linalg.norm``: autograd's gradient has a wrong shape with keepdims, and is NaN for a maximum norm."""
     if ord in (np.inf, -np.inf):
         raise untraceable("linalg.norm", f"has no derivative with ord={ord}", "Use np.max(np.abs(x)).")
     norm = anp.linalg.norm(x, ord, axis)
@@ -104,7 +104,7 @@ def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> 
 
 
 def clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
-    """``np.clip`` with NumPy's newer names too."""
+    """Return ``np.clip``, also with NumPy's newer argument names."""
     return anp.clip(a, min if a_min is None else a_min, max if a_max is None else a_max)
 
 

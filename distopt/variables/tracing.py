@@ -1,8 +1,8 @@
-"""Traced values: what NumPy computes from them is recorded by autograd, or refused, but never lost.
+"""Traced values: computations of NumPy from them are recorded by autograd, or refused, but never lost.
 
-autograd brings the record and the derivative of each NumPy function. Ours are the dispatch from plain ``np.``
-functions, the rows of gathered variables, and the trace numbers: autograd's own stack of traces is one per
-process, and simulated replicas differentiate in several threads at once.
+autograd brings the record and the derivative of each NumPy function. Our own parts are the dispatch from plain ``np.``
+functions, the rows of gathered variables, and the numbers of traces: autograd has one stack of traces per process, but
+simulated replicas differentiate in several threads at once.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ _REFUSALS = (NotImplementedError, TypeError, ValueError, AssertionError)
 
 
 class Node(VJPNode):  # type: ignore[misc]
-    """One recorded operation, or a root: what a tape watches. Gradients are kept in the dtype of the value.
+    """One recorded operation, or a root: a value that a tape watches. Gradients are kept in the dtype of the value.
 
-    ``watched`` of a root is (variable or None, its version at that time), of an operation None.
+    ``watched`` of a root is (variable or None, its version when the tape began to watch it), of an operation None.
     """
 
     __slots__ = ("dtype", "name", "shape", "watched")
@@ -69,13 +69,13 @@ class Node(VJPNode):  # type: ignore[misc]
             raise untraceable(self.name, f"has no derivative here ({error})") from error
 
     def initialize_root(self, value: Any, variable: Variable | None) -> None:
-        """What ``__init__`` is for operations."""
+        """Initialise a root, as ``__init__`` initialises an operation."""
         super().initialize_root()
         self.name, self.dtype, self.shape = "watch", value.dtype, value.shape
         self.watched = (variable, 0 if variable is None else variable.storage.writes)
 
     def pull_back(self, gradient: Any) -> list[Any]:
-        """The gradients of the parents from the gradient of the value."""
+        """Return the gradients of the parents, from the gradient of the value."""
         try:
             parts = list(self.vjp(convert(gradient, self.dtype)))
         except _REFUSALS as error:
@@ -88,7 +88,7 @@ class Node(VJPNode):  # type: ignore[misc]
 
 
 class Rows(NamedTuple):
-    """The gradient of one gather: rows of values, their indices, and when the gather ran."""
+    """The gradient of one gather: rows of values, their indices, and the number of the gather in order of execution."""
 
     order: int
     values: Array
@@ -160,40 +160,40 @@ class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # typ
         raise AttributeError(f"a traced value has no attribute {name!r}")
 
     def numpy(self) -> Array:
-        """A copy of the plain value."""
+        """Return a copy of the plain value."""
         return np.array(getval(self))
 
     def item(self) -> Any:
-        """The plain value of one element as a number of Python."""
+        """Return the plain value of one element as a number of Python."""
         return self.numpy().item()
 
     def tolist(self) -> Any:
-        """The plain values as lists of Python."""
+        """Return the plain values as lists of Python."""
         return self.numpy().tolist()
 
     def astype(self, dtype: npt.DTypeLike, **kwargs: Any) -> Any:
-        """The value in another dtype; a plain array where that is no floating type (it has no derivative)."""
+        """Return the value in another dtype; as a plain array if that is not floating, so has no derivative."""
         known = to_dtype(dtype)
         return convert(self, known) if is_floating(known) else self.numpy().astype(known)
 
     def copy(self) -> Any:
-        """A traced copy."""
+        """Return a traced copy."""
         return convert(self, self.dtype, copy=True)
 
     def dot(self, other: Any) -> Any:
-        """``np.dot(self, other)``."""
+        """Return ``np.dot(self, other)``."""
         return np.dot(self, other)
 
     def take(self, indices: Any, axis: int | None = None) -> Any:
-        """``np.take(self, indices, axis)``."""
+        """Return ``np.take(self, indices, axis)``."""
         return take(self, indices, axis)
 
     def clip(self, *args: Any, **kwargs: Any) -> Any:
-        """``np.clip(self, ...)``."""
+        """Return ``np.clip(self, ...)``."""
         return clip(self, *args, **kwargs)
 
     def transpose(self, *axes: Any) -> Any:
-        """The array with its axes in another order, given as a tuple or one by one."""
+        """Return the array with its axes in another order, given as a tuple or one by one."""
         order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None
         return anp.transpose(self, order)
 
@@ -227,7 +227,7 @@ defvjp(_convert, lambda ans, value, dtype: lambda g: convert(g, value.dtype), ar
 
 
 def convert(value: Any, dtype: np.dtype[Any] | None, copy: bool = False) -> Any:
-    """``value``, plain or traced, in ``dtype``."""
+    """Return ``value``, plain or traced, in ``dtype``."""
     if not copy and (dtype is None or getattr(value, "dtype", None) == dtype):
         return value
     return _convert(value, dtype)
@@ -235,7 +235,7 @@ def convert(value: Any, dtype: np.dtype[Any] | None, copy: bool = False) -> Any:
 
 @primitive  # type: ignore[untyped-decorator]
 def gather(table: Any, indices: Indices) -> Any:
-    """Rows of a variable; its gradient is sparse."""
+    """Return rows of a variable, whose gradient is then sparse."""
     return table[indices]
 
 
@@ -254,7 +254,7 @@ defvjp(gather, _gather_vjp, argnums=(0,))
 
 
 def _as_row_indices(index: Any) -> Indices | None:
-    """``index`` as an array if it is one array or list of integers, which names rows."""
+    """Return ``index`` as an array if it names rows (one array or list of integers), else None."""
     if not isinstance(index, (list, np.ndarray)):
         return None
     array = np.asarray(index)

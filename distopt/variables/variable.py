@@ -1,4 +1,4 @@
-"""Variable: a named array that is trained; in NumPy expressions it reads as its value."""
+"""The variable: a named array that is trained; in NumPy expressions it stands for its value."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from distopt.variables.indexed_slices import IndexedSlices
 Constraint = Callable[[Array], Any]
 
 DEVICE = "CPU:0"
-"""Where the values of all variables lie."""
+"""The device that holds the values of all variables."""
 
 
 class Variable(ArrayLike):
     """A named array with an optional constraint; it belongs to the replica that made it.
 
-    In NumPy expressions it stands for its value; under an open ``GradientTape`` for a value that the tape
-    follows.
+    In NumPy expressions a variable stands for its value; under an open ``GradientTape`` for a value that the
+    tape follows.
 
     Args:
         initial_value: array-like of any shape, or a callable that returns one; copied. NumPy arrays keep
             their dtype, numbers of Python (and lists of them) become float32.
-        name: need not be unique; "Variable", "Variable_1", ... where it is not given.
+        name: a name, which need not be unique; by default "Variable", "Variable_1", ...
         dtype: float16, bfloat16, float32, float64, an integer type or bool; by default the value's own.
-        trainable: whether tapes watch it when it is read.
+        trainable: whether tapes watch the variable when it is read.
         constraint: function of the value that returns the value to keep; optimizers call it after an update.
 
     Raises:
@@ -60,7 +60,7 @@ class Variable(ArrayLike):
         constraint: Constraint | None = None,
     ) -> None:
         self.owner = current_replica()
-        """The replica that made it."""
+        """The replica that made this variable."""
         self.name = unique_name("Variable") if name is None else str(name)
         self.trainable = bool(trainable)
         if not (constraint is None or callable(constraint)):
@@ -79,7 +79,7 @@ class Variable(ArrayLike):
         """Refuse the use by another replica than the one that made this variable.
 
         Raises:
-            ForeignVariableError: it is another's.
+            ForeignVariableError: another replica has made this variable.
         """
         replica = current_replica()
         if replica is not self.owner:
@@ -104,25 +104,25 @@ class Variable(ArrayLike):
 
     @property
     def path(self) -> str:
-        """The name."""
+        """Return the name, as Keras' variables do."""
         return self.name
 
     @property
     def device(self) -> str:
-        """Where the value lies; always "CPU:0"."""
+        """Return the device that holds the value: always "CPU:0"."""
         return DEVICE
 
     @property
     def value(self) -> Array:
-        """A read-only live view of the memory; take it anew after the first optimizer was built over it."""
+        """Return a read-only live view of the memory; read it again after an optimizer was built over the variable."""
         return self._own()
 
     def read_value(self) -> Any:
-        """The value as an expression sees it; a copy."""
+        """Return a copy of the value as an expression sees it."""
         return snapshot(self.as_operand())
 
     def ref(self) -> Reference:
-        """A key for dicts and sets that compares by identity; ``key.deref()`` gives the variable."""
+        """Return a key for dicts and sets that compares by identity; ``key.deref()`` returns the variable."""
         return Reference(self)
 
     def assign(self, value: Any, *, use_locking: bool = False) -> Variable:
@@ -130,13 +130,13 @@ class Variable(ArrayLike):
 
         Args:
             value: array-like of the variable's shape; cast to its dtype; not mutated.
-            use_locking: ignored; there for code that was written for TensorFlow.
+            use_locking: ignored; it exists for code that was written for TensorFlow.
 
         Returns:
             This variable.
 
         Raises:
-            CollectiveMismatchError: with ``update="shared"`` every replica must assign the same value.
+            CollectiveMismatchError: with ``update="shared"``, if replicas assign different values.
             InvalidArgumentError: another shape, or a dtype that would lose the number (2.5 into int64).
         """
         self._own()
@@ -164,7 +164,7 @@ class Variable(ArrayLike):
         return self._update(np.add, delta, "assign_add")
 
     def assign_sub(self, delta: Any, *, use_locking: bool = False) -> Variable:
-        """Subtract in place: ``variable ← variable - delta``; else as ``assign_add``."""
+        """Subtract in place: ``variable ← variable - delta``; otherwise as ``assign_add``."""
         return self._update(np.subtract, delta, "assign_sub")
 
     def _update(self, operation: np.ufunc, delta: Any, what: str) -> Variable:
@@ -180,7 +180,7 @@ class Variable(ArrayLike):
         return self
 
     def _write(self, value: Array) -> None:
-        """Replace the value; where the memory is that of all replicas of a node, they do it together."""
+        """Replace the value; where replicas of a node share the memory, all of them do so together."""
         if ACTIVE:
             observe(Moment.ASSIGN, self)
         shared_by = self.storage.shared_by
@@ -204,13 +204,13 @@ class Variable(ArrayLike):
 
 
 class Reference:
-    """What ``Variable.ref`` gives: equal to another reference where both mean the same variable."""
+    """The result of ``Variable.ref``; two references are equal if they mean the same variable."""
 
     def __init__(self, variable: Variable) -> None:
         self._variable = variable
 
     def deref(self) -> Variable:
-        """The variable."""
+        """Return the variable."""
         return self._variable
 
     def __hash__(self) -> int:
@@ -221,7 +221,7 @@ class Reference:
 
 
 def _plain(value: Any, what: str, numbers: Any = np.float32) -> Array:
-    """``value`` as an array outside of any tape: what is assigned is a constant."""
+    """Return ``value`` as an array that no tape follows: an assigned value is a constant."""
     if isinstance(value, Variable):
         return value.value
     return to_array(value.numpy() if isinstance(value, Traced) else value, what, numbers)
