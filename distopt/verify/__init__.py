@@ -1,1 +1,1 @@
-"""What ``distopt verify`` does: the first step on one and on several replicas, compared."""
+"""Compares the first step on one replica and on several, for ``distopt verify``."""

@@ -1,6 +1,6 @@
-"""The first step on one and on several replicas: by how much the gradients differ, as numbers and as a table.
+"""Compares the gradients of the first step on one replica and on several, in numbers and as a table.
 
-With g₁ of one process and g of R replicas, both after the aggregation, per variable::
+With the gradient g₁ of one process and g of R replicas, both after the aggregation, for each variable::
 
     difference = ‖g - g₁‖ / max(‖g‖, ‖g₁‖),    ratio = ⟨g, g₁⟩ / ⟨g₁, g₁⟩,    rest = ‖g - ratio g₁‖ / ‖g‖
 """
@@ -17,19 +17,19 @@ from distopt.arrays import Array
 from distopt.verify.first_step import Entry, Recording
 
 TOLERANCE = 1e-4
-"""Relative difference that float32 sums in another order explain."""
+"""The largest relative difference that can come from summing in another order, in float32."""
 
 _TIMES = {"float16": 100, "bfloat16": 500}
-"""How much more 16 bits are allowed."""
+"""The factor of the tolerance for gradients of 16 bits."""
 _FLOOR = 1e-6
-"""Of the largest gradient: what is smaller is the rounding of what has cancelled out."""
+"""A fraction of the largest gradient: smaller gradients are rounding errors of terms that cancel each other."""
 _PROPORTIONAL = 1e-3
 _TERM = 1e-2
 
 
 @dataclass(frozen=True)
 class Row:
-    """How one variable's gradient on several replicas relates to that of one process."""
+    """One variable's gradient on several replicas, compared with its gradient in one process."""
 
     name: str
     difference: float
@@ -38,33 +38,33 @@ class Row:
     rest: float
     is_equal: bool
     was_finite: bool
-    """Whether that of one process is."""
+    """True where the gradient of one process is finite."""
     term: str
     """``"L2"`` or ``"L1"`` where g - g₁ is a multiple of the variable or of its signs, else empty."""
 
     @property
     def is_finite(self) -> bool:
-        """Whether both gradients are."""
+        """Return whether both gradients are finite."""
         return math.isfinite(self.difference)
 
     @property
     def is_proportional(self) -> bool:
-        """Whether one gradient is a multiple of the other."""
+        """Return whether one gradient is a multiple of the other."""
         return self.rest < _PROPORTIONAL
 
     @property
     def is_strange(self) -> bool:
-        """Whether the gradients differ in no simple way."""
+        """Return whether the gradients differ in no simple way."""
         return not (self.is_equal or self.is_proportional or self.term)
 
 
 def compare(one: Recording, many: Recording, tolerance: float = TOLERANCE) -> list[Row]:
-    """Compare gradient with gradient; of variables that have one in both.
+    """Compare the gradients of each variable that has one in both recordings.
 
     Args:
         one: the first step of one process.
-        many: that of several replicas, over the same variables.
-        tolerance: relative difference up to which gradients are equal, in 32 and 64 bits; in 16 it is larger.
+        many: the first step of several replicas, over the same variables.
+        tolerance: relative difference up to which gradients count as equal, in 32 and 64 bits; in 16 bits it is larger.
     """
     pairs = [
         (a, *_aligned(a, b))
@@ -76,7 +76,7 @@ def compare(one: Recording, many: Recording, tolerance: float = TOLERANCE) -> li
 
 
 def table(rows: Sequence[Row], lines: int) -> str:
-    """Return one variable a line, those that differ first, and no more than so many of them."""
+    """Return a table of at most ``lines`` variables, one a line, with those that differ at the top."""
     shown = sorted(rows, key=lambda row: row.is_equal)[:lines]
     width = max(len(row.name) for row in shown)
     text = [f"{'variable':<{width}}  difference      ratio"]
@@ -109,7 +109,7 @@ def _row(entry: Entry, before: Array, after: Array, tolerance: float, floor: flo
 
 
 def _term(apart: Array, parameter: Array) -> str:
-    """What the difference of two gradients is the gradient of: ``(R - 1)`` times a regularisation term, or unknown."""
+    """Return "L2" or "L1" if the difference of two gradients is a multiple of that term's gradient, else ""."""
     if parameter.size > 2:  # one or two numbers are a multiple of anything
         for name, gradient in (("L2", parameter), ("L1", np.sign(parameter))):
             square = np.vdot(gradient, gradient)
@@ -119,7 +119,7 @@ def _term(apart: Array, parameter: Array) -> str:
 
 
 def _aligned(one: Entry, other: Entry) -> tuple[Array, Array]:
-    """The gradients in float64; sparse ones over the rows that either has, dense where one is dense."""
+    """Return both gradients in float64: sparse ones over the union of their rows, both dense where one is dense."""
     assert one.gradient is not None
     assert other.gradient is not None
     if one.rows is None and other.rows is None:

@@ -1,8 +1,8 @@
-"""``python -m distopt.verify.first_step OUTPUT script.py args...``: run a script up to its first aggregated step.
+"""``python -m distopt.verify.first_step OUTPUT script.py args...`` runs a script up to its first aggregated step.
 
-What that step has after the aggregation, before clipping, is written to OUTPUT by replica 0; then the script ends, on
-all replicas, as if it had called ``sys.exit()`` after the step. Parameters are not shared between replicas, whatever
-the script says. ``distopt verify`` compares two such recordings.
+Replica 0 writes the gradients of that step, after the aggregation and before clipping, to OUTPUT. Then the script ends,
+on all replicas, as if it had called ``sys.exit()`` after the step. Parameters are not shared between replicas, even if
+the script asks for that. ``distopt verify`` compares two such recordings.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Entry:
     name: str
     dtype: str
     parameter: Array
-    """Its value before the step."""
+    """The variable's value before the step."""
     gradient: Array | None
-    """The aggregated gradient; with ``rows`` only those rows of it; None where no replica has one."""
+    """The aggregated gradient (only its ``rows``, where these are given); None where no replica has one."""
     rows: Array | None = None
     """The rows of a sparse gradient, each once, in order."""
 
@@ -48,18 +48,18 @@ class Recording:
     """The first aggregated step of a run."""
 
     items: Sequence[float | None]
-    """Of every replica, as the script gave them."""
+    """The items of every replica, as the script has given them."""
     examples: Sequence[int | None]
-    """Of every replica's current batch of ``distopt.data``."""
+    """The number of examples in every replica's current batch of ``distopt.data``."""
     entries: Sequence[Entry]
 
     @property
     def replicas(self) -> int:
-        """The number of replicas."""
+        """Return the number of replicas."""
         return len(self.items)
 
     def save(self, path: Path) -> None:
-        """Write a file, which is there complete or not at all; 16-bit floats are kept as float32."""
+        """Write a file, complete or not at all; 16-bit floats are stored as float32."""
         arrays = {}
         for k, entry in enumerate(self.entries):
             for part in ("parameter", "gradient", "rows"):
@@ -78,7 +78,7 @@ class Recording:
 
     @classmethod
     def load(cls, path: Path) -> Recording:
-        """Read what ``save`` wrote."""
+        """Read a file that ``save`` has written."""
         with np.load(path, allow_pickle=False) as file:
             head = json.loads(str(file["head"]))
             entries = [
@@ -102,9 +102,10 @@ def main(output: str, script: str, *arguments: str) -> None:
 
 
 class Recorder:
-    """Records the first step that aggregates, and ends the program there: an observer of steps.
+    """An observer of steps that records the first aggregated step, and then ends the program.
 
-    What comes after the sum (limits, transformers, the update) can't be compared when what it gets differs.
+    Later stages of the step (limits, transformers, the update) are not recorded: with different sums, their results
+    could not be compared.
 
     Args:
         output: the file that replica 0 writes.
@@ -116,7 +117,7 @@ class Recorder:
         self._values: list[Array] = []
 
     def __call__(self, moment: Moment, subject: Any) -> None:
-        """Note what a step has at a moment."""
+        """Record the data of a step at this moment; after the sum, save the recording and end the program."""
         if moment is Moment.STEP:
             _replicate(get_strategy())
         elif moment is Moment.GRADIENTS:
@@ -144,9 +145,9 @@ class Recorder:
 
 
 def _replicate(strategy: Strategy) -> None:
-    """Let every replica have its own parameters, so that the whole sum can be seen.
+    """Give every replica its own parameters, so that the whole sum can be seen, and turn the receipt off.
 
-    It writes no receipt: a run that ends after one step would pass for the continuation of the one in the directory.
+    With a receipt, this run of one step would count as the continuation of the run in the receipt's directory.
     """
     strategy.update, strategy.receipt = "replicated", None
 

@@ -1,12 +1,13 @@
-"""What is wrong with a loss or with the data, judged from the first step on one and on several replicas.
+"""Finds mistakes in a loss or in the data, from the first step on one replica and on several.
 
-Gradients of R replicas are *summed*. So, of all gradients (``comparison`` has the terms):
+Gradients of R replicas are *summed*. So the gradients show the mistake (``comparison`` explains ratio and rest):
 
 * ratio R, no rest: every replica averages over its own examples;
 * ratio 1/R, no rest: an average over all examples is divided once more;
-* ratio about R or 1, some rest, unequal shares: the same, with means that weigh the shares alike;
+* ratio about R, some rest, unequal shares: every replica averages over its own examples;
+* ratio about 1, some rest, unequal shares: these averages are averaged, and unequal shares count equally;
 * g - g₁ is a multiple of the variable, or of its signs: an L2 or L1 term is counted R times;
-* else: other data or other random numbers; if some gradients are equal, a term of the loss.
+* otherwise: other data or other random numbers; or, if some gradients are equal, a mistake in a term of the loss.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _SAID = 3
 
 
 def before_gradients(one: Recording, many: Recording) -> str:
-    """Say why the two steps can't be compared; nothing if they can.
+    """Say why the two steps can't be compared; return "" if they can.
 
     Args:
         one: the first step of one process.
-        many: that of several replicas.
+        many: the first step of several replicas.
     """
     there = f"{many.replicas} replicas"
     lists = [[_describe(entry) for entry in recording.entries] for recording in (one, many)]
@@ -69,12 +70,12 @@ def before_gradients(one: Recording, many: Recording) -> str:
 
 
 def about_gradients(one: Recording, many: Recording, rows: Sequence[Row]) -> list[str]:
-    """Say what makes gradients differ; nothing if they do not.
+    """Say what makes gradients differ; return no sentences if they do not differ.
 
     Args:
         one: the first step of one process.
-        many: that of several replicas.
-        rows: how the gradients of the two compare.
+        many: the first step of several replicas.
+        rows: the comparison of the gradients of both.
     """
     wrong = [row for row in rows if not row.is_equal]
     broken = [row for row in wrong if not row.is_finite]
@@ -116,7 +117,7 @@ def _unequal_shares(rows: Sequence[Row], many: Recording) -> str:
 
 
 def _one_by_one(wrong: Sequence[Row], rows: Sequence[Row], replicas: int) -> Iterator[str]:
-    """Say something about each gradient that differs, up to a few."""
+    """Yield a sentence about each gradient that differs, for the first few of them."""
     scale = "pass terms that are the same on all replicas through distopt.losses.scale_regularization_loss"
     has_equal = any(row.is_equal and not math.isnan(row.ratio) for row in rows)
     for row in wrong[:_SAID]:
