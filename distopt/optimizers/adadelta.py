@@ -43,7 +43,7 @@ p -= learning_rate * delta""",
 
 
 class Adadelta(Optimizer):
-    """Adadelta: steps in the unit of the parameter, by the running means of squared gradients and squared steps.
+    """Adadelta: the size of a step comes from the running means of squared gradients and squared steps.
 
     ``a ← ρ a + (1 - ρ) g²``, ``d = √(s + ε) g / √(a + ε)``, ``s ← ρ s + (1 - ρ) d²``, ``w ← w - lr d``.
 

@@ -16,7 +16,7 @@ from distopt.optimizers.sgd import DESCENT
 from distopt.variables.variable import Variable
 
 _CACHED = 1 << 17
-"""Elements, about: rows that are read twice are taken in parts that the cache holds."""
+"""About the number of elements in a group of rows: rows are read twice, so a group must fit the cache."""
 
 
 def _by_root(p: Array, g: Array) -> None:
@@ -28,7 +28,7 @@ BY_ROOT = Rule(name="by_root", slots=(), scalars=(), sparse="all", reference=_by
 
 
 class Adafactor(Layerwise):
-    """Adafactor: of the squares of a matrix's gradient it remembers the means of rows and columns.
+    """Adafactor: of the squared gradient of a matrix it keeps only the means over rows and over columns.
 
     ``G = g² + ε₁``, ``β = 1 - T^beta_2_decay``, T the number of this step from 1. From two dimensions on
     ``r ← β r + (1 - β) mean(G)`` over the last axis, c likewise over the one before, ``v = r / mean(r) · c``; else
@@ -56,7 +56,7 @@ class Adafactor(Layerwise):
                [ 1.2492,  3.4407]], dtype=float32)
 
     Source: Shazeer and Stern 2018, as in Keras 3 ``keras.optimizers.Adafactor``. There too ``relative_step`` caps what
-    is capped at 1/√T anyway, and v is stored where it follows from r and c: configs and states are exchanged with it.
+    is capped at 1/√T anyway, and v is stored though r and c determine it: so configs and states fit both libraries.
     """
 
     _hyperparameters = ("beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold", "relative_step")
@@ -107,7 +107,7 @@ class Adafactor(Layerwise):
         change(DESCENT, x, u, [], [rate / np.maximum(1, _rms(u) / self.clip_threshold)])
 
     def _remember(self, g: Array, v: Array, means: Sequence[Array], beta: float) -> None:
-        """Bring the second moment up to date."""
+        """Update the second moment."""
         if not means:
             v *= beta
             v += (1 - beta) * (g * g + self.epsilon_1)

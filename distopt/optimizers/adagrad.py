@@ -27,7 +27,7 @@ ADAGRAD = Rule(
 accumulator += g * g
 p -= learning_rate * g / (sqrt(accumulator + inside) + outside)""",
 )
-"""Epsilon stands inside of the root (Keras 3) or outside (legacy family); the other of the two is 0."""
+"""The rule has two epsilons, one inside of the root (Keras 3) and one outside (legacy family); the other one is 0."""
 
 
 class Adagrad(Optimizer):
@@ -37,7 +37,7 @@ class Adagrad(Optimizer):
 
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments. The paper's is near 1.
-        initial_accumulator_value: where a begins, 0 or more.
+        initial_accumulator_value: the first value of a, 0 or more.
         epsilon: ε, against division by zero, taken literally.
         **kwargs: the arguments of ``Optimizer``.
 

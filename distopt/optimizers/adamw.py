@@ -11,7 +11,7 @@ from distopt.optimizers.adam import Adam
 class AdamW(Adam):
     """Adam with decoupled weight decay.
 
-    ``w ← w - lr λ w``, then Adam's step, whose moments know nothing of the decay.
+    ``w ← w - lr λ w``, then Adam's step; the decay does not enter its moments.
 
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments.

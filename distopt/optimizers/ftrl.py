@@ -58,7 +58,7 @@ accumulator += g * g
 new_rate = sqrt(accumulator)
 {_BODY}""",
 )
-"""For a learning rate power of -0.5. ``two_l2`` is 2 l2 + beta / lr."""
+"""The rule for a learning rate power of -0.5. ``two_l2`` is 2 l2 + beta / lr."""
 
 
 def _ftrl_power(p: Array, g: Array, accumulator: Array, linear: Array, *scalars: Scalar) -> None:
@@ -80,20 +80,20 @@ accumulator += g * g
 new_rate = accumulator ** minus_power
 {_BODY}""",
 )
-"""For any learning rate power. The one rule whose compiled form differs from NumPy's: their powers, by up to 2 ulp."""
+"""The rule for any learning rate power, the only one whose compiled form differs from NumPy's: by up to 2 ulp."""
 
 
 class Ftrl(Optimizer):
     """Follow the regularised leader: sparse models by online learning.
 
     ``n' = n + g²``, ``σ = (n'^-p - n^-p) / lr``, ``z ← z + g + 2 s w - σ w``, ``n ← n'``,
-    ``w ← (clip(z, -λ₁, λ₁) - z) / ((n^-p + β) / lr + 2 λ₂)``. The parameter follows from z: where it begins counts only
-    as far as the first gradient makes n grow.
+    ``w ← (clip(z, -λ₁, λ₁) - z) / ((n^-p + β) / lr + 2 λ₂)``. The parameter is computed from z: its first value counts
+    only as far as the first gradient makes n grow.
 
     Args:
         learning_rate: lr; a number other than 0, a schedule, or a function without arguments.
-        learning_rate_power: p, 0 or less; 0 is a fixed learning rate, and the default fast.
-        initial_accumulator_value: where n begins, 0 or more.
+        learning_rate_power: p, 0 or less; 0 is a fixed learning rate; the default, -0.5, is computed fastest.
+        initial_accumulator_value: the first value of n, 0 or more.
         l1_regularization_strength: λ₁, 0 or more; parameters become exactly 0.
         l2_regularization_strength: λ₂, 0 or more.
         l2_shrinkage_regularization_strength: s, 0 or more: a penalty added to the loss.

@@ -46,7 +46,7 @@ p = m / correction_1 / (sqrt(v / correction_2) + epsilon)""",
 
 
 class Lamb(Layerwise):
-    """Lamb: Adam's direction, in each variable as long as the variable itself.
+    """Lamb: a step in Adam's direction, in each variable as long as the variable times the learning rate.
 
     ``m ← m + (g - m)(1 - β₁)``, ``v ← v + (g² - v)(1 - β₂)``, ``u = m / (1 - β₁ᵀ) / (√(v / (1 - β₂ᵀ)) + ε)``,
     ``w ← w - lr ‖w‖ / ‖u‖ u``, T the number of this step from 1; where a norm is 0, ``w ← w - lr u``.

@@ -43,13 +43,13 @@ m = beta_2 * m + one_minus_beta_2 * g""",
 
 
 class Lion(Optimizer):
-    """Lion: steps of one size, in the direction of the signs of an interpolated momentum.
+    """Lion: steps of the same size in every element, with the signs of an interpolated momentum.
 
     ``w ← w - lr sign(β₁ m + (1 - β₁) g)``, then ``m ← β₂ m + (1 - β₂) g``; the sign of 0 is 0.
 
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments. Take a third to a tenth of Adam's.
-        beta_1: β₁, weight of the momentum in the direction, above 0, to 1.
+        beta_1: β₁, weight of the momentum in the direction, above 0 and at most 1.
         beta_2: β₂, decay of the momentum, 0 to 1.
         **kwargs: the arguments of ``Optimizer``.
 

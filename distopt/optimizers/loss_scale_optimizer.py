@@ -14,15 +14,16 @@ from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.variables.variable import Variable
 
 _SMALLEST = 2.0**-126
-"""Below it float32 loses digits, and at last a gradient would be divided by zero."""
+"""The smallest scale: below it float32 loses digits, and in the end a gradient would be divided by zero."""
 
 
 class LossScaleOptimizer(Composite):
     """An optimizer for scaled losses: the scale grows while gradients stay finite and halves when they do not.
 
     The aggregated gradients are divided by the scale s. If one of them is not finite, ``s ← s / 2`` and the step is
-    left out on every replica: nothing changes and ``iterations`` does not count it. After ``dynamic_growth_steps``
-    steps in a row without that, ``s ← 2 s``. Clipping, decay and averages see the unscaled sum.
+    skipped on every replica: nothing changes, and ``iterations`` does not count the step. After
+    ``dynamic_growth_steps`` steps in a row with finite gradients, ``s ← 2 s``. Clipping, decay and averages see the
+    unscaled sum.
 
     Args:
         inner_optimizer: the optimizer; its own ``loss_scale_factor`` is switched off.
@@ -32,7 +33,7 @@ class LossScaleOptimizer(Composite):
         **kwargs: ``gradient_aggregator`` and ``gradient_transformers``, as in ``Optimizer``.
 
     Raises:
-        InvalidArgumentError: an argument of the inner optimizer; something that can't be one.
+        InvalidArgumentError: an argument that belongs to the inner optimizer; an object that can't be an inner one.
 
     Example:
         >>> import distopt
@@ -45,9 +46,9 @@ class LossScaleOptimizer(Composite):
         >>> float(optimizer.dynamic_scale), int(optimizer.iterations)
         (2.0, 1)
 
-    Source: Keras 3 ``keras.optimizers.LossScaleOptimizer``; there every replica looks at its own gradients, the scale
-    can reach infinity and zero, and ``minimize`` does not exist (here the loss is scaled by hand, as for a tape). Where
-    the inner optimizer accumulates, the look is at the sum of all micro-steps, not at each.
+    Source: Keras 3 ``keras.optimizers.LossScaleOptimizer``; there every replica checks its own gradients, the scale
+    can reach infinity and zero, and ``minimize`` does not exist (here you scale its loss by hand, as for a tape). Where
+    the inner optimizer accumulates, the sum of all micro-steps is checked, not each micro-step.
     """
 
     def __init__(
@@ -80,12 +81,12 @@ class LossScaleOptimizer(Composite):
 
     @property
     def dynamic_scale(self) -> Variable:
-        """The scale s, a float32 Variable."""
+        """Return the scale s, a float32 Variable."""
         return self._scale.scale
 
     @property
     def step_counter(self) -> Variable:
-        """The number of steps since s has changed."""
+        """Return the number of steps since s was changed."""
         return self._scale.step_counter
 
     def _inner_of(self, variable: Variable) -> Optimizer:
@@ -96,12 +97,12 @@ class LossScaleOptimizer(Composite):
 
     @property
     def iterations(self) -> Any:
-        """The number of steps of the inner optimizer."""
+        """Return the number of steps of the inner optimizer."""
         return self.inner_optimizer.iterations
 
     @property
     def learning_rate(self) -> Any:
-        """The inner optimizer's."""
+        """Return the inner optimizer's learning rate."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter

@@ -1,4 +1,4 @@
-"""Several optimizers in one, each for some of the variables."""
+"""Combines several optimizers, each for some of the variables."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from distopt.variables.variable import Variable
 
 
 class OptimizerMap:
-    """Which optimizer a variable gets, by its path.
+    """A map from the path of a variable to its optimizer.
 
     Args:
-        default_optimizer: of all variables that no pattern fits.
-        optimizer_map: an optimizer for each pattern: a path, or a regular expression for the whole of it.
+        default_optimizer: the optimizer of all variables that no pattern fits.
+        optimizer_map: an optimizer for each pattern: a path, or a regular expression that fits the whole path.
 
     Example:
         >>> import distopt
@@ -39,7 +39,7 @@ class OptimizerMap:
             self[pattern] = optimizer
 
     def __setitem__(self, pattern: str, optimizer: Optimizer) -> None:
-        """Give a pattern its optimizer."""
+        """Set the optimizer of a pattern."""
         if pattern in self.optimizer_map:
             raise InvalidArgumentError(f"OptimizerMap: {pattern!r} has an optimizer already")
         try:
@@ -71,21 +71,21 @@ def _fits(pattern: str, path: str) -> bool:
 
 
 class MultiOptimizer(Composite):
-    """Several optimizers in one: each variable is updated by its own, and gradients are summed once for all.
+    """Several optimizers in one: each variable is updated by its own optimizer, and gradients are summed once for all.
 
-    Clipping by a global norm is over the variables of one inner optimizer. The inner optimizers' ``learning_rate`` is
-    read and set on them: ``optimizer.optimizers[0].learning_rate``.
+    Clipping by a global norm is over the variables of one inner optimizer. Read and set the learning rate on an inner
+    optimizer: ``optimizer.optimizers[0].learning_rate``.
 
     Args:
-        optimizer_map: an ``OptimizerMap``, or a function from a variable to its optimizer (the same object for all
-            variables that it is for).
-        loss_scale_factor: what the loss was multiplied by; takes the place of the inner optimizers' own.
-        gradient_accumulation_steps: as in ``Optimizer``; inner optimizers have none of their own.
+        optimizer_map: an ``OptimizerMap``, or a function from a variable to its optimizer (which must return the same
+            object for all variables of one optimizer).
+        loss_scale_factor: the factor of the loss; it replaces the factors of the inner optimizers.
+        gradient_accumulation_steps: as in ``Optimizer``; inner optimizers do not accumulate on their own.
         name: the optimizer's name.
         **kwargs: ``gradient_aggregator`` and ``gradient_transformers``, as in ``Optimizer``.
 
     Raises:
-        InvalidArgumentError: something that can't be an inner optimizer; a path that several patterns fit.
+        InvalidArgumentError: an object that can't be an inner optimizer; a path that several patterns fit.
 
     Example:
         >>> import distopt
@@ -145,12 +145,12 @@ class MultiOptimizer(Composite):
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
-        """The inner optimizers."""
+        """Return the inner optimizers."""
         return tuple(self._inner)
 
     @property
     def learning_rate(self) -> Any:
-        """Not there: each inner optimizer has its own."""
+        """Raise an error: each inner optimizer has a learning rate of its own."""
         raise AttributeError("a MultiOptimizer has no learning rate: read and set it on each of its .optimizers")
 
     @learning_rate.setter

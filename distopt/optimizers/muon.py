@@ -55,7 +55,7 @@ p += momentum * m""",
 
 
 class Muon(Layerwise):
-    """Muon: momentum whose singular values are brought near 1; Adam for what is no matrix.
+    """Muon: momentum whose singular values are brought near 1 for matrices; Adam for all other variables.
 
     For matrices ``m ← μ m + g``, ``G = g + μ m`` (Nesterov's form) or ``G = m``, ``X = G / (‖G‖ + 1e-7)``, then
     ns_steps times ``A = X Xᵀ``, ``X ← a X + (b A + c A²) X``, and ``w ← w - lr rms_rate √max(rows, columns) X``.
@@ -65,24 +65,24 @@ class Muon(Layerwise):
         learning_rate: lr; a number, a schedule, or a function without arguments.
         adam_beta_1: β₁ of Adam.
         adam_beta_2: β₂ of Adam.
-        adam_weight_decay: weight decay of what Adam updates; None for no decay.
+        adam_weight_decay: weight decay of variables that Adam updates; None for no decay.
         epsilon: ε of Adam.
-        weight_decay: weight decay of what Muon updates; None for no decay.
-        exclude_layers: regular expressions; where one is found in a variable's path, Adam updates it.
-        exclude_embeddings: whether Adam updates what has "embedding" in its path.
+        weight_decay: weight decay of variables that Muon updates; None for no decay.
+        exclude_layers: regular expressions; where one is found in a variable's path, Adam updates that variable.
+        exclude_embeddings: whether Adam updates variables with "embedding" in their path.
         muon_a: a.
         muon_b: b.
         muon_c: c.
-        adam_lr_ratio: Adam's learning rate, in terms of lr.
+        adam_lr_ratio: Adam's learning rate, as a multiple of lr.
         momentum: μ, 0 to 1.
-        ns_steps: how often the iteration of Newton and Schulz is done.
+        ns_steps: the number of iterations of Newton and Schulz.
         nesterov: whether to use Nesterov's form.
-        rms_rate: brings the step to the size of Adam's; None leaves it, and the root, out.
+        rms_rate: a factor that brings the step to the size of Adam's; None leaves out the factor and the root.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
-        InvalidArgumentError: a number outside its range, something else than regular expressions, any argument that
-            ``Optimizer`` refuses.
+        InvalidArgumentError: a number outside its range, an invalid regular expression, any argument that ``Optimizer``
+            refuses.
 
     Example:
         >>> import distopt
@@ -162,7 +162,7 @@ class Muon(Layerwise):
         return "momentum", "velocity"
 
     def _is_adams(self, variable: Variable) -> bool:
-        """Whether Adam updates a variable."""
+        """Return whether Adam updates a variable."""
         path = variable.path
         is_embedding = self.exclude_embeddings and "embedding" in path.lower()
         return len(variable.shape) != 2 or is_embedding or any(re.search(part, path) for part in self.exclude_layers)
@@ -185,7 +185,7 @@ class Muon(Layerwise):
         change(ADAM, x, g, slots, (alpha, 1 - self.adam_beta_1, 1 - self.adam_beta_2, self.epsilon))
 
     def _orthogonal(self, x: Array) -> Array:
-        """Do the iteration of Newton and Schulz on a matrix (overwritten); return it, or another of its kind."""
+        """Do the iterations of Newton and Schulz on a matrix, which is overwritten; the result may be another array."""
         x /= math.sqrt(square_sum(x)) + 1e-7
         is_tall = x.shape[0] > x.shape[1]
         other = np.empty_like(x)
@@ -207,10 +207,10 @@ def _finite_or_none(argument: str, value: Any) -> float | None:
 
 
 def _expressions(given: Any) -> list[str]:
-    """Return a list of regular expressions; None means an empty one.
+    """Return a list of regular expressions; None means an empty list.
 
     Raises:
-        InvalidArgumentError: no list of strings, or one that is no regular expression.
+        InvalidArgumentError: no list of strings, or a string that is no regular expression.
     """
     layers = [] if given is None else given
     if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, str) for layer in layers):

@@ -77,7 +77,7 @@ class Nadam(Optimizer):
 
     Source: Dozat 2015, as in Keras 3 ``keras.optimizers.Nadam``. Momentum approaches β₁ 250 times faster than in the
     legacy family (0.96ᵀ, there 0.96^(0.004 T)). c is the variable ``u_product``, one for all variables, in float32 also
-    where the first of them has 16 bits (in Keras it has the first one's dtype).
+    where the first variable has 16 bits (in Keras c has the dtype of the first variable).
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon")
@@ -110,7 +110,7 @@ class Nadam(Optimizer):
         return self.beta_1 * (1 - 0.5 * 0.96**t)
 
     def _product(self, t: int) -> float:
-        """Return the product of the momenta up to this step, as it is kept after it."""
+        """Return the product of the momenta up to and with this step, as it is stored after the step."""
         before = self._u_product.storage.array
         return float(before.dtype.type(float(before) * self._momentum(t)))
 

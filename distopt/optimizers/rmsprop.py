@@ -56,7 +56,7 @@ def _variant(*, momentum: bool = False, centered: bool = False) -> Rule:
 
 
 RMSPROP = _variant()
-"""Epsilon stands inside of the root (Keras 3) or outside (legacy family); the other of the two is 0."""
+"""The rule has two epsilons, one inside of the root (Keras 3) and one outside (legacy family); the other one is 0."""
 RMSPROP_CENTERED = _variant(centered=True)
 RMSPROP_MOMENTUM = _variant(momentum=True)
 RMSPROP_CENTERED_MOMENTUM = _variant(momentum=True, centered=True)

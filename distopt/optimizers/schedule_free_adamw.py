@@ -63,15 +63,15 @@ class ScheduleFreeAdamW(Optimizer):
     """AdamW without a schedule: an average of the steps takes the place of the decaying learning rate.
 
     ``v ← v + (g² - v)(1 - β₂)``, ``x = (w - (1 - β₁) z) / β₁``, ``z ← z - lr g / (√(v / (1 - β₂ᵀ)) + ε)``,
-    ``x ← (1 - 1/T) x + z / T``, ``w ← (1 - β₁) z + β₁ x``, T the number of this step from 1. z, which takes the steps,
-    begins as a copy of w; x is the average of all z; gradients are taken at w, between both.
+    ``x ← (1 - 1/T) x + z / T``, ``w ← (1 - β₁) z + β₁ x``, T the number of this step from 1. z makes the steps, and
+    begins as a copy of w; x is the average of all z; gradients are computed at w, between z and x.
 
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments.
-        beta_1: β₁, how near w is to x: above 0, to 1.
+        beta_1: β₁, the weight of x in w: above 0 and at most 1.
         beta_2: β₂, decay of the second moment.
         epsilon: ε, added to the root, taken literally.
-        warmup_steps: in this many first steps the learning rate grows linearly; 0 or more.
+        warmup_steps: the number of first steps in which the learning rate grows linearly; 0 or more.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -86,8 +86,8 @@ class ScheduleFreeAdamW(Optimizer):
         >>> w.numpy().round(4)
         array([0.225], dtype=float32)
 
-    Source: Defazio et al. 2024, as in Keras 3 ``keras.optimizers.ScheduleFreeAdamW`` on JAX: x is found by the z of
-    before the step (on PyTorch Keras takes the new one, by mistake).
+    Source: Defazio et al. 2024, as in Keras 3 ``keras.optimizers.ScheduleFreeAdamW`` on JAX: x is computed from
+    the old z, before the step (on PyTorch Keras uses the new z, by mistake).
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon", "warmup_steps")

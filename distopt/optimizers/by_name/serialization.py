@@ -14,7 +14,7 @@ from distopt.optimizers.legacy.base.optimizer import Optimizer as LegacyOptimize
 KERAS_3 = "distopt.optimizers"
 LEGACY = "distopt.optimizers.legacy"
 _NOT_ARGUMENTS = ("is_legacy_optimizer", "jit_compile")
-"""What tf_keras writes into a config beside the arguments."""
+"""Entries that tf_keras writes into a config beside the arguments."""
 
 
 def serialize(optimizer: Optimizer | LegacyOptimizer) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def serialize(optimizer: Optimizer | LegacyOptimizer) -> dict[str, Any]:
         name: ``deserialize`` needs it registered (``distopt.optimizers.register``) or in ``custom_objects``.
 
     Raises:
-        InvalidArgumentError: no optimizer; its config can't be written as JSON (a learning rate that is a function).
+        InvalidArgumentError: no optimizer, or one whose config JSON can't hold (a learning rate that is a function).
 
     Example:
         >>> import distopt
@@ -55,11 +55,10 @@ def deserialize(
     Args:
         config: ``{"module", "class_name", "config", "registered_name"}`` or the short ``{"class_name", "config"}``;
             not changed. The class name's case and underscores do not count.
-        custom_objects: classes of your own by name, of optimizers and schedules; they win over those of distopt.
+        custom_objects: classes of your own by name, of optimizers and schedules; they take precedence over distopt's.
 
     Raises:
-        InvalidArgumentError: no such dictionary; an unknown class, with the nearest match; an argument that can't be
-            right.
+        InvalidArgumentError: no such dictionary; an unknown class, with the nearest match; an impossible argument.
 
     Example:
         >>> import distopt
@@ -105,7 +104,7 @@ def make(package: str, config: Any, custom_objects: Mapping[str, type] | None, b
 
 
 def resolve(package: str, identifier: Any, custom_objects: Mapping[str, type] | None, base: type) -> Any:
-    """Return what ``get`` of one family returns."""
+    """Return the optimizer that ``get`` of one family returns."""
     if isinstance(identifier, base):
         return identifier
     if isinstance(identifier, str):

@@ -1,1 +1,1 @@
-"""What both optimizer families are built on."""
+"""The common base of both optimizer families."""

@@ -1,4 +1,4 @@
-"""The doors through which checkpoints, conversions, adapters and composites reach what an optimizer keeps."""
+"""Gives checkpoints, conversions, adapters and composites access to the internal parts of an optimizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distopt.variables.variable import Variable
 
 
 def engine_of(optimizer: BaseOptimizer) -> Engine:
-    """Return the engine of an optimizer: the door for checkpoints, conversions, adapters and composites."""
+    """Return the engine of an optimizer."""
     return optimizer._engine
 
 
@@ -26,5 +26,5 @@ def counter_of(optimizer: BaseOptimizer) -> Variable:
 
 
 def family_of(optimizer: BaseOptimizer) -> Family:
-    """Return an optimizer as the engine sees it."""
+    """Return the interface through which the engine uses an optimizer."""
     return optimizer._family()

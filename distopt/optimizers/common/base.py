@@ -1,4 +1,4 @@
-"""What both optimizer families are built on: an engine, and the calls that reach it.
+"""The base class of both optimizer families: an engine, and the calls that reach the engine.
 
 A family (a "face") translates names, hyperparameters, slot order and errors. The step itself is in ``engine.step``.
 """
@@ -35,7 +35,7 @@ from distopt.variables.variable import Variable
 
 
 def _limit(name: str) -> Any:
-    """Return a limit of clipping as an attribute."""
+    """Return a property that gets and sets a limit of clipping."""
 
     def read(self: BaseOptimizer) -> float | None:
         limit: float | None = getattr(self._engine.options.clipping, name)
@@ -53,7 +53,7 @@ class BaseOptimizer(Face):
     """The common part of both families; not for users.
 
     Args:
-        options: what the user has asked for.
+        options: the options that the user has given.
     """
 
     clipvalue = _limit("clipvalue")
@@ -69,7 +69,7 @@ class BaseOptimizer(Face):
 
     @abc.abstractmethod
     def _refuse_limit(self, name: str, value: float) -> None:
-        """Raise where a limit can't be set beside what is set already."""
+        """Raise if a limit can't be combined with the limits and hooks that are set already."""
 
     # The step
 
@@ -108,8 +108,9 @@ class BaseOptimizer(Face):
     def gradient_buffers(self, variables: Sequence[Variable]) -> list[Array]:
         """Return one writable array per variable, to compute gradients into: they are summed without a copy.
 
-        They are this replica's slab, and what ``apply_gradients(zip(buffers, variables))`` works on with the same
-        variables in the same order; they are yours again when it returns (what is in them then is not specified).
+        The arrays are views of this replica's slab. Write gradients into them, and call
+        ``apply_gradients(zip(buffers, variables))`` with the same variables in the same order. You may write again when
+        that call has returned; the contents are undefined then.
 
         Args:
             variables: the variables, in the order of the step.
@@ -133,10 +134,10 @@ class BaseOptimizer(Face):
         return [listing.slab.views[k] for k in listing.entries]
 
     def _listing_of(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
-        """Return a list as part of the memory for gradients; made, and the variables placed, at the first call.
+        """Return the memory for the gradients of a list; the first call makes it and moves the variables.
 
         Args:
-            communicator: the replicas that step the list; None: this one alone.
+            communicator: the replicas that step the list; None means this replica alone.
             variables: the list.
         """
         listing = self._engine.find_listing(communicator, variables)
@@ -147,7 +148,7 @@ class BaseOptimizer(Face):
         return listing
 
     def _new_listing(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
-        """Place variables that were checked, and make the memory for their gradients."""
+        """Move checked variables into the optimizer's memory, and make the memory for their gradients."""
         return self._engine.new_listing(communicator, variables, self._variant_of)
 
     def _parts(self) -> Sequence[BaseOptimizer]:
@@ -157,13 +158,14 @@ class BaseOptimizer(Face):
     # Steps whose gradients come one by one
 
     def begin_step(self, variables: Sequence[Variable] | None = None) -> None:
-        """Begin a step whose gradients come one by one: all replicas agree on it.
+        """Begin a step whose gradients come one by one. All replicas agree on the step.
 
         Buckets of gradients are summed by a communication thread while the backward pass goes on, where that pays. A
-        step that was begun and not ended is given up.
+        step that was begun and not ended is cancelled.
 
         Args:
-            variables: what gradients may come for, in about the order in which they will; None: as in the last step.
+            variables: the variables that may get gradients, roughly in the order in which the gradients will come; None
+                means those of the last step.
 
         Raises:
             CollectiveMismatchError: replicas disagree on the call (on every replica).
@@ -191,12 +193,12 @@ class BaseOptimizer(Face):
         """Hand over a gradient of the step that has begun.
 
         Args:
-            variable: one of ``begin_step``'s, each at most once a step.
-            gradient: as for ``apply_gradients``; its array of ``gradient_buffers`` is taken where it lies, and must not
-                be written again before ``end_step`` returns.
+            variable: one of the variables of ``begin_step``, each at most once a step.
+            gradient: as for ``apply_gradients``; the variable's array of ``gradient_buffers`` is used without a copy,
+                and must not be written again before ``end_step`` returns.
 
         Raises:
-            InvalidArgumentError: it does not fit (the step is given up on all replicas), or no step has begun.
+            InvalidArgumentError: the gradient does not fit (then the step fails on all replicas); no step has begun.
         """
         streamed = self._begun("push")
         try:
@@ -206,7 +208,7 @@ class BaseOptimizer(Face):
             raise
 
     def end_step(self, items: float | None = None) -> Variable:
-        """End the step: what was not pushed on any replica is left out. Returns ``iterations``.
+        """End the step, without variables that got no gradient on any replica. Return ``iterations``.
 
         Args:
             items: number of items of this replica's *summed* loss; the aggregate is divided by the sum over replicas.
@@ -225,10 +227,10 @@ class BaseOptimizer(Face):
         return self._engine.training.iterations
 
     def cancel_step(self) -> None:
-        """Give up the step that was begun; local. Its gradients are forgotten.
+        """Cancel the step that was begun, and forget its gradients; local.
 
-        ``gradient_buffers`` are yours again afterwards; until then sums may be written into them. Without a step that
-        was begun nothing is done.
+        Afterwards you may write into ``gradient_buffers`` again; until then sums may be written into them. If no step
+        was begun, nothing is done.
 
         Example:
             >>> import distopt
@@ -244,19 +246,19 @@ class BaseOptimizer(Face):
 
     @property
     def step_has_begun(self) -> bool:
-        """Whether ``begin_step`` was called, and the step has neither ended nor been given up."""
+        """Return whether a step was begun, and has neither ended nor been cancelled."""
         return self._streamed is not None
 
     @property
     def sums_meanwhile(self) -> bool:
-        """Whether the gradients of the step that has begun are summed while they come."""
+        """Return whether the gradients of the step that has begun are summed while they come."""
         return self._streamed is not None and self._streamed.sums_meanwhile
 
     def _give_up_step(self) -> Slab | None:
-        """Give up a step that was begun and not ended: its sums must be over before the slab is written again.
+        """Cancel a step that was begun and not ended, and wait for its sums: only then may the slab be written again.
 
         Returns:
-            Its memory, where gradients of it were pushed.
+            The memory of the step's gradients, if any were pushed.
         """
         if self._streamed is None:
             return None
@@ -272,20 +274,20 @@ class BaseOptimizer(Face):
     # State in and out
 
     def _read_state(self, variables: Sequence[Variable]) -> list[Array]:
-        """Return copies of the state, whole; where replicas share it, each has only its part up to date."""
+        """Return copies of the whole state, collected from the replicas where each keeps only its own part current."""
         agree_on_state(self._engine.slots, f"get_weights of {type(self).__name__}")
         complete_slots(self._engine.slots)
         return [variable.numpy() for variable in variables]
 
     def _write_state(self, variables: Sequence[Variable], values: Sequence[Any]) -> None:
-        """Set the state; where replicas share it, all of them write the same."""
+        """Set the state; where replicas share the state, all of them write the same values."""
         agree_on_state(self._engine.slots, f"set_weights of {type(self).__name__}", values)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         self._engine.slots.node_barrier()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the memory that is made anew; a collective where several nodes have each a part of the state."""
+        """Leave out memory that can be made again; a collective where each of several nodes has a part of the state."""
         slots = self._engine.slots
         if any(not node.is_whole_job for node in slots.nodes):
             agree_on_state(slots, f"copy of {type(self).__name__}")
@@ -296,10 +298,10 @@ class BaseOptimizer(Face):
         self.__dict__.update(state)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy the state; the copy steps the same variables, or those of their copies that were made before it.
+        """Copy the state. The copy steps the same variables, or their copies if these were made before it.
 
-        ``copy.deepcopy((variables, optimizer))`` copies both, in this order; in the other one the copy does not know
-        the variables' copies and refuses them. ``pickle`` keeps them together in any order.
+        ``copy.deepcopy((variables, optimizer))`` copies both, in this order; in the other order the copied optimizer
+        does not know the copies of the variables and refuses them. ``pickle`` keeps both together in any order.
         """
         known = [*self._trained(), *self._streamed_variables]
         kept = {id(variable): variable for variable in known if id(variable) not in memo}

@@ -1,4 +1,4 @@
-"""What an optimizer family answers to the engine, as methods that each family writes."""
+"""The answers of an optimizer family to the engine, as methods that each family writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Face(abc.ABC):
     """The answers of an optimizer; ``_family`` hands them to the engine.
 
     Args:
-        options: what the user has asked for.
+        options: the options that the user has given.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Face(abc.ABC):
         return variable.dtype
 
     def _new_slot(self, variable: Variable, label: str, name: str, value: Any) -> Variable:
-        """Make a slot, parallel to its variable: one flat buffer per buffer of variables and label."""
+        """Make a slot at its variable's position: for each label, each buffer of variables has a parallel buffer."""
         slot = Variable(value, name=name, dtype=self._slot_dtype(variable), trainable=False)
         self._engine.slots.add(variable, label, slot)
         return slot
 
     def _variant_of(self, variable: Variable) -> int:
-        """Return how the update of a variable differs from the rule, as bits; 0 where it does not."""
+        """Return the differences of a variable's update from the rule, as bits; 0 where there are none."""
         return 0
 
     def _call(self, home: FlatBuffer, scalars: Sequence[float]) -> RuleCall:
@@ -71,12 +71,12 @@ class Face(abc.ABC):
         return self._known_rule(), [flats[home, label] for label in self._slot_labels()], scalars
 
     def _step_call(self, home: FlatBuffer, variant: int) -> RuleCall:
-        """Return the same with the scalars of this step, for one variant of the update."""
+        """Return rule, slots and scalars of this step for one buffer and one variant of the update."""
         call = self._call(home, self._step_scalars(home.flat.dtype))
         return self._varied(call, home, variant) if variant else call
 
     def _varied(self, call: RuleCall, home: FlatBuffer, variant: int) -> RuleCall:
-        """Return the call of a rule in this step, with what a variant of the update does beside the rule."""
+        """Return the rule's call in this step, extended by the operations that a variant of the update adds."""
         return call
 
     @abc.abstractmethod
@@ -87,17 +87,17 @@ class Face(abc.ABC):
 
     @property
     def _iterations(self) -> Variable:
-        """The counter of calls, int64."""
+        """Return the counter of calls, an int64 Variable."""
         return self._engine.training.iterations
 
     @property
     def _step_number(self) -> int:
-        """The number of the step that is being done, from 1."""
+        """Return the number of the current step, from 1."""
         return self._engine.training.steps + 1
 
     @abc.abstractmethod
     def _state(self) -> list[Variable]:
-        """Return everything but the parameters that must be equal on all replicas."""
+        """Return all variables that must be equal on all replicas, without the parameters."""
 
     def _all_slots(self) -> Mapping[tuple[Variable, str], Variable]:
         """Return the slots, by variable and label."""
@@ -109,37 +109,37 @@ class Face(abc.ABC):
 
     @abc.abstractmethod
     def _check_gradients(self, gradients: Gradients) -> None:
-        """Refuse, before anything is agreed on, gradients that the update could not apply."""
+        """Refuse gradients that the update could not apply, before replicas agree on the step."""
 
     @abc.abstractmethod
     def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
-        """Evaluate them for this step; return what must agree between replicas."""
+        """Evaluate hyperparameters for this step; return the numbers that must be the same on all replicas."""
 
     @abc.abstractmethod
     def _create_state(self, gradients: Gradients) -> None:
-        """Make the slots that the present variables lack."""
+        """Make the slots that variables with gradients still lack."""
 
     @abc.abstractmethod
     def _prepare_for(self, variables: list[Variable]) -> None:
-        """Make what the first step over these variables makes."""
+        """Make the slots that the first step over these variables would make."""
 
     @abc.abstractmethod
     def _sources(self) -> dict[str, Any]:
-        """Return what hyperparameters come from, by name: variables, schedules, functions."""
+        """Return the sources of hyperparameters by name: variables, schedules, functions."""
 
     @abc.abstractmethod
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
         """Update the variables that take part, and apply their constraints.
 
         Args:
-            gradients: what takes part.
-            dense_done: the dense ones are updated already, by the rule.
+            gradients: the gradients that take part.
+            dense_done: True if variables with dense gradients are updated already, by the rule.
         """
 
     @property
     @abc.abstractmethod
     def _updates_flat(self) -> bool:
-        """Whether dense gradients are updated by the rule, whole buffers at a time."""
+        """Return whether the rule updates variables with dense gradients, whole buffers at a time."""
 
     @abc.abstractmethod
     def _missing(self, names: list[str], *, everything: bool) -> None:
@@ -165,7 +165,7 @@ class Face(abc.ABC):
             self._engine.training.refuse_if_damaged(self.name)
 
     def _family(self) -> Family:
-        """Return this optimizer as the engine sees it."""
+        """Return the interface through which the engine uses this optimizer."""
         return Family(
             kind=type(self).__name__,
             name=self.name,

@@ -12,7 +12,7 @@ from distopt.variables.variable import Variable
 class Hyperparameter(Variable):
     """A float32 Variable of an optimizer; ``optimizer.learning_rate *= 0.5`` sets the attribute to the product.
 
-    What is written in place to any other variable is an error, for nobody would keep it; here the attribute does.
+    For any other variable ``*=`` is an error, because the result would be lost; here the attribute keeps it.
 
     Args:
         value: a number.

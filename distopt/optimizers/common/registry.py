@@ -1,4 +1,4 @@
-"""Classes by name: those of distopt, those that were registered, and those passed to a call."""
+"""Finds classes by name: those of distopt, those that were registered, and those passed to a call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def register(cls: type[T]) -> type[T]:
         cls: the class; it is returned as it is.
 
     Raises:
-        InvalidArgumentError: no class; another class has been registered under this name.
+        InvalidArgumentError: ``cls`` is no class, or another class has been registered under this name.
 
     Example:
         >>> import distopt
@@ -54,7 +54,7 @@ def register(cls: type[T]) -> type[T]:
 
 @contextmanager
 def passing(custom_objects: Mapping[str, type] | None) -> Iterator[None]:
-    """Let what is called meanwhile know these classes too: an optimizer in another, a schedule in a schedule."""
+    """Make these classes known in the block, also to nested calls: for an optimizer or a schedule in an optimizer."""
     token = _passed.set({**_passed.get({}), **(custom_objects or {})})
     try:
         yield
@@ -74,7 +74,7 @@ def describe(thing: Any, package: str, base: type) -> dict[str, Any]:
     """Return the dictionary of an optimizer or schedule, in the format of Keras 3.
 
     Raises:
-        InvalidArgumentError: its config can't be written as JSON.
+        InvalidArgumentError: the config can't be written as JSON.
     """
     cls, config = type(thing), thing.get_config()
     try:
@@ -97,10 +97,10 @@ def find(kind: str, config: Any, package: str, base: type) -> Any:
     """Return the class that a dictionary names: passed ones first, then as ``registered_name`` says.
 
     Args:
-        kind: what messages call it.
+        kind: the word for the object in messages.
         config: the dictionary.
         package: the package of the built-in classes.
-        base: their common base.
+        base: the common base of these classes.
 
     Raises:
         InvalidArgumentError: no such dictionary; an unknown name.
@@ -128,5 +128,5 @@ def find(kind: str, config: Any, package: str, base: type) -> Any:
 
 
 def _plain(name: str) -> str:
-    """Return a name without what does not count: ``rm_sprop`` is ``RMSprop``."""
+    """Return a name without case and underscores, which do not count: ``rm_sprop`` is ``RMSprop``."""
     return name.lower().replace("_", "")

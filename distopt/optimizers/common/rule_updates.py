@@ -1,4 +1,4 @@
-"""Updating by rules: kernel calls on variables, with their slots beside them."""
+"""Updates variables by rules: kernel calls on variables and their slots."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
 DECAYED, MASTERED = 1, 2
-"""How a variable's update differs from the rule: its weights decay; it has an exact copy in float32."""
+"""The two differences from the rule that a variable's update may have: weight decay, and an exact copy in float32."""
 
 
 def update_flat(gradients: Gradients, entries: Sequence[int], call_on: Callable[[FlatBuffer, int], RuleCall]) -> None:
-    """Update by dense gradients, which lie in the slab: one kernel call per buffer and variant.
+    """Update variables by dense gradients, which lie in the slab: one kernel call per buffer and variant.
 
     Args:
-        gradients: those of the step.
-        entries: the dense ones among them that take part.
-        call_on: returns rule, slots and scalars of the variables of one buffer and variant.
+        gradients: the gradients of the step.
+        entries: the numbers of the dense gradients that take part.
+        call_on: function that returns rule, slots and scalars of the variables of one buffer and variant.
     """
     flats = gradients.slab.flats
     for home, variant, spans in gradients.slab.update_tables(entries):
@@ -34,7 +34,7 @@ def update_flat(gradients: Gradients, entries: Sequence[int], call_on: Callable[
 
 
 def update_one(variable: Variable, gradient: Any, call: RuleCall) -> None:
-    """Update one variable by a dense gradient: the bits of ``update_flat``."""
+    """Update one variable by a dense gradient, with the same bits as ``update_flat``."""
     home, start = variable.storage.buffer, variable.storage.start
     flat = np.ascontiguousarray(gradient, variable.dtype).reshape(-1)
     spans = ranges_to_spans(home.parts(start, variable.size), start)
@@ -43,7 +43,7 @@ def update_one(variable: Variable, gradient: Any, call: RuleCall) -> None:
 
 
 def update_slots_and_rows(variable: Variable, slices: IndexedSlices, call: RuleCall) -> None:
-    """Update all rows of the slots, and those of the variable that a sparse gradient names."""
+    """Update all rows of the slots, but of the variable only the rows that a sparse gradient names."""
     home, start = variable.storage.buffer, variable.storage.start
     stays = np.ones(variable.shape, bool)
     stays[slices.indices] = False
@@ -74,7 +74,7 @@ def update_rows(variable: Variable, slices: IndexedSlices, call: RuleCall) -> No
 
 
 def constrain(variable: Variable) -> None:
-    """Replace a variable that has a constraint by what this makes of it."""
+    """Replace the value of a variable that has a constraint by the constrained value."""
     constraint, home, start = variable.constraint, variable.storage.home, variable.storage.start
     assert constraint is not None
     if home is None or home.own is None:
@@ -85,7 +85,7 @@ def constrain(variable: Variable) -> None:
 
 
 def rounds(gradients: Gradients) -> Iterator[Sequence[int]]:
-    """Cut the entries so that no variable stands twice in a part: a repeated one is updated once per appearance."""
+    """Divide the entries into parts without repeated variables: a variable is updated once for each appearance."""
     part: list[int] = []
     seen: set[int] = set()
     for k in gradients.entries:

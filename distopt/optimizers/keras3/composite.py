@@ -1,4 +1,4 @@
-"""Optimizers made of optimizers: one step among the replicas, whose update the inner ones do."""
+"""Optimizers made of optimizers: replicas do one step together, in which the inner optimizers update variables."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _OF_INNER = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
 class Composite(Optimizer):
     """The common part of ``MultiOptimizer`` and ``LossScaleOptimizer``; not for users.
 
-    Gradients are summed once for all. Each inner optimizer clips and updates its own variables, with its own learning
-    rate, weight decay and averages.
+    Gradients are summed once for all inner optimizers. Each of these clips and updates its own variables, with its own
+    learning rate, weight decay and averages.
     """
 
     _inner: list[Optimizer]
 
     def _inner_of(self, variable: Variable) -> Optimizer:
-        """The optimizer of one variable."""
+        """Return the optimizer of one variable."""
         raise NotImplementedError
 
     def _take(self, inner: Any) -> Optimizer:
-        """Return an inner optimizer, if it can be one.
+        """Return the argument, after checking that it can be an inner optimizer.
 
         Raises:
-            InvalidArgumentError: it can't.
+            InvalidArgumentError: the argument can't be an inner optimizer.
         """
         owner = type(self).__name__
         if not isinstance(inner, Optimizer) or isinstance(inner, Composite):
@@ -75,7 +75,7 @@ class Composite(Optimizer):
 
     @property
     def variables(self) -> list[Variable]:
-        """All state: this optimizer's own, then that of each inner one."""
+        """Return all state: this optimizer's own variables, then those of each inner optimizer."""
         return [*super().variables, *(variable for inner in self._inner for variable in inner.variables)]
 
     def _state(self) -> list[Variable]:
@@ -109,6 +109,6 @@ class Composite(Optimizer):
             family_of(inner).update(part, dense_done=False)
 
     def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:
-        """Overwrite variables by their averages, where their optimizer keeps some."""
+        """Overwrite variables by their averages, where their optimizer keeps averages."""
         for inner, variables in self._shares(var_list):
             inner.finalize_variable_values(variables)

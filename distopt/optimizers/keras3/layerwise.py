@@ -1,4 +1,4 @@
-"""What Lamb, Adafactor and Muon are built on: a step that looks at a whole variable before it moves an element."""
+"""The base of Lamb, Adafactor and Muon: a step that needs the whole variable before it changes an element."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from distopt.variables.variable import Variable
 
 
 class Layerwise(Optimizer, abc.ABC):
-    """Base of the optimizers that update one variable after the other; not for users."""
+    """The base of optimizers that update one variable after the other; not for users."""
 
     def update_step(self, gradient: Any, variable: Variable, learning_rate: Any) -> None:
         """Update one variable.
 
         Args:
-            gradient: the aggregated gradient: an array in the variable's shape, which is worked on where it lies if
-                it can be written and needs no cast, or IndexedSlices (not mutated).
-            variable: the variable; 16-bit ones are computed in float32 and rounded once, like their slots.
+            gradient: the aggregated gradient: IndexedSlices (not mutated), or an array in the variable's shape, which
+                is used as scratch memory if it can be written and needs no cast.
+            variable: the variable; 16-bit variables and their slots are computed in float32 and rounded once.
             learning_rate: the learning rate of this step, a number.
         """
         dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
@@ -39,7 +39,7 @@ class Layerwise(Optimizer, abc.ABC):
                     array[...] = values
 
     def _slots_of(self, variable: Variable) -> list[Variable]:
-        """The slots that this variable has, in the order of the labels."""
+        """Return the slots that this variable has, in the order of the labels."""
         keys = [(variable, label) for label in self._slot_labels()]
         return [self._engine.slots.table[key] for key in keys if key in self._engine.slots.table]
 
@@ -48,21 +48,21 @@ class Layerwise(Optimizer, abc.ABC):
         """Do the step on contiguous arrays of float32 or float64.
 
         Args:
-            x: the variable's value; moved.
-            g: its gradient; scratch memory afterwards.
-            slots: what ``_slots_of`` gave; changed.
+            x: the variable's value; changed.
+            g: the gradient of the variable; used as scratch memory.
+            slots: the slots of the variable, from ``_slots_of``; changed.
             learning_rate: the learning rate.
         """
 
 
 def change(rule: Rule, x: Array, g: Array, slots: Sequence[Array], scalars: Sequence[float]) -> None:
-    """Apply a rule to whole arrays: ``kernels.update`` on all of them."""
+    """Apply a rule to all elements of arrays, by ``kernels.update``."""
     flats = [array.reshape(-1) for array in (x, g, *slots)]
     update(rule, flats[0], flats[1], flats[2:], scalars, np.array([[0, 0, x.size]], np.int64))
 
 
 def square_sum(array: Array) -> float:
-    """Return the sum of squares of a contiguous array, in float64: the same bits on every replica.
+    """Return the sum of squares of a contiguous array, in float64, with the same bits on every replica.
 
     Example:
         >>> square_sum(np.array([[3.0], [4.0]]))

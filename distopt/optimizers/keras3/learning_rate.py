@@ -15,7 +15,7 @@ from distopt.variables.variable import Variable
 
 
 class LearningRate:
-    """The learning rate of one optimizer, and what it comes from.
+    """The learning rate of one optimizer, and its source: a number, a schedule or a function.
 
     Args:
         owner: the optimizer's class, for messages.
@@ -31,13 +31,13 @@ class LearningRate:
     def __init__(self, owner: str, value: Any) -> None:
         self._owner = owner
         self.source: Any = None
-        """A Variable, a schedule or a function."""
+        """The source: a Variable, a schedule or a function."""
         self.of_step: Any = None
-        """The value that was evaluated for the step at hand."""
+        """The value that was evaluated for the current step."""
         self.set(value)
 
     def set(self, value: Any) -> None:
-        """Take a number, a schedule or a function from now on; a number over a number goes into the same Variable."""
+        """Use a number, a schedule or a function from now on; a number after a number goes into the same Variable."""
         if callable(value):
             self.source = value
             return
@@ -48,10 +48,10 @@ class LearningRate:
             self.source = Hyperparameter(number, "learning_rate")
 
     def replace(self, value: Any, name: str) -> None:
-        """Do the same for the optimizer ``name``, but put no number over a schedule or a function.
+        """Set the learning rate of the optimizer ``name``, but never a number in place of a schedule or a function.
 
         Raises:
-            TypeError: it would.
+            TypeError: a number would replace a schedule or a function.
         """
         if callable(self.source) and not callable(value):
             raise TypeError(
@@ -62,17 +62,17 @@ class LearningRate:
 
     @property
     def variables(self) -> list[Variable]:
-        """The Variable of a number; nothing for a schedule or a function."""
+        """Return a list with the Variable of a number; an empty list for a schedule or a function."""
         return [self.source] if isinstance(self.source, Variable) else []
 
     def evaluate(self, name: str, calls: Variable) -> float:
-        """Evaluate it, once, for the step after so many calls of the optimizer ``name``.
+        """Evaluate the learning rate, once, for the step after ``calls`` calls of the optimizer ``name``.
 
         Returns:
             The value as a float.
 
         Raises:
-            InvalidArgumentError: no finite number.
+            InvalidArgumentError: the value is no finite number.
         """
         self.of_step = rate = self.at(calls)
         if not isinstance(self.source, Variable):
@@ -81,14 +81,14 @@ class LearningRate:
         return number if math.isfinite(number) else finite(name, "learning_rate", number)
 
     def at(self, calls: Variable) -> Any:
-        """Return the value after so many calls of the optimizer."""
+        """Return the value after ``calls`` calls of the optimizer."""
         rate = self.source
         if isinstance(rate, Variable):
             return rate.storage.array[()]
         return rate(int(calls)) if isinstance(rate, LearningRateSchedule) else rate()
 
     def config(self) -> Any:
-        """Return what a config holds: a number, or a schedule as a dictionary; a function as it is."""
+        """Return the learning rate for a config: a number, a schedule as a dictionary, or the function itself."""
         rate = self.source
         if isinstance(rate, Variable):
             return float(rate)

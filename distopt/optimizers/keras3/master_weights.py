@@ -1,4 +1,4 @@
-"""Exact copies of weights of 16 bits, in the Keras 3 family: updates smaller than a rounding step add up in them."""
+"""Exact copies of 16-bit weights, in the Keras 3 family: updates smaller than a rounding step add up in the copies."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MASTER_SLOT = "master"
 
 
 class MasterWeights:
-    """Which weights of one optimizer have an exact copy in float32, and which state of a weight its copy is of.
+    """The record of which weights of one optimizer have an exact copy in float32, and whether each copy is current.
 
-    Other slots of such a weight are float32 too.
+    All slots of a weight with a copy are float32.
 
     Args:
         owner: the optimizer's class, for messages.
@@ -32,17 +32,17 @@ class MasterWeights:
     def __init__(self, owner: str, are_kept: Any) -> None:
         self._owner = owner
         self.are_kept: bool
-        """Whether there are copies at all."""
+        """True where there are copies at all."""
         self.set(are_kept)
         self._writes: dict[Variable, tuple[int, int]] = {}
-        """How often a weight and its copy had been written when both were equal."""
+        """The numbers of writes of a weight and of its copy, at the time when both were last equal."""
 
     def set(self, are_kept: Any) -> None:
-        """Keep copies, or none, of the weights that the optimizer will be built for."""
+        """Decide whether to keep copies of the weights for which the optimizer will be built."""
         self.are_kept = flag(self._owner, "master_weights", are_kept)
 
     def has(self, variable: Variable) -> bool:
-        """Whether a weight has, or gets, a copy."""
+        """Return whether a weight has, or will get, a copy."""
         return self.are_kept and variable.dtype.itemsize == 2
 
     def slot_dtype(self, variable: Variable) -> np.dtype[Any]:
@@ -54,7 +54,7 @@ class MasterWeights:
         return MASTERED if self.has(variable) else 0
 
     def extended(self, call: RuleCall, home: FlatBuffer, slots: SlotStore) -> RuleCall:
-        """Return the call of a rule on one flat buffer, with the copies in it."""
+        """Return the call of a rule on one flat buffer, extended by the copies of its weights."""
         rule, arrays, scalars = call
         return mastered(rule), [*arrays, slots.flats[home, MASTER_SLOT]], scalars
 
@@ -66,7 +66,7 @@ class MasterWeights:
             updates_flat: whether the optimizer's rule updates it, not a method.
 
         Raises:
-            InvalidArgumentError: a method does; the weight has a constraint.
+            InvalidArgumentError: a method updates the weight, or the weight has a constraint.
         """
         if not updates_flat:
             raise InvalidArgumentError(
@@ -80,17 +80,17 @@ class MasterWeights:
             )
 
     def note_made(self, variable: Variable) -> None:
-        """Note that a weight has got its copy just now."""
+        """Note that the copy of a weight has just been made."""
         self._writes[variable] = variable.storage.writes, 0
 
     def note(self, slots: SlotStore) -> None:
-        """Note that weights and copies are equal now: a step has written both."""
+        """Note that weights and copies are equal now, after a step that has written both."""
         for variable in self._writes:
             master = slots.table[variable, MASTER_SLOT]
             self._writes[variable] = variable.storage.writes, master.storage.writes
 
     def renew(self, slots: SlotStore) -> None:
-        """Take over weights that were assigned since the last step, unless their copies were too."""
+        """Copy weights that were assigned since the last step, unless their copies were assigned too."""
         for variable, writes in self._writes.items():
             master = slots.table[variable, MASTER_SLOT]
             if variable.storage.writes != writes[0] and master.storage.writes == writes[1]:
@@ -98,7 +98,7 @@ class MasterWeights:
 
 
 def _copy_own_part(variable: Variable, slots: SlotStore) -> None:
-    """Copy a weight into its exact copy; where they exist once per node, each replica copies what it owns."""
+    """Write a weight into its exact copy; where both exist once per node, each replica writes the part that it owns."""
     home, start = variable.storage.home, variable.storage.start
     if home is None:
         return

@@ -31,7 +31,7 @@ AVERAGE = Rule(
     reference=_average,
     body="p = momentum * p + weight * g",
 )
-"""The average is the parameter of this rule, and the weight its gradient."""
+"""The rule of averaging: it treats the average as its parameter, and the weight as the gradient."""
 
 
 AVERAGE_SLOT = "average"
@@ -39,30 +39,30 @@ AVERAGE_SLOT = "average"
 
 
 class MovingAverage:
-    """The average of one optimizer's weights: of all that it was built for, in every step.
+    """The averages of one optimizer's weights; every step averages all weights for which the optimizer was built.
 
     Args:
         owner: the optimizer's class, for messages.
         is_kept: whether there are averages at all.
         momentum: μ, 0 to 1.
-        overwrite_frequency: overwrite the weights every so many steps; None: never in a step.
+        overwrite_frequency: number of steps after which the weights are overwritten each time; None: never in a step.
 
     Raises:
-        InvalidArgumentError: a value that can't be right.
+        InvalidArgumentError: an impossible value.
     """
 
     def __init__(self, owner: str, is_kept: Any, momentum: Any, overwrite_frequency: Any) -> None:
         self._owner = owner
         self.is_kept = flag(owner, "use_ema", is_kept)
         self.agreed: dict[str, float] = {}
-        """What replicas must agree on in every step, by the names of the arguments."""
+        """The numbers on which replicas must agree in every step, by the names of the arguments."""
         self.set(momentum, overwrite_frequency)
 
     def set(self, momentum: Any, overwrite_frequency: Any) -> None:
-        """Average by this μ, and overwrite the weights every so many steps, from now on.
+        """Set μ, and the number of steps after which the weights are overwritten each time.
 
         Raises:
-            InvalidArgumentError: a value that can't be right, where averages are kept.
+            InvalidArgumentError: an impossible value, where averages are kept.
         """
         if self.is_kept:
             momentum = within(self._owner, "ema_momentum", momentum, 0, 1)
@@ -82,11 +82,11 @@ class MovingAverage:
         return steps
 
     def update(self, variables: Sequence[Variable], slots: SlotStore, step: int) -> None:
-        """Average weights after the update of a step, and overwrite them where it is time.
+        """Average weights after the update of a step, and overwrite them in the steps chosen for that.
 
         Args:
-            variables: all that the optimizer was built for.
-            slots: hold the averages; changed.
+            variables: all variables for which the optimizer was built.
+            slots: the slots, which hold the averages; changed.
             step: the number of the step, from 1.
         """
         momentum = 0.0 if step == 1 else self.momentum
@@ -107,9 +107,9 @@ class MovingAverage:
         """Overwrite variables by their averages; where replicas share them, all of them must make this call.
 
         Args:
-            variables: changed.
-            slots: hold the averages.
-            call: what the user has called, for messages.
+            variables: the variables; changed.
+            slots: the slots, which hold the averages.
+            call: the name of the user's call, for messages.
         """
         agree_on_state(slots, call)
         complete_slots(slots)
@@ -118,7 +118,7 @@ class MovingAverage:
 
 
 def _own_parts(variables: Sequence[Variable]) -> dict[FlatBuffer, list[tuple[int, int]]]:
-    """Return which ranges of which buffers this replica averages."""
+    """Return the ranges of the buffers that this replica averages."""
     parts: dict[FlatBuffer, list[tuple[int, int]]] = {}
     for variable in variables:
         home = variable.storage.buffer
@@ -127,7 +127,7 @@ def _own_parts(variables: Sequence[Variable]) -> dict[FlatBuffer, list[tuple[int
 
 
 def _publish(home: FlatBuffer, slots: SlotStore) -> None:
-    """Bring overwritten weights to the other nodes: the step itself does so for those of its list only."""
+    """Send overwritten weights to the other nodes; the step itself sends only the variables in its list."""
     node = slots.shared.get((home, AVERAGE_SLOT))
     if node is not None and not node.is_whole_job:
         owned = home.owned(node.communicator.size)

@@ -1,4 +1,4 @@
-"""The Keras 3 face: ``build``, ``update_step``, ``apply_gradients``."""
+"""The base class of the Keras 3 family: ``build``, ``update_step``, ``apply_gradients``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from distopt.variables.variable import Variable
 
 
 class Optimizer(Options):
-    """Base class of the Keras 3 family.
+    """The base class of the Keras 3 family.
 
     One step: sum the gradients over replicas, clip the sum, transform it, update every variable, apply constraints.
     Gradients are summed, not averaged: divide the loss by the *global* batch size (``distopt.losses`` does).
@@ -47,16 +47,16 @@ class Optimizer(Options):
         learning_rate: a number, a schedule, or a function without arguments.
         clipnorm: limit of the norm of each variable's aggregated gradient.
         clipvalue: limit of each element of the aggregated gradients.
-        global_clipnorm: limit of the norm of all aggregated gradients together. At most one of the three.
+        global_clipnorm: limit of the norm of all aggregated gradients together. Give at most one of the three limits.
         weight_decay: λ: before its update each weight loses lr λ of itself.
         use_ema: whether to keep an exponential moving average of the weights.
-        ema_momentum: its μ, 0 to 1.
-        ema_overwrite_frequency: overwrite the weights by their averages every so many steps; None: not before
-            ``finalize_variable_values``.
-        loss_scale_factor: what the loss was multiplied by (``scale_loss``): the aggregate is divided by it.
-        gradient_accumulation_steps: so many calls make one step, 2 or more: gradients and items of the others are
-            added up on their replica, and nothing is sent. The step is made with the average over the calls, or, where
-            items are given, over all items. 0 and None: every call is a step. A schedule counts calls, as in Keras.
+        ema_momentum: μ of the moving average, 0 to 1.
+        ema_overwrite_frequency: number of steps after which the averages overwrite the weights each time; None: not
+            before ``finalize_variable_values``.
+        loss_scale_factor: the factor of the loss (``scale_loss``): the aggregate is divided by it.
+        gradient_accumulation_steps: number of calls that make one step, 2 or more. Each replica adds gradients and
+            items up, and only the last call sends something. The step uses the average over the calls, or, where items
+            are given, over all items. With 0 or None every call is a step. A schedule counts calls, as in Keras.
         master_weights: whether variables of 16 bits are updated through exact copies in float32 (not in Keras).
         name: a name; by default the class's in snake case, numbered.
         gradient_aggregator: function from a list of (gradient, variable) to such a list, called on every replica in
@@ -64,7 +64,7 @@ class Optimizer(Options):
         gradient_transformers: list of such functions, called in order on the clipped aggregate.
 
     Raises:
-        InvalidArgumentError: a value that can't be right; an argument that nobody knows.
+        InvalidArgumentError: an impossible value; an unknown argument.
 
     Example:
         >>> import distopt
@@ -143,8 +143,8 @@ class Optimizer(Options):
         Args:
             grads_and_vars: (gradient, variable) pairs. A gradient is an array of the variable's shape (cast to its
                 dtype), IndexedSlices, or None; it is not changed.
-            name: ignored; there for code written for the legacy family.
-            experimental_aggregate_gradients: False communicates nothing: the gradients are taken as aggregated.
+            name: ignored; it exists for code written for the legacy family.
+            experimental_aggregate_gradients: False communicates nothing: the gradients count as aggregated already.
             items: number of items of this replica's *summed* loss; the aggregate is divided by the sum over replicas.
 
         Returns:
@@ -163,7 +163,7 @@ class Optimizer(Options):
 
         Args:
             grads: gradients, in the order of the variables; an empty list does nothing.
-            trainable_variables: the variables; None means those that the optimizer was built for.
+            trainable_variables: the variables; None means those for which the optimizer was built.
         """
         if len(grads) == 0:
             return self._step_counter
@@ -181,12 +181,12 @@ class Optimizer(Options):
     ) -> tuple[list[Array], list[Array]]:
         """Do a step on values: neither the optimizer nor its variables are changed.
 
-        Among replicas it sums gradients as a step does.
+        With several replicas, gradients are summed as in any step.
 
         Args:
             optimizer_variables: values in the order of ``variables``; not changed.
             grads: gradients in the order of the variables that the optimizer was built for.
-            trainable_variables: values of those; not changed.
+            trainable_variables: values of these variables; not changed.
 
         Returns:
             The new values of the trainable variables and of the optimizer's.
@@ -215,11 +215,11 @@ class Optimizer(Options):
         name: str | None = None,
         tape: Any = None,
     ) -> Variable:
-        """Differentiate a loss and do one step: as in the legacy family."""
+        """Differentiate a loss and do one step, as in the legacy family."""
         return self.apply_gradients(compute_gradients(loss, var_list, grad_loss=grad_loss, tape=tape), name=name)
 
     def update_step(self, gradient: Any, variable: Variable, learning_rate: Any) -> None:
-        """Update one variable. Override it to write an optimizer of your own.
+        """Update one variable. Override this method to write an optimizer of your own.
 
         Args:
             gradient: the aggregated gradient: an array in the variable's shape and dtype, or IndexedSlices without
@@ -240,7 +240,7 @@ class Optimizer(Options):
             update_rows(variable, slices, call)
 
     def _scalars(self, learning_rate: Any) -> Sequence[float]:
-        """The values of the rule's scalars in this step."""
+        """Return the values of the rule's scalars in this step."""
         raise NotImplementedError
 
     @property
@@ -251,7 +251,7 @@ class Optimizer(Options):
         return self._scalars_of_step
 
     def _check_gradients(self, gradients: Gradients) -> None:
-        """All that fit their variables can be applied."""
+        """Accept all gradients: those that fit their variables can be applied."""
 
     def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
         rate, options = self._own_learning_rate, self._engine.options
@@ -267,7 +267,7 @@ class Optimizer(Options):
         return numbers | self._own_weight_decay.agreed | self._own_moving_average.agreed | options.agreed
 
     def _create_state(self, gradients: Gradients) -> None:
-        """Slots are made by ``build``; exact copies follow what was assigned."""
+        """Renew the exact copies of assigned weights; all slots have been made by ``build``."""
         if self._own_master_weights.are_kept:
             self._own_master_weights.renew(self._engine.slots)
 
@@ -306,5 +306,5 @@ class Optimizer(Options):
 
 
 def _snake_case(name: str) -> str:
-    """``AdamW`` is ``adam_w``, ``RMSprop`` is ``rm_sprop``, as in Keras."""
+    """Return a name in snake case, as Keras does: ``adam_w`` for ``AdamW``, ``rm_sprop`` for ``RMSprop``."""
     return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -1,4 +1,4 @@
-"""What every optimizer of the Keras 3 family can do beside its rule: limits, loss scale, accumulation, configs."""
+"""The options of every optimizer of the Keras 3 family: limits, loss scale, accumulation, averages, configs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Options(State):
 
     Args:
         name: the optimizer's name.
-        options: what the user has asked for in a step.
+        options: the options of a step that the user has given.
         learning_rate: the learning rate.
-        weight_decay: how weights decay.
-        moving_average: whether and how weights are averaged.
-        master_weights: whether weights of 16 bits have exact copies.
+        weight_decay: the decay of weights.
+        moving_average: the averages of weights.
+        master_weights: the exact copies of weights of 16 bits.
     """
 
     _hyperparameters: ClassVar[tuple[str, ...]] = ()
-    """The constructor's arguments beyond those of ``Optimizer``, attributes of the same names: replicas must agree on
-    those that are numbers, and the config holds all of them."""
+    """The constructor's arguments beyond those of ``Optimizer``, which are also attributes: replicas must agree on the
+    numbers among them, and the config holds all of them."""
     _settled_when_built: ClassVar[tuple[str, ...]] = ("master_weights",)
-    """Options that decide which variables have which slots."""
+    """The options that decide which variables have which slots."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Options(State):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an option; once slots are made, refuse one that needs others."""
+        """Set an option; once slots are made, refuse a value that would need other slots."""
         is_option = name in self._hyperparameters or name in self._settled_when_built
         if not is_option or not self.__dict__.get("built"):
             super().__setattr__(name, value)
@@ -76,7 +76,7 @@ class Options(State):
 
     @property
     def weight_decay(self) -> float | None:
-        """λ, or None; another number can be set at any time."""
+        """Return λ, or None; another number can be set at any time."""
         return self._own_weight_decay.rate
 
     @weight_decay.setter
@@ -91,14 +91,14 @@ class Options(State):
     def exclude_from_weight_decay(
         self, var_list: Iterable[Variable] | None = None, var_names: Sequence[str] | None = None
     ) -> None:
-        """Leave weights out of the decay; a second call takes the place of the first.
+        """Leave weights out of the decay; a second call replaces the first.
 
         Args:
-            var_list: these variables.
-            var_names: those whose names one of these regular expressions is found in.
+            var_list: variables to leave out.
+            var_names: regular expressions; a variable is left out if one of them is found in its name.
 
         Raises:
-            InvalidArgumentError: the optimizer is built already (Keras 3 means to say so, and does not);
+            InvalidArgumentError: the optimizer is built already (Keras 3 intends this error, but does not raise it);
                 no variables, no regular expressions.
 
         Example:
@@ -117,7 +117,7 @@ class Options(State):
         self._own_weight_decay.spare(var_list, var_names)
 
     def _weight_decay_of(self, variable: Variable) -> float:
-        """Return λ of one variable that no rule updates."""
+        """Return λ of one variable that is updated by a method, not by a rule."""
         return self._own_weight_decay.of(variable)
 
     def _variant_of(self, variable: Variable) -> int:
@@ -135,12 +135,12 @@ class Options(State):
 
     @property
     def use_ema(self) -> bool:
-        """Whether averages are kept; the constructor decides."""
+        """Return whether averages are kept, as the constructor was told."""
         return self._own_moving_average.is_kept
 
     @property
     def ema_momentum(self) -> float:
-        """The average's μ; another number can be set at any time."""
+        """Return μ of the average; another number can be set at any time."""
         momentum: float = self._own_moving_average.momentum
         return momentum
 
@@ -150,7 +150,7 @@ class Options(State):
 
     @property
     def ema_overwrite_frequency(self) -> int | None:
-        """Every how many steps averages overwrite the weights, or None; another number can be set at any time."""
+        """Return the number of steps after which averages overwrite weights, or None; it can be set at any time."""
         frequency: int | None = self._own_moving_average.overwrite_frequency
         return frequency
 
@@ -162,11 +162,11 @@ class Options(State):
         """Overwrite variables by their averages, after training; with ``update="shared"`` a collective.
 
         Args:
-            var_list: the variables; changed. Without ``use_ema``, and before the first step, nothing is done. Averages
-                are taken before constraints, as in Keras.
+            var_list: the variables; changed. Without ``use_ema``, and before the first step, nothing is done. Weights
+                are averaged before their constraints are applied, as in Keras.
 
         Raises:
-            InvalidArgumentError: a variable that the optimizer was not built for.
+            InvalidArgumentError: a variable for which the optimizer was not built.
 
         Example:
             >>> import distopt
@@ -188,7 +188,7 @@ class Options(State):
 
     @property
     def master_weights(self) -> bool:
-        """Whether variables of 16 bits are updated through exact copies in float32."""
+        """Return whether variables of 16 bits are updated through exact copies in float32."""
         return self._own_master_weights.are_kept
 
     @master_weights.setter
@@ -233,7 +233,7 @@ class Options(State):
 
     @property
     def loss_scale_factor(self) -> float | None:
-        """What the loss was multiplied by, or None."""
+        """Return the factor by which the loss is multiplied, or None."""
         training = self._engine.training
         return None if training.loss_scale is None or training.skips_nonfinite else training.loss_scale.factor
 
@@ -245,7 +245,7 @@ class Options(State):
 
     @property
     def gradient_accumulation_steps(self) -> int | None:
-        """How many calls make a step, or None."""
+        """Return the number of calls that make a step, or None."""
         accumulation = self._engine.training.accumulation
         return None if accumulation is None else accumulation.steps
 

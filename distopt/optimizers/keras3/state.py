@@ -1,4 +1,4 @@
-"""What an optimizer of the Keras 3 family keeps: its counter, its variables, and which parameters it was built for."""
+"""The state of an optimizer of the Keras 3 family: its counter, its variables, and the parameters it was built for."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class State(BaseOptimizer):
 
     Args:
         name: the optimizer's name.
-        options: what the user has asked for in a step.
-        learning_rate: the learning rate; a number's Variable is one of the optimizer's.
+        options: the options of a step that the user has given.
+        learning_rate: the learning rate; if it is a number, its Variable is one of the optimizer's variables.
     """
 
     def __init__(self, name: str, options: StepOptions, learning_rate: LearningRate) -> None:
@@ -44,7 +44,7 @@ class State(BaseOptimizer):
 
     @property
     def learning_rate(self) -> Any:
-        """The current learning rate: a Variable; or the value of the schedule or function."""
+        """Return the current learning rate: a Variable, or the value of the schedule or function."""
         source = self._own_learning_rate.source
         return source if isinstance(source, Variable) else self._own_learning_rate.at(self._step_counter)
 
@@ -54,12 +54,12 @@ class State(BaseOptimizer):
 
     @property
     def _learning_rate(self) -> Any:
-        """What the learning rate comes from, by Keras' name."""
+        """Return the source of the learning rate, by Keras' name."""
         return self._own_learning_rate.source
 
     @property
     def lr(self) -> Any:
-        """Not there: in this family it is called ``learning_rate``, and a new attribute would change nothing."""
+        """Raise an error: in this family the name is ``learning_rate``, and setting ``lr`` would change nothing."""
         raise AttributeError(f"{type(self).__name__} has no lr: it is called learning_rate")
 
     @lr.setter
@@ -68,13 +68,13 @@ class State(BaseOptimizer):
 
     @property
     def iterations(self) -> Any:
-        """The number of steps done: an int64 Variable; with accumulation a number (the Variable counts the calls)."""
+        """Return the number of steps done: an int64 Variable; with accumulation, where that counts calls, a number."""
         training = self._engine.training
         return self._step_counter if training.accumulation is None else training.steps
 
     @property
     def variables(self) -> list[Variable]:
-        """All state: iteration, learning_rate (where it is a number), then slots; parameters are not in it."""
+        """Return all state: iteration, learning_rate (where it is a number), then slots; no parameters."""
         return [self._step_counter, *self._own_learning_rate.variables, *self._own_variables]
 
     def _state(self) -> list[Variable]:
@@ -93,7 +93,7 @@ class State(BaseOptimizer):
     def get_weights(self) -> list[Array]:
         """Return copies of the values of ``variables``; with ``update="shared"`` a collective.
 
-        With another number of replicas, in either mode, ``set_weights`` takes them.
+        ``set_weights`` takes these values with any number of replicas, in either mode.
         """
         return self._read_state(self.variables)
 
@@ -140,10 +140,10 @@ class State(BaseOptimizer):
             store[str(number)] = value
 
     def load_own_variables(self, store: MutableMapping[str, Any]) -> None:
-        """Set the values of ``variables`` from what ``save_own_variables`` has stored.
+        """Set the values of ``variables`` from a store that ``save_own_variables`` has filled.
 
         Args:
-            store: as there; not changed.
+            store: the store; not changed.
 
         Raises:
             InvalidArgumentError: another number of values, or other shapes (Keras 3 warns and loads nothing); nothing
@@ -164,9 +164,9 @@ class State(BaseOptimizer):
         return {"learning_rate": self._own_learning_rate.source}
 
     def build(self, variables: Sequence[Variable]) -> None:
-        """Make the optimizer's variables; a call of one's own also makes every replica start from replica 0's values.
+        """Make the optimizer's variables. If you call this method yourself, all replicas get replica 0's values.
 
-        A built-in optimizer gets its slots here, variable by variable; override it to make others.
+        A built-in optimizer gets its slots here, variable by variable; override this method to make other slots.
 
         Args:
             variables: the variables that will be trained, the same on every replica.
@@ -193,7 +193,7 @@ class State(BaseOptimizer):
         self._make_variables()
 
     def _make_variables(self) -> None:
-        """Make the variables of the optimizer, in the order in which a list of weights has them."""
+        """Make the variables of the optimizer, in the order of a list of weights."""
         self._make_slots()
 
     def _make_slots(self) -> None:
@@ -215,10 +215,10 @@ class State(BaseOptimizer):
         """Make a variable of the optimizer.
 
         Args:
-            shape: its shape.
+            shape: the shape of the variable.
             initializer: ``"zeros"``, ``"ones"``, or a function of (shape, dtype).
             dtype: float32 by default.
-            name: its name.
+            name: the name of the variable.
         """
         value = _initial(initializer, tuple(shape), to_dtype(dtype or "float32"))
         variable = Variable(value, name=name, trainable=False)
@@ -228,7 +228,7 @@ class State(BaseOptimizer):
     def add_variable_from_reference(
         self, reference_variable: Variable, name: str | None = None, initializer: Any = "zeros"
     ) -> Variable:
-        """Make a slot: a variable of the shape and dtype of a trained one.
+        """Make a slot: a variable with shape and dtype of a trained variable.
 
         Args:
             reference_variable: the trained variable.

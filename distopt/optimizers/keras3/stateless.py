@@ -1,4 +1,4 @@
-"""A step of the Keras 3 family as a pure function: state and values go in and come out, and nothing is changed."""
+"""Does a step of the Keras 3 family as a pure function: takes and returns state and values, and changes nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distopt.variables.variable import Variable
 
 
 class Stepping(Protocol):
-    """What a pure step needs of an optimizer."""
+    """The methods of an optimizer that a pure step needs."""
 
     name: str
     built: bool
@@ -37,9 +37,9 @@ def step_on_values(
     """Do a step on values: neither the optimizer nor its variables are changed.
 
     Args:
-        optimizer: does the step.
-        trained: the variables that it was built for.
-        optimizer_variables: values of its state; not changed.
+        optimizer: the optimizer that does the step.
+        trained: the variables for which the optimizer was built.
+        optimizer_variables: values of the optimizer's state; not changed.
         grads: gradients in the order of ``trained``.
         trainable_variables: values of ``trained``; not changed.
 
@@ -66,7 +66,7 @@ def step_on_values(
 
 @contextmanager
 def _restored(optimizer: Stepping, trained: Sequence[Variable]) -> Iterator[None]:
-    """Set back optimizer and variables at the end."""
+    """Restore the state of optimizer and variables at the end of the block."""
     state, values = optimizer.get_weights(), [variable.numpy() for variable in trained]
     try:
         yield

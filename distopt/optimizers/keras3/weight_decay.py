@@ -17,7 +17,7 @@ from distopt.variables.variable import Variable
 
 
 class WeightDecay:
-    """How one optimizer's weights decay; those without a gradient in a step do not.
+    """The decay of one optimizer's weights; weights without a gradient in a step do not decay.
 
     Args:
         owner: the optimizer's class, for messages.
@@ -29,26 +29,26 @@ class WeightDecay:
         self.rate: float | None
         """λ, or None."""
         self.agreed: dict[str, float]
-        """λ by its name, where there is one: replicas must agree on it in every step."""
+        """λ by its name, if there is a λ: replicas must agree on it in every step."""
         self.set(rate)
         self._spared: set[Variable] = set()
         self._spared_names: re.Pattern[str] | None = None
 
     def set(self, rate: Any) -> None:
-        """Decay by this λ from now on; None: not at all.
+        """Set λ; None means no decay.
 
         Raises:
-            InvalidArgumentError: no finite number, 0 or more.
+            InvalidArgumentError: the value is no finite number of 0 or more.
         """
         self.rate = None if rate is None else finite(self._owner, "weight_decay", rate, low=0)
         self.agreed = {} if self.rate is None else {"weight_decay": self.rate}
 
     def spare(self, var_list: Iterable[Variable] | None, var_names: Sequence[str] | None) -> None:
-        """Leave weights out of the decay; a second call takes the place of the first.
+        """Leave weights out of the decay; a second call replaces the first.
 
         Args:
-            var_list: these variables.
-            var_names: those whose names one of these regular expressions is found in.
+            var_list: variables to leave out.
+            var_names: regular expressions; a variable is left out if one of them is found in its name.
 
         Raises:
             InvalidArgumentError: no variables, no regular expressions.
@@ -67,7 +67,7 @@ class WeightDecay:
             raise InvalidArgumentError(f"exclude_from_weight_decay(var_names={patterns}): {error}") from error
 
     def spares(self, variable: Variable) -> bool:
-        """Whether a weight is left out."""
+        """Return whether a weight is left out."""
         by_name = self._spared_names is not None and self._spared_names.search(variable.name) is not None
         return by_name or variable in self._spared
 
@@ -76,18 +76,18 @@ class WeightDecay:
         return 0.0 if self.rate is None or self.spares(variable) else self.rate
 
     def variant_of(self, variable: Variable) -> int:
-        """Return DECAYED, or 0 for a variable whose update decays nothing."""
+        """Return DECAYED, or 0 for a variable that does not decay."""
         # Also where the rate is 0: another number may be set later.
         return DECAYED if self.rate is not None and not self.spares(variable) else 0
 
     def extended(self, call: RuleCall, learning_rate: float) -> RuleCall:
-        """Return the call of a rule, with the decay of a step in it."""
+        """Return the call of a rule, extended by the decay of a step."""
         rule, slots, scalars = call
         return decayed(rule), slots, (*scalars, learning_rate * (self.rate or 0.0))
 
 
 def decay_variable(variable: Variable, fraction: float) -> None:
-    """Take a fraction from a variable that no rule updates."""
+    """Take a fraction from a variable that is updated by a method, not by a rule."""
     if fraction:
         home, start = variable.storage.buffer, variable.storage.start
         spans = [(begin, end - begin) for begin, end in home.parts(start, variable.size)]

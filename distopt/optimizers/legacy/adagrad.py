@@ -23,7 +23,7 @@ class Adagrad(Optimizer):
 
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments.
-        initial_accumulator_value: where a begins, 0 or more.
+        initial_accumulator_value: the first value of a, 0 or more.
         epsilon: ε; None and 0 mean 1e-7.
         name: the optimizer's name.
         **kwargs: the arguments of ``Optimizer``.
@@ -39,8 +39,8 @@ class Adagrad(Optimizer):
         >>> v.numpy().round(4), adagrad.get_slot(v, "accumulator").numpy()
         (array([0.6], dtype=float32), array([25.], dtype=float32))
 
-    Source: Duchi et al. 2011, as in ``tf_keras.optimizers.legacy.Adagrad``. There ``from_config`` leaves a schedule a
-    dictionary, with which no step can be done; here it is rebuilt, as in all other classes.
+    Source: Duchi et al. 2011, as in ``tf_keras.optimizers.legacy.Adagrad``. There ``from_config`` leaves a schedule
+    as a dictionary, with which no step can be done; here the schedule is rebuilt, as in all other classes.
     """
 
     _arguments = ("learning_rate", "decay", "initial_accumulator_value", "epsilon")

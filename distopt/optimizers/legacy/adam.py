@@ -88,7 +88,7 @@ class Adam(Optimizer):
         return local["lr"], local["one_minus_beta_1_t"], local["one_minus_beta_2_t"], local["epsilon"]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Set the values of ``weights``; a list with AMSGrad's slots at its end is understood without AMSGrad too."""
+        """Set the values of ``weights``; without AMSGrad, a list with AMSGrad's slots at its end is accepted too."""
         held = len(self.weights)
         if not self.amsgrad and held > 1 and len(weights) == 1 + (held - 1) // 2 * 3:
             weights = weights[:held]
@@ -96,7 +96,7 @@ class Adam(Optimizer):
 
 
 class NonFusedAdam(Adam):
-    """Adam under its other upstream name: the same formula, slots and weights, and here the same kernel.
+    """Adam under its other name in tf_keras: the same formula, slots and weights, and in distopt the same kernel.
 
     Example:
         >>> import distopt
@@ -106,5 +106,5 @@ class NonFusedAdam(Adam):
         array([9.976], dtype=float32)
 
     Source: ``tf_keras.optimizers.legacy.adam.NonFusedAdam``. Up to Keras 2.12 its dense step divided by √v *minus* ε,
-    by mistake; here, as in its documentation and in all later versions, by √v plus ε.
+    by mistake; here, as in the documentation and in all later versions, it divides by √v plus ε.
     """

@@ -1,4 +1,4 @@
-"""State from one family into the other, by name: what was trained there goes on here."""
+"""Converts the state of one family into that of the other, by name, so that training goes on in the other family."""
 
 from __future__ import annotations
 
@@ -27,35 +27,36 @@ _KERAS_3_NAMES: Mapping[str, Mapping[str, str]] = {
     "Nadam": {"m": "momentum", "v": "velocity"},
     "RMSprop": {"rms": "velocity", "mg": "average_gradient"},
 }
-"""By algorithm, the slots that the legacy family calls otherwise."""
+"""Algorithm -> legacy name of a slot -> its name in Keras 3, where the two differ."""
 
 _Key = tuple[int, int | None, str]
-"""What a weight is: the number of the optimizer in a composite one (-1 for the composite's own), the place of the
-variable that it belongs to, its name."""
+"""The meaning of a weight: the number of the optimizer in a composite one (-1 for the composite's own weights), the
+index of the variable to which the weight belongs, and the weight's name."""
 
 
 def convert_weights(weights: Sequence[Any], source: AnyOptimizer, target: AnyOptimizer) -> list[Array]:
     """Return the state of one optimizer in the order of another: ``target.set_weights(convert_weights(...))``.
 
-    Each array is found by what it is: the number of steps, or a slot of a variable (``m`` of the legacy Adam is
-    ``momentum`` of the other one). The learning rate, which the legacy family does not save, the scale of a
+    Each array is found by its meaning: the number of steps, or a slot of a variable (``m`` of the legacy Adam is
+    ``momentum`` of the Keras 3 Adam). The learning rate, which the legacy family does not save, the scale of a
     ``LossScaleOptimizer`` and the sums of gradient accumulation are taken from ``target`` where ``source`` has none.
 
     Args:
         weights: arrays in the order of ``source``: from ``source.get_weights()``, or from the optimizer of Keras that
             ``source`` describes, as ``get_weights`` of tf_keras' legacy family and ``[v.numpy() for v in
             optimizer.variables]`` of Keras 3 give them; not changed.
-        source: an optimizer of either family with the options that the state was made with; its own state is not read.
+        source: an optimizer of either family with the same options as the one with that state; its own state is not
+            read.
         target: an optimizer of either family, of the same algorithm with the same options; not changed. Both are for
-            the same variables, or for as many in the same order; one that has not been built is built for the variables
-            of the other (``build``: on all replicas alike).
+            the same variables, or for as many in the same order. If one of them has not been built, it is built for the
+            variables of the other (``build``, which all replicas must call).
 
     Returns:
         New arrays in the shapes and dtypes of ``target``'s state.
 
     Raises:
-        InvalidArgumentError: another algorithm; slots that one of both does not have; another number of arrays, or
-            other shapes; steps that would begin within an accumulation.
+        InvalidArgumentError: another algorithm; slots that one of the two optimizers lacks; another number of arrays,
+            or other shapes; a state in the middle of an accumulation.
 
     Example:
         >>> import distopt
@@ -68,8 +69,8 @@ def convert_weights(weights: Sequence[Any], source: AnyOptimizer, target: AnyOpt
         >>> [v.tolist() for v in new.get_weights()]
         [1, 0.5, [-0.5]]
 
-    Source: the orders of ``tf_keras.optimizers.legacy`` and of Keras 3. Nadam's two forms have other schedules of the
-    momentum: its state goes over, and its next steps are those of ``target``'s form.
+    Source: the orders of ``tf_keras.optimizers.legacy`` and of Keras 3. Nadam's two forms have different schedules
+    of the momentum: the state is converted, and the next steps follow the schedule of ``target``.
     """
     _check_algorithms(source, target)
     _build(source, target)
@@ -102,7 +103,7 @@ def _weights(optimizer: Any) -> list[Variable]:
 
 
 def _algorithm(part: BaseOptimizer) -> str:
-    """The name of the algorithm: of the built-in class farthest up, so that AdamW is Adam."""
+    """Return the name of the algorithm: that of the built-in class farthest up, so that AdamW is Adam."""
     family: Any = (LEGACY, LegacyOptimizer) if isinstance(part, LegacyOptimizer) else (KERAS_3, Optimizer)
     ours = built_in(*family).values()
     return ([cls for cls in type(part).__mro__ if cls in ours] or [type(part)])[-1].__name__
@@ -142,7 +143,7 @@ def _build(source: AnyOptimizer, target: AnyOptimizer) -> None:
 
 
 def _keys(source: BaseOptimizer, target: BaseOptimizer) -> tuple[list[_Key], list[_Key]]:
-    """What the weights of both are, in their orders."""
+    """Return the meanings of the weights of both optimizers, in the order of each."""
     there, here = ({variable: k for k, variable in enumerate(family_of(o).trained())} for o in (source, target))
     return _keys_of(source, there), _keys_of(target, there if there.keys() == here.keys() else here)
 
@@ -178,7 +179,7 @@ def _check_slots(kept: Any, wanted: Any, source: BaseOptimizer, target: BaseOpti
 
 
 def _counted(calls: int, source: BaseOptimizer, target: BaseOptimizer) -> int:
-    """The counter of ``target`` after the calls that ``source`` counted: with accumulation a step is several calls."""
+    """Return ``target``'s count for the calls counted by ``source``: with accumulation a step is several calls."""
     there, here = (engine_of(part).training.micro_steps for part in (source, target))
     if there == here:
         return calls

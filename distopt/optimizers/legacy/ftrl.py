@@ -25,13 +25,13 @@ class Ftrl(Optimizer):
     """Follow the regularised leader: sparse weights by l1.
 
     ``n' = n + g²``, ``σ = (n'⁻ᵖ - n⁻ᵖ) / lr``, ``z ← z + g + 2 λ w - σ w``, ``q = n'⁻ᵖ / lr + 2 l2 + β / lr``,
-    ``w ← (sign(z) l1 - z) / q`` where |z| > l1, else 0; ``n ← n'``. The first step makes w anew from z: where w does
-    not begin at 0, that beginning is lost. Sparse gradients move the rows that they name, in w, n and z.
+    ``w ← (sign(z) l1 - z) / q`` where |z| > l1, else 0; ``n ← n'``. The first step computes w from z alone: a first
+    value of w other than 0 is lost. Sparse gradients move the rows that they name, in w, n and z.
 
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments; not 0.
         learning_rate_power: p, 0 or less: the learning rate falls with n to this power.
-        initial_accumulator_value: where n begins, 0 or more.
+        initial_accumulator_value: the first value of n, 0 or more.
         l1_regularization_strength: l1, 0 or more.
         l2_regularization_strength: l2, 0 or more.
         name: the optimizer's name.
@@ -51,7 +51,7 @@ class Ftrl(Optimizer):
         (array([ 0.    , -0.4009], dtype=float32), ['accumulator', 'linear'])
 
     Source: McMahan et al. 2013, with the names of ``tf_keras.optimizers.legacy.Ftrl``. There a negative beta and a
-    learning rate of 0 are taken, and the latter makes all weights NaN.
+    learning rate of 0 are accepted, and the latter makes all weights NaN.
     """
 
     _arguments = (

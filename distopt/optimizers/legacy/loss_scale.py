@@ -26,7 +26,7 @@ _INITIAL_SCALE, _GROWTH_STEPS = 2.0**15, 2000
 
 
 class _Unscaled(LossScale):
-    """What the inner optimizer knows of a scale by which its gradients are divided before they come."""
+    """The inner optimizer's view of the loss scale: its gradients come already divided by the scale."""
 
     def __init__(self, scale: LossScale, optimizer: Optimizer) -> None:
         self.growth_steps, self.step_counter, self.scale = scale.growth_steps, scale.step_counter, scale.scale
@@ -45,23 +45,23 @@ class _Unscaled(LossScale):
 class LossScaleOptimizer(Optimizer):
     """An optimizer for losses that are multiplied by a scale s, so that gradients of 16 bits do not vanish.
 
-    ``minimize`` does it all. With a tape: ``get_scaled_loss`` before the gradients are computed, and
-    ``get_unscaled_gradients`` before they are applied; clipping, aggregators and transformers see unscaled ones. If the
-    sum over replicas is not finite, the step is left out on every replica, but counted, and ``s ← max(s / 2, 1)``;
-    after ``dynamic_growth_steps`` steps in a row without that, ``s ← 2 s``, if that is finite.
+    ``minimize`` does all that is needed. With a tape, call ``get_scaled_loss`` before the gradients are computed, and
+    ``get_unscaled_gradients`` before they are applied; clipping, aggregators and transformers see unscaled gradients.
+    If the sum over replicas is not finite, the step is skipped on every replica, but counted, and
+    ``s ← max(s / 2, 1)``; after ``dynamic_growth_steps`` finite steps in a row, ``s ← 2 s``, if that is finite.
 
-    Everything else, hyperparameters, slots, weights, ``iterations``, is the inner optimizer's: what is read or set here
-    is read or set there. The scale is not among the weights, but a checkpoint has it.
+    Hyperparameters, slots, weights and ``iterations`` belong to the inner optimizer: reading or setting them here reads
+    or sets them there. The scale is not among the weights, but a checkpoint has it.
 
     Args:
         inner_optimizer: a legacy optimizer; it must not be stepped on its own.
-        dynamic: whether s follows the gradients; if not, no step is left out.
-        initial_scale: s of the first step; None is 2¹⁵, and allowed where s is dynamic only.
-        dynamic_growth_steps: steps until s is doubled; None is 2000, and the only value where s is not dynamic.
+        dynamic: whether s follows the gradients; if not, no step is skipped.
+        initial_scale: s of the first step; None means 2¹⁵, and is allowed only where s is dynamic.
+        dynamic_growth_steps: steps until s is doubled; None means 2000, and is the only choice where s is not dynamic.
 
     Raises:
-        TypeError: an inner optimizer that is none, or has a loss scale; ``dynamic`` is no bool.
-        InvalidArgumentError: the inner optimizer is inside of another one; a value that can't be right.
+        TypeError: the inner optimizer is no optimizer, or has a loss scale; ``dynamic`` is no bool.
+        InvalidArgumentError: the inner optimizer is inside of another one; an impossible value.
 
     Example:
         >>> import distopt
@@ -145,22 +145,22 @@ class LossScaleOptimizer(Optimizer):
 
     @property
     def loss_scale(self) -> float:
-        """The scale s, as it is now."""
+        """Return the current scale s."""
         return self._scale.factor
 
     @property
     def dynamic(self) -> bool:
-        """Whether s follows the gradients."""
+        """Return whether s follows the gradients."""
         return self._scale.is_dynamic
 
     @property
     def dynamic_growth_steps(self) -> int | None:
-        """Steps until s is doubled; None where it is not dynamic."""
+        """Return the number of steps until s is doubled; None where s is not dynamic."""
         return self._scale.growth_steps
 
     @property
     def dynamic_counter(self) -> Variable | None:
-        """The number of steps since s has changed, an int64 Variable; None where it is not dynamic."""
+        """Return the number of steps since s was changed, an int64 Variable; None where s is not dynamic."""
         return self._scale.step_counter if self.dynamic else None
 
     def get_scaled_loss(self, loss: Any) -> Any:
@@ -177,7 +177,7 @@ class LossScaleOptimizer(Optimizer):
             grads: arrays, IndexedSlices or None; not changed.
 
         Returns:
-            Such a list of new ones, of the same dtypes.
+            A list of new gradients, of the same dtypes.
         """
         self._done.add("get_unscaled_gradients")
         return [_divided(gradient, self.loss_scale) for gradient in grads]
@@ -192,7 +192,7 @@ class LossScaleOptimizer(Optimizer):
         name: str | None = None,
         tape: Any = None,
     ) -> Variable:
-        """Scale a loss, differentiate it, and do one step with the unscaled gradients: as in ``Optimizer``."""
+        """Scale a loss, differentiate it, and do one step with the unscaled gradients, as in ``Optimizer``."""
         if callable(loss):
             loss = self.get_scaled_loss(loss)
         else:  # computed before: scaled where its gradients begin
@@ -210,9 +210,9 @@ class LossScaleOptimizer(Optimizer):
         *,
         items: float | None = None,
     ) -> Variable:
-        """Do one step with unscaled gradients: as in ``Optimizer``.
+        """Do one step with unscaled gradients, as in ``Optimizer``.
 
-        It warns once if ``get_scaled_loss`` or ``get_unscaled_gradients`` has never been called.
+        There is one warning if ``get_scaled_loss`` or ``get_unscaled_gradients`` has never been called.
         """
         forgotten = [name for name in ("get_scaled_loss", "get_unscaled_gradients") if name not in self._done]
         if forgotten:

@@ -47,7 +47,7 @@ class Nadam(Optimizer):
 
     Source: Dozat 2016, as in ``tf_keras.optimizers.legacy.Nadam``. There ``decay`` is overwritten by schedule_decay and
     the config calls it ``decay``; here ``decay`` lowers the learning rate, as in all other classes, and the config has
-    both. ``from_config`` tells them apart: a config without ``schedule_decay`` comes from there.
+    both. So ``from_config`` takes a config without ``schedule_decay`` for one of tf_keras.
     """
 
     _arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon", "schedule_decay")
@@ -122,8 +122,8 @@ class Nadam(Optimizer):
         """Make an optimizer from what ``get_config`` returned (not changed), here or in Keras.
 
         Args:
-            config: the arguments; without ``schedule_decay``, ``decay`` is read as that.
-            custom_objects: ignored: there is no schedule.
+            config: the arguments; without ``schedule_decay``, ``decay`` is read as ``schedule_decay``.
+            custom_objects: ignored, because the learning rate can't be a schedule.
         """
         arguments = dict(config)
         if "schedule_decay" not in arguments and "decay" in arguments:

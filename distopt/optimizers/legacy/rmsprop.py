@@ -20,16 +20,18 @@ class RMSprop(WithMomentum):
     """RMSprop, with momentum, and centered.
 
     ``r ← ρ r + (1 - ρ) g²`` and d = r; centered: ``q ← ρ q + (1 - ρ) g`` and d = r - q². Without momentum
-    ``w ← w - lr g / (√d + ε)``; with it ``a ← μ a + lr g / √(d + ε)`` and ``w ← w - a``: a small μ is not almost none.
-    Sparse gradients move the rows that they name; without momentum r and q decay in all rows.
+    ``w ← w - lr g / (√d + ε)``; with momentum ``a ← μ a + lr g / √(d + ε)`` and ``w ← w - a``. The two formulas differ
+    in the place of ε, so a very small μ does not give the same steps as no momentum. Sparse gradients move the rows
+    that they name; without momentum r and q decay in all rows.
 
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments.
         rho: ρ, decay of the means.
-        momentum: μ, 0 to 1; whether momentum is used at all is settled by the first step.
+        momentum: μ, 0 to 1; the first step decides whether momentum is used at all.
         epsilon: ε; None and 0 mean 1e-7.
-        centered: whether to divide by the standard deviation. Under gradients that hardly change it comes to 0, and
-            rounding can make r - q² negative: NaN. An ε inside the root (momentum) protects, one outside does not.
+        centered: whether to divide by the standard deviation. It becomes 0 for gradients that hardly change, and
+            rounding can make r - q² negative, which gives NaN. An ε inside the root (with momentum) prevents that, an
+            ε outside does not.
         name: the optimizer's name.
         **kwargs: the arguments of ``Optimizer``.
 

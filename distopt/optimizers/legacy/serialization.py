@@ -10,7 +10,7 @@ from distopt.optimizers.legacy.base.optimizer import Optimizer
 
 
 def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type] | None = None) -> Optimizer:
-    """Make the legacy optimizer that a dictionary describes, whatever family the dictionary says.
+    """Make the legacy optimizer that a dictionary describes, even if the dictionary names the other family.
 
     Args:
         config: ``{"module", "class_name", "config", "registered_name"}`` or the short ``{"class_name", "config"}``;

@@ -25,7 +25,7 @@ class CosineDecay(LearningRateSchedule):
     ``s = min(step, decay_steps)`` and ``peak = initial_learning_rate``.
     With ``warmup_target`` the rate goes in a straight line from ``initial_learning_rate`` to the target over
     ``warmup_steps`` steps, then from the target as its peak along the cosine over ``decay_steps`` more.
-    ``warmup_steps`` without a target has no effect; a target without steps is where the rate starts.
+    ``warmup_steps`` without a target has no effect; with a target but no steps the rate starts at the target.
 
     Args:
         initial_learning_rate: the rate at step 0; a scalar, its dtype is the dtype of the result.

@@ -33,8 +33,8 @@ class CosineDecayRestarts(LearningRateSchedule):
     Args:
         initial_learning_rate: the rate at step 0; a scalar, its dtype is the dtype of the result.
         first_decay_steps: a number > 0.
-        t_mul: how many times longer each period is than the one before; a number > 0.
-        m_mul: how many times higher each period begins than the one before; a number >= 0.
+        t_mul: the factor by which each period is longer than the last one; a number > 0.
+        m_mul: the factor by which each period begins higher than the last one; a number >= 0.
         alpha: the least rate as a fraction of ``initial_learning_rate``; ``m_mul`` does not act on it.
         name: a name for the user's own use.
 
@@ -48,7 +48,7 @@ class CosineDecayRestarts(LearningRateSchedule):
 
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017); arguments of
     Keras 3, ``keras.optimizers.schedules.CosineDecayRestarts``. Keras finds k by a float32 logarithm and can miss a
-    restart by a step; here it is found in decimal arithmetic, from the numbers as they were written (1.1 is eleven
+    restart by a step; here k is found in decimal arithmetic, from the numbers as they were written (1.1 is eleven
     tenths). Keras gives NaN after the end of all periods.
     """
 
@@ -79,7 +79,7 @@ class CosineDecayRestarts(LearningRateSchedule):
         return self.initial_learning_rate.dtype.type(rate)
 
     def _period(self, step: Decimal) -> tuple[int, float] | None:
-        """Return the number of restarts before ``step`` and the part of its period that is over; None after all."""
+        """Return the number of restarts before ``step`` and the past part of its period; None after all periods."""
         with localcontext(_EXACT):
             first, growth = Decimal(str(self.first_decay_steps)), Decimal(str(self.t_mul))
             if growth == 1:

@@ -1,4 +1,4 @@
-"""What ExponentialDecay and InverseTimeDecay share: a rate that falls from period to period, evenly or in stairs."""
+"""The base of ExponentialDecay and InverseTimeDecay: a rate that falls from period to period, evenly or in stairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distopt.optimizers.schedules.schedule import (
 
 
 class PeriodicDecay(LearningRateSchedule):
-    """The base of both; not for users."""
+    """The base of ExponentialDecay and InverseTimeDecay; not for users."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class PeriodicDecay(LearningRateSchedule):
         self.staircase = staircase
 
     def _after(self, rate: float, periods: float) -> float:
-        """Return what is left of a rate."""
+        """Return the rate after a number of periods, which need not be whole."""
         raise NotImplementedError
 
     def __call__(self, step: Any) -> np.floating[Any]:

@@ -23,7 +23,7 @@ class LearningRateSchedule:
     done (0 in the first): an int, a float or the optimizer's ``iterations``.
 
     The schedules of distopt compute in float64 and round once, to the dtype of ``initial_learning_rate``
-    (float32 for a Python number): their value depends on nothing but their arguments. They hold no state.
+    (float32 for a Python number). Their value depends on nothing but their arguments: they have no state.
 
     Example:
         >>> class Halved(LearningRateSchedule):
@@ -87,7 +87,7 @@ def learning_rate(owner: str, value: Any, argument: str = "initial_learning_rate
 
 
 def config_value(rate: np.floating[Any]) -> float | dict[str, Any]:
-    """Return ``rate`` as JSON can hold it; with its dtype, as Keras 3 writes arrays, if that is not float32."""
+    """Return ``rate`` as JSON can hold it: a number, or, if its dtype is not float32, an array as Keras 3 writes it."""
     if rate.dtype == np.float32:
         return float(rate)
     return {"class_name": _OF_A_DTYPE, "config": {"value": float(rate), "dtype": rate.dtype.name}}

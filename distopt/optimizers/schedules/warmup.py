@@ -18,13 +18,13 @@ from distopt.optimizers.schedules.serialization import deserialize, serialize
 
 
 class Warmup(LearningRateSchedule):
-    """Rise in a straight line to where a schedule begins, then follow it from its step 0.
+    """Rise in a straight line to the first rate of a schedule, then follow the schedule from its step 0.
 
     ``start + (schedule(0) - start) * step / warmup_steps`` before step ``warmup_steps``, then
     ``schedule(step - warmup_steps)``.
 
     Args:
-        schedule: a schedule, or a number: a rate that stays.
+        schedule: a schedule, or a number for a constant rate.
         warmup_steps: a number >= 0.
         start: the rate at step 0.
         name: a name for the user's own use.

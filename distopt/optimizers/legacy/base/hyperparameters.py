@@ -33,13 +33,13 @@ class Hyperparameters(dict[str, Any]):
     """
 
     are_variables = False
-    """Whether numbers are Variables already."""
+    """True once numbers are Variables."""
 
     def put(self, name: str, value: Any, owner: str) -> None:
-        """Set a hyperparameter; a number over a Variable goes into that.
+        """Set a hyperparameter; a number after a Variable goes into that Variable.
 
         Args:
-            name: its name.
+            name: the name of the hyperparameter.
             value: a number, a Variable, a schedule, or a function without arguments.
             owner: the optimizer's name, in the names of new Variables.
         """
@@ -52,7 +52,7 @@ class Hyperparameters(dict[str, Any]):
         self[name] = value
 
     def make_variables(self, owner: str) -> None:
-        """Make Variables of the numbers, once; from then on ``put`` makes them too."""
+        """Turn the numbers into Variables, once; from then on ``put`` makes Variables too."""
         if self.are_variables:
             return
         self.are_variables = True
@@ -81,10 +81,10 @@ def coefficient_dtype(var_dtype: Any) -> np.dtype[Any]:
 
 
 def below_one(owner: str, name: str, beta: Any) -> float:
-    """Return the decay of a mean whose bias is corrected by 1 - βᵀ.
+    """Return β, the decay of a mean whose bias is corrected by 1 - βᵀ, after checking that it is below 1.
 
     Raises:
-        InvalidArgumentError: it is 1 in the dtype that it was cast to.
+        InvalidArgumentError: β is 1 in the dtype to which it was cast.
     """
     if beta == 1:
         raise InvalidArgumentError(
@@ -94,7 +94,7 @@ def below_one(owner: str, name: str, beta: Any) -> float:
 
 
 def numbers_in(local: Mapping[str, Any]) -> dict[str, float]:
-    """Return, as floats, what is one number of all that ``_prepare_local`` left for a dtype."""
+    """Return, as floats, those values that ``_prepare_local`` has left for a dtype and that are single numbers."""
     numbers = {}
     for name, value in local.items():
         number = float(value) if isinstance(value, (float, np.floating)) else _as_number(value)
@@ -113,13 +113,13 @@ def _as_number(value: Any) -> float | None:
 
 
 def checked_epsilon(owner: str, epsilon: Any) -> float:
-    """Return epsilon; None and 0 mean 1e-7, as upstream."""
+    """Return epsilon; None and 0 mean 1e-7, as in tf_keras."""
     number = 0.0 if epsilon is None else finite(owner, "epsilon", epsilon, low=0)
     return number or 1e-7
 
 
 def is_on(owner: str, argument: str, value: Any) -> bool:
-    """Whether a hyperparameter such as momentum is used: a function, a Variable or a number above 0.
+    """Return whether a hyperparameter such as momentum is used: a function, a Variable or a number above 0.
 
     Raises:
         InvalidArgumentError: a number outside 0 to 1.

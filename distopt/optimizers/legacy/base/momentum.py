@@ -1,4 +1,4 @@
-"""Momentum in the legacy family: a hyperparameter that also decides on slots and formula."""
+"""Momentum in the legacy family: a hyperparameter that also decides which slots and which formula are used."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from distopt.optimizers.legacy.base.optimizer import Optimizer
 class WithMomentum(Optimizer):
     """An optimizer with the hyperparameter ``momentum``; not for users.
 
-    Once it is above 0 (or a function, or a Variable) momentum is used for good; that is settled by the first step.
-    Upstream settles it in the constructor, and ignores what is set later.
+    The first step decides for good whether momentum is used: it is if the hyperparameter is above 0, a function or a
+    Variable. In tf_keras the constructor decides, and a later value is ignored.
     """
 
     _momentum = False

@@ -1,4 +1,4 @@
-"""The legacy face: OptimizerV2 with its slots, hyperparameters and ``_resource_apply_*``."""
+"""The base class of the legacy family: OptimizerV2 with its slots, hyperparameters and ``_resource_apply_*``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _logger = logging.getLogger("distopt")
 
 
 class Optimizer(Updates):
-    """Base class of the legacy family (``tf.keras.optimizers.legacy``).
+    """The base class of the legacy family (``tf.keras.optimizers.legacy``).
 
     One step: evaluate hyperparameters, sum the gradients over replicas, clip the sum (clipvalue, clipnorm,
     global_clipnorm, in this order), transform it, update every variable, apply constraints, count. Gradients are
@@ -35,7 +35,7 @@ class Optimizer(Updates):
     hyperparameters, ``_prepare_local`` evaluates what all variables share.
 
     Args:
-        name: a name; state is called after it.
+        name: a name; the names of state variables begin with it.
         gradient_aggregator: function from a list of (gradient, variable) to such a list, called on every replica in
             place of the sum; see ``distopt.aggregators``.
         gradient_transformers: list of such functions, called in order on the aggregate; not together with clipping.
@@ -43,8 +43,8 @@ class Optimizer(Updates):
             makes the learning rate ``lr / (1 + d t)`` after t steps (setting the attribute later changes nothing).
 
     Raises:
-        InvalidArgumentError: a value that can't be right.
-        UnknownArgumentError: an argument that nobody knows.
+        InvalidArgumentError: an impossible value.
+        UnknownArgumentError: an unknown argument.
 
     Example:
         >>> import distopt
@@ -100,7 +100,7 @@ class Optimizer(Updates):
             grads_and_vars: (gradient, variable) pairs. A gradient is an array of the variable's shape and dtype,
                 IndexedSlices, or None; it is not changed. An empty list does nothing.
             name: ignored, as in eager TensorFlow.
-            experimental_aggregate_gradients: False communicates nothing: the gradients are taken as aggregated.
+            experimental_aggregate_gradients: False communicates nothing: the gradients count as aggregated already.
             items: number of items of this replica's *summed* loss; the aggregate is divided by the sum over replicas.
 
         Returns:
@@ -127,9 +127,9 @@ class Optimizer(Updates):
         Args:
             loss: a function without arguments that returns the loss; or a value computed under ``tape``.
             var_list: the variables, or a function that returns them (called after the loss).
-            grad_loss: gradient of something with respect to the loss, by which its gradients are multiplied.
+            grad_loss: factor of the gradients: the gradient of some other quantity with respect to the loss.
             name: ignored.
-            tape: the ``GradientTape`` that a loss value was computed under.
+            tape: the ``GradientTape`` under which a loss value was computed.
 
         Returns:
             ``iterations``.
@@ -156,16 +156,16 @@ class Optimizer(Updates):
 
     @property
     def gradient_aggregator(self) -> Hook | None:
-        """The user's aggregator, or None for the sum."""
+        """Return the user's aggregator, or None for the sum."""
         return self._given_aggregator
 
     def _aggregate_gradients(self, grads_and_vars: list[Pair]) -> Any:
-        """Return the aggregated gradients; a subclass can override this in place of taking a hook."""
+        """Return the aggregated gradients; a subclass can override this method instead of using a hook."""
         return (self._given_aggregator or Sum())(grads_and_vars)
 
     @property
     def gradient_transformers(self) -> list[Hook]:
-        """The user's transformers, in order."""
+        """Return the user's transformers, in order."""
         return self._engine.options.transformers
 
     @gradient_transformers.setter

@@ -1,4 +1,4 @@
-"""What an optimizer of the legacy family keeps: its counter, its slots, and the list of its weights."""
+"""The state of an optimizer of the legacy family: its counter, its slots, and the list of its weights."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from distopt.variables.variable import Variable
 
 
 class State(BaseOptimizer):
-    """State per variable, made lazily and kept in the order of making: ``[iterations, slot, slot, ...]``.
+    """State per variable, made when first needed and kept in the order of making: ``[iterations, slot, slot, ...]``.
 
     Args:
-        name: a name; state is called after it.
-        options: what the user has asked for.
+        name: a name; the names of state variables begin with it.
+        options: the options that the user has given.
     """
 
     _may_lack_iterations: ClassVar[bool] = False
-    """Whether ``set_weights`` takes a list of Keras 1, which had no iterations in front."""
+    """True where ``set_weights`` also takes a list of Keras 1, which did not begin with iterations."""
 
     def __init__(self, name: str, options: StepOptions) -> None:
         super().__init__(options)
@@ -40,12 +40,12 @@ class State(BaseOptimizer):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The optimizer's name."""
+        """Return the optimizer's name."""
         return self._name
 
     @property
     def iterations(self) -> Variable:
-        """The number of steps done, an int64 Variable; it can be set before its first use."""
+        """Return the number of steps done, an int64 Variable, which can be set before its first use."""
         if self._counter is None:
             self._counter = Variable(np.int64(0), name=f"{self._name}/iter", dtype="int64", trainable=False)
             self._weights.insert(0, self._counter)
@@ -82,7 +82,7 @@ class State(BaseOptimizer):
         return self._slots
 
     def _refuse_twins(self, listing: Listing) -> None:
-        """Refuse the copies of variables whose slots a copied optimizer keeps for the originals."""
+        """Refuse copies of variables, if this optimizer is a copy whose slots belong to the original variables."""
         known = {variable.name for variable in self._slots} if self._is_copy else set()
         for variable in listing.variables:
             if variable.name in known and variable not in self._slots:
@@ -105,7 +105,7 @@ class State(BaseOptimizer):
             listing.note_slots()
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
-        """Make the slots of variables, name by name; override it with calls of ``add_slot``."""
+        """Make the slots of variables, name by name; override this method with calls of ``add_slot``."""
         for slot_name in self._slot_labels():
             for var in var_list:
                 self.add_slot(var, slot_name)
@@ -157,12 +157,12 @@ class State(BaseOptimizer):
         return slots[slot_name]
 
     def get_slot_names(self) -> list[str]:
-        """Return the names of the slots, in the order of their making."""
+        """Return the names of the slots, in the order in which they were made."""
         return list(self._slot_names)
 
     @property
     def weights(self) -> list[Variable]:
-        """The state in the order of its making: iterations, then slots; hyperparameters are not in it."""
+        """Return the state in the order in which it was made: iterations, then slots; no hyperparameters."""
         return self._weights
 
     def variables(self) -> list[Variable]:

@@ -32,12 +32,12 @@ class Tunable(State):
 
     Args:
         name: the optimizer's name.
-        options: what the user has asked for.
+        options: the options that the user has given.
         decay: d; the learning rate is ``lr / (1 + d t)`` after t steps.
     """
 
     _arguments: ClassVar[tuple[str, ...]] = ()
-    """The constructor's arguments beyond those of the base class, hyperparameters or attributes of the same names."""
+    """The constructor's arguments beyond those of the base class; they are also hyperparameters or attributes."""
     _fractions: ClassVar[tuple[str, ...]] = ()
     """Hyperparameters that lie between 0 and 1."""
 
@@ -83,7 +83,7 @@ class Tunable(State):
         return evaluated(self._name, 0 if self._counter is None else int(self._counter), name, value)
 
     def _get_hyper(self, name: str, dtype: Any = None) -> Any:
-        """Return a hyperparameter: its Variable, schedule or value; with a dtype, a NumPy scalar of it."""
+        """Return a hyperparameter: its Variable, schedule or value; with a dtype, its value in that dtype."""
         if not self._hyper.are_variables:
             self._create_hypers()
         value = self._hyper[name]
@@ -97,7 +97,7 @@ class Tunable(State):
         self._hyper.make_variables(self._name)
 
     def _decayed_lr(self, var_dtype: Any) -> Any:
-        """Return the learning rate of this step: the schedule's, and ``lr / (1 + decay t)`` on top of it."""
+        """Return the learning rate of this step: that of the schedule, divided by ``1 + decay t``."""
         rate = self._get_hyper("learning_rate", var_dtype)
         local_step = cast(self.iterations, var_dtype)
         if isinstance(rate, LearningRateSchedule):
@@ -108,7 +108,7 @@ class Tunable(State):
         return rate
 
     def _prepare(self, var_list: list[Variable]) -> ApplyState:
-        """Evaluate what the update needs, once for each (device, dtype)."""
+        """Evaluate the numbers that the update needs, once for each (device, dtype)."""
         state: ApplyState = {}
         for dtype in dict.fromkeys([variable.storage.array.dtype for variable in var_list]):
             state[DEVICE, dtype] = {}
@@ -116,7 +116,7 @@ class Tunable(State):
         return state
 
     def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
-        """Add what the update of one (device, dtype) needs; override it to add your own."""
+        """Add the numbers that the update of one (device, dtype) needs; override this method to add your own."""
         hyper, local = self._hyper, apply_state[var_device, var_dtype]
         if "learning_rate" in hyper:
             local["lr_t"] = self._decayed_lr(var_dtype)
@@ -125,7 +125,7 @@ class Tunable(State):
                 local[name] = self._get_hyper(name, coefficient_dtype(var_dtype))
 
     def _fallback_apply_state(self, var_device: str, var_dtype: Any) -> dict[str, Any]:
-        """Evaluate for one (device, dtype), where an update was called without ``apply_state``."""
+        """Evaluate the numbers of one (device, dtype), for an update that was called without ``apply_state``."""
         state: ApplyState = {(var_device, var_dtype): {}}
         self._prepare_local(var_device, var_dtype, state)
         return state[var_device, var_dtype]

@@ -39,7 +39,7 @@ class Updates(Tunable):
         Args:
             grad: the aggregated gradient, in the variable's shape and dtype.
             var: the variable.
-            apply_state: what ``_prepare_local`` evaluated, by (device, dtype).
+            apply_state: the numbers that ``_prepare_local`` has evaluated, by (device, dtype).
         """
         update_one(var, grad, self._call_on(var, apply_state))
 
@@ -51,8 +51,8 @@ class Updates(Tunable):
         Args:
             grad: the rows, of shape (n, ...).
             var: the variable.
-            indices: int64 of shape (n,), each row's place.
-            apply_state: what ``_prepare_local`` evaluated, by (device, dtype).
+            indices: int64 of shape (n,), the index of each row.
+            apply_state: the numbers that ``_prepare_local`` has evaluated, by (device, dtype).
         """
         if self._rule() is None:
             raise NotImplementedError(_NO_SPARSE)
@@ -68,34 +68,34 @@ class Updates(Tunable):
     def _resource_apply_sparse_duplicate_indices(
         self, grad: Array, var: Variable, indices: Array, **kwargs: Any
     ) -> Any:
-        """Update by a sparse gradient that may repeat rows: adds them, then calls ``_resource_apply_sparse``."""
+        """Update by a sparse gradient that may repeat rows: add these, then call ``_resource_apply_sparse``."""
         unique = IndexedSlices(grad, indices, var.shape).deduplicate()
         return self._resource_apply_sparse(unique.values, var, unique.indices, **kwargs)
 
     def _resource_scatter_add(self, x: Variable, i: Array, v: Array) -> Variable:
-        """Add rows v to x at places i; repeated places add up."""
+        """Add rows v to the rows i of x; repeated rows add up."""
         return x.assign_add(IndexedSlices(v, i, x.shape))
 
     def _call_on(self, var: Variable, apply_state: ApplyState | None) -> RuleCall:
-        """Return the rule's call on a variable, by what was evaluated for it."""
+        """Return the rule's call on a variable, with the numbers that were evaluated for its dtype."""
         local = (apply_state or {}).get((var.device, var.dtype))
         scalars = self._scalars(local or self._fallback_apply_state(var.device, var.dtype))
         return self._call(var.storage.buffer, scalars)
 
     def _slot_labels(self) -> tuple[str, ...]:
-        """The names of the slots in the order in which the rule takes them, and by default its own names."""
+        """Return the names of the slots in the rule's order; by default the rule's own names."""
         rule = self._rule()
         return () if rule is None else rule.slots
 
     def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
-        """The values of the rule's scalars, from what ``_prepare_local`` evaluated for a dtype."""
+        """Return the values of the rule's scalars, from the numbers that ``_prepare_local`` evaluated for a dtype."""
         raise NotImplementedError
 
     def _overrides(self, method: str) -> bool:
         return overrides(type(self), method, Updates)
 
     def _state_for(self, method: str) -> dict[str, Any]:
-        """Return ``apply_state`` as a keyword argument, where a method takes it; others evaluate for themselves."""
+        """Return ``apply_state`` as a keyword argument if a method takes it; other methods evaluate it themselves."""
         return {"apply_state": self._apply_state} if _takes_state(getattr(type(self), method)) else {}
 
     def _check_gradients(self, gradients: Gradients) -> None:
@@ -144,7 +144,7 @@ class Updates(Tunable):
 
 
 def overrides(cls: type, method: str, base: type) -> bool:
-    """Whether a class has a method of its own in place of ``base``'s."""
+    """Return whether a class overrides a method of ``base``."""
     return getattr(cls, method) is not getattr(base, method)
 
 
