@@ -95,8 +95,8 @@ def flags(family: str, replicas: int) -> list[str]:
 
 def _threads() -> int:
     """Return the threads per replica that the environment asks for (``OMP_NUM_THREADS`` may be a list)."""
-    values = [os.environ.get(name, "") for name in ("DISTOPT_THREADS", "OMP_NUM_THREADS")]
-    return max(int(value.split(",")[0]) if value[:1].isdigit() else 1 for value in values)
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return max(THREADS.read(), int(first) if first.isdecimal() else 1)
 
 
 def _ask_mpi4py(question: str) -> str:

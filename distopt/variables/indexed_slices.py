@@ -108,7 +108,7 @@ class IndexedSlices:
 
     def astype(self, dtype: npt.DTypeLike) -> IndexedSlices:
         """Return the same slices with values of ``dtype``."""
-        return self._with_values(self.values.astype(dtype, copy=False))
+        return self.with_values(self.values.astype(dtype, copy=False))
 
     def deduplicate(self) -> IndexedSlices:
         """Return slices with every index once, in order of first appearance, with the sum of its rows.

@@ -167,9 +167,9 @@ class GradientTape:
 
     def _here(self, value: Any) -> Any:
         """Return this tape's box in ``value``, inside of the boxes of inner tapes; None if there is none."""
-        while isbox(value) and value._trace > self._trace:
-            value = value._value
-        return value if isbox(value) and value._trace == self._trace else None
+        while trace_of(value) > self._trace:
+            value = inside_of(value)
+        return value if trace_of(value) == self._trace else None
 
     def _ends(self, target: Any, output_gradients: Any) -> tuple[list[Node], list[Any]]:
         """Return the nodes of those targets that depend on a watched value, and the gradient that enters at each."""
