@@ -239,11 +239,11 @@ def compute_gradients(
             loss = loss()
     variables = list(_flatten(var_list() if callable(var_list) else var_list))
     for variable in variables:
-        if not isinstance(variable, Variable):
+        if not isinstance(variable, Variable) and not isbox(variable):
             raise InvalidArgumentError(f"var_list holds {variable!r}: expected a list of distopt.Variable")
         if not is_floating(variable.dtype):
             raise InvalidArgumentError(
-                f"Invalid type {variable.dtype} of variable {variable.name!r}: only "
+                f"Invalid type {variable.dtype} of variable {getattr(variable, 'name', variable)!r}: only "
                 "floating types have gradients. Leave it out of var_list."
             )
     return list(zip(tape.gradient(loss, variables, grad_loss), variables, strict=True))
