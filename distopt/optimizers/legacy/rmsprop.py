@@ -27,7 +27,7 @@ class RMSprop(WithMomentum):
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments.
         rho: ρ, decay of the means.
-        momentum: μ, 0 to 1; the first step decides whether momentum is used at all.
+        momentum: μ, 0 to 1; what is given here decides whether momentum is used at all.
         epsilon: ε; None and 0 mean 1e-7.
         centered: whether to divide by the standard deviation. It becomes 0 for gradients that hardly change, and
             rounding can make r - q² negative, which gives NaN. An ε inside the root (with momentum) prevents that, an

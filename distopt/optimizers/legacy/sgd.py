@@ -18,7 +18,7 @@ class SGD(WithMomentum):
 
     Args:
         learning_rate: lr; a number, a schedule, or a function without arguments.
-        momentum: μ, 0 to 1; the first step decides whether momentum is used at all.
+        momentum: μ, 0 to 1; what is given here decides whether momentum is used at all.
         nesterov: whether to use Nesterov's form.
         name: the optimizer's name.
         **kwargs: the arguments of ``Optimizer``.

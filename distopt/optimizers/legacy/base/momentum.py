@@ -12,20 +12,20 @@ from distopt.optimizers.legacy.base.optimizer import Optimizer
 class WithMomentum(Optimizer):
     """An optimizer with the hyperparameter ``momentum``; not for users.
 
-    The first step decides for good whether momentum is used: it is if the hyperparameter is above 0, a function or a
-    Variable. In tf_keras the constructor decides, and a later value is ignored.
+    As in tf_keras the constructor decides whether momentum is used: it is if the hyperparameter is above 0, a function
+    or a Variable. There a later value is ignored; here one that would have no effect is an error.
     """
 
-    _momentum = False
+    _momentum: bool | None = None
 
     def _set_hyper(self, name: str, value: Any) -> None:
-        begins = name == "momentum" and not self._momentum and is_on(type(self).__name__, name, value)
-        if begins and self._counter is not None and int(self._counter) > 0:
-            raise InvalidArgumentError(
-                f"momentum = {value!r}: {self._name!r} has stepped without momentum, and has no slots for it. Set it "
-                "in the constructor, or before the first step"
-            )
+        if name == "momentum":
+            is_used = is_on(type(self).__name__, name, value)
+            if self._momentum is None:
+                self._momentum = is_used
+            elif is_used and not self._momentum:
+                raise InvalidArgumentError(
+                    f"momentum = {value!r}: {self._name!r} was made without momentum, which would stay without effect. "
+                    "Set it in the constructor"
+                )
         super()._set_hyper(name, value)
-        if begins:
-            self._momentum = True
-            self._engine.note_changed_options()
