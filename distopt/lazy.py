@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distopt.former_names import warn_of_former_name
 
-def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+
+def attach(
+    package: str, file: str, former_names: Mapping[str, str] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return a package's ``__getattr__``, ``__dir__`` and ``__all__``, made from the stub beside it.
 
     The stub, ``__init__.pyi``, is the one list of the package's names: type checkers read it as well. Each is a line
@@ -20,10 +24,15 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
     Args:
         package: the package's ``__name__``.
         file: its ``__file__``.
+        former_names: former public name -> the present one; warns.
     """
-    homes = _homes(Path(file).with_suffix(".pyi"))
+    former_names = former_names or {}
+    homes = _sources(Path(file).with_suffix(".pyi"))
 
     def load(name: str) -> Any:
+        if name in former_names:
+            warn_of_former_name(f"{package}.{name}", former_names[name])
+            return load(former_names[name])
         home = homes.get(name)
         if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
@@ -39,7 +48,7 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
     return load, names, [name for name, home in homes.items() if home != package]
 
 
-def _homes(stub: Path) -> dict[str, str]:
+def _sources(stub: Path) -> dict[str, str]:
     """Return the module that each name comes from."""
     return {
         alias.name: node.module

@@ -10,8 +10,8 @@ import distopt
 ROOT = Path(distopt.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "lazy"),
-    ("settings", "arrays", "arguments"),
+    ("errors", "former_names"),
+    ("lazy", "settings", "arrays", "arguments"),
     ("process", "kernels", "memory"),
     ("variables",),
     ("ops", "constraints", "gradients"),
