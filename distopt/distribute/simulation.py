@@ -55,7 +55,7 @@ def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]
     observers = current_replica().observers
 
     def run(index: int) -> None:
-        hub.watches[index].thread = threading.get_ident()
+        hub.watchdogs[index].thread = threading.get_ident()
         communicator = ThreadCommunicator(hub, index)
         name, strategy = f"simulated replica {index}", Strategy(communicator)
         enter_replica(Replica(name=name, default_strategy=strategy, observers=observers.copy()))

@@ -119,10 +119,10 @@ class Strategy:
         if not self._greeted:
             self._greeted = True
             if self.num_replicas_in_sync > 1:
-                watch = self.communicator.watch
-                watch.begin(self.deadlines)
+                watchdog = self.communicator.watchdog
+                watchdog.begin(self.deadlines)
                 greet(self.communicator, self.update, self.checks)
-                watch.begin(self.deadlines, self.communicator.line())
+                watchdog.begin(self.deadlines, self.communicator.line())
         return self.communicator
 
     @property

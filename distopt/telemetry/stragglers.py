@@ -33,9 +33,9 @@ def stragglers() -> list[Lateness]:
         >>> [lateness.replica for lateness in stragglers()]
         [0]
     """
-    watch = get_strategy().ready().watch
-    waits = all_gather(watch.waited / max(1, watch.meetings))
-    watch.waited, watch.meetings = 0.0, 0
+    watchdog = get_strategy().ready().watchdog
+    waits = all_gather(watchdog.waited / max(1, watchdog.headers))
+    watchdog.waited, watchdog.headers = 0.0, 0
     late = np.max(waits) - waits
     order = np.argsort(-late, kind="stable").tolist()
     return [Lateness(r, float(late[r]), float(waits[r])) for r in order]

@@ -34,7 +34,7 @@ class FailureConformance:
     """Tests of how a failure travels; each test needs communicators of its own. The last replica is the one that fails.
 
     Besides the fixture ``replicas`` a subclass defines ``with_fresh_communicators(replicas, fn)``, as for
-    ``DeadlineConformance``; these communicators share their ``watch`` with no others.
+    ``DeadlineConformance``; these communicators share their ``watchdog`` with no others.
     """
 
     def with_fresh_communicators(self, replicas: Replicas, fn: Callable[[Communicator], Any]) -> list[Any]:

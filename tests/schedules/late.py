@@ -67,7 +67,7 @@ class LateCommunicator(Communicator):
     def __init__(self, inner: Communicator, lateness: Lateness, nodes: tuple[int, ...]) -> None:
         self.name, self.staging = inner.name, inner.staging if len(set(nodes)) == 1 else None
         self._inner, self._lateness, self._nodes = inner, lateness, nodes
-        self.watch = inner.watch
+        self.watchdog = inner.watchdog
 
     @property
     def index(self) -> int:

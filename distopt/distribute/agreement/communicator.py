@@ -26,8 +26,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from distopt.distribute.agreement.watchdog import Line, Watch
+from distopt.distribute.agreement.watchdog import Line, Watchdog
 from distopt.errors import ReplicaFailedError
+from distopt.former_names import FormerName, adopt_former_names
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -121,6 +122,11 @@ class Communicator(abc.ABC):
     staging: SharedSums | None = None
     """Sums arrays of the replicas' own; None: transfers do."""
     _optimizers: int = 0
+    watch = FormerName("watchdog")
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        adopt_former_names(cls)
 
     @property
     @abc.abstractmethod
@@ -188,13 +194,13 @@ class Communicator(abc.ABC):
     def twin(self) -> Communicator:
         """Return another communicator of the same replicas, for another thread; all replicas call it together.
 
-        What its thread sends never pairs with what goes through this one. Both have the same ``watch``.
+        What its thread sends never pairs with what goes through this one. Both have the same ``watchdog``.
         """
 
     @cached_property
-    def watch(self) -> Watch:
+    def watchdog(self) -> Watchdog:
         """What this replica does; a transport keeps it up to date where it waits, and looks at its clock there."""
-        return Watch(self.index)
+        return Watchdog(self.index)
 
     def line(self) -> Line | None:
         """Make how the watchdog asks the other replicas, together with them; None: in no other way than so far."""
@@ -240,11 +246,11 @@ class Communicator(abc.ABC):
         Args:
             error: why it left.
         """
-        watch = self.watch
-        if watch.lost is not None:  # it has waited in vain itself: it can't come to a header
-            self.fail(watch.lost)
-        elif watch.line is not None:
-            watch.line.leave(watch.calls, error)
+        watchdog = self.watchdog
+        if watchdog.lost is not None:  # it has waited in vain itself: it can't come to a header
+            self.fail(watchdog.lost)
+        elif watchdog.line is not None:
+            watchdog.line.leave(watchdog.calls, error)
 
     def transfer(self, sends: Sequence[Array | None], receives: Sequence[Array | None]) -> None:
         """Prepare a transfer and do it once."""

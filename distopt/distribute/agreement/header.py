@@ -139,10 +139,10 @@ def agree(communicator: Communicator, call: Call, brought: Brought = NOTHING) ->
         Kind.CALL, items is not None, call.step, call.digest if brought.call_digest is None else brought.call_digest,
         brought.hyper_digest, brought.presence, 0.0 if items is None else items, brought.state, brought.flags,
     )  # fmt: skip
-    watch = communicator.watch
-    watch.enter(call.name, call.step)
+    watchdog = communicator.watchdog
+    watchdog.call_started(call.name, call.step)
     gathered = communicator.all_gather(np.frombuffer(record, np.uint8)).tobytes()
-    watch.meet()
+    watchdog.header_completed()
     if gathered == record * size:  # nearly always
         all_items = (0.0 if items is None else items,) * size
         agreement = Agreement(False, all_items, (brought.state,) * size, (brought.flags,) * size)
@@ -170,10 +170,10 @@ def offer_failure(communicator: Communicator, error: BaseException, deadline: fl
 
 def end_round(communicator: Communicator, kind: Kind, text: str, deadline: float | None = None) -> list[Kind]:
     """Take part in one header as a replica that has failed (``RAISED``, ``CONSEQUENCE``) or ended (``GOODBYE``)."""
-    watch = communicator.watch
-    watch.enter(watch.call, watch.step)
+    watchdog = communicator.watchdog
+    watchdog.call_started(watchdog.call, watchdog.step)
     kinds = [Kind(row[0]) for row in _exchange(communicator, _record(kind), deadline)]
-    watch.meet()
+    watchdog.header_completed()
     if Kind.BYTES in kinds:
         raise _in_the_middle(kinds)
     if Kind.RAISED in kinds or Kind.CONSEQUENCE in kinds:

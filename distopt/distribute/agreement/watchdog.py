@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 
 from distopt.distribute.agreement.checks import Deadlines
 from distopt.errors import StalledError
+from distopt.former_names import FormerName
 from distopt.process.orphans import look_for_launcher
 from distopt.process.whereabouts import stacks, user_line_of
 
@@ -28,7 +29,7 @@ ASK_SECONDS = 1.0
 
 _ASK_AGAIN_SECONDS = 1.0
 
-_LOOK_AGAIN_SECONDS = 0.25
+_CHECK_AGAIN_SECONDS = 0.25
 
 _ON_ITS_WAY_SECONDS = 0.5
 """How long what a replica has sent before it left a call may take to arrive."""
@@ -83,7 +84,7 @@ class _Left(NamedTuple):
     heard: float
 
 
-class Watch:
+class Watchdog:
     """What one replica does, as the others may ask; and its patience with them.
 
     Args:
@@ -98,9 +99,9 @@ class Watch:
         self.thread = threading.get_ident()
         self._waiting: dict[int, float] = {}
         """When each thread that waits began to: a communication thread waits beside the replica's own."""
-        self.waited, self.meetings = 0.0, 0
+        self.waited, self.headers = 0.0, 0
         """Seconds waited in headers, and how many there were."""
-        self._entered = 0.0
+        self._call_start = 0.0
         self.line = line
         self.lost: Exception | None = None
         """What whoever waits here must know: another replica has failed or died."""
@@ -117,7 +118,7 @@ class Watch:
         """Wait without limit from now on: the script is over, and others may go on for long."""
         self._deadlines = None
 
-    def enter(self, call: str, step: int) -> None:
+    def call_started(self, call: str, step: int) -> None:
         """Note that a collective call begins.
 
         Args:
@@ -126,12 +127,12 @@ class Watch:
         """
         self.call, self.step = call, step
         self.calls += 1
-        self._entered = time.perf_counter()
+        self._call_start = time.perf_counter()
 
-    def meet(self) -> None:
-        """Note that all replicas have come to it."""
-        self.waited += time.perf_counter() - self._entered
-        self.meetings += 1
+    def header_completed(self) -> None:
+        """Note that the header of the call is there: all replicas have come to it."""
+        self.waited += time.perf_counter() - self._call_start
+        self.headers += 1
 
     def note_left(self, replica: int, call: int, error: Exception) -> None:
         """Note that another replica has left its n-th call in the middle: its part of it never comes.
@@ -153,17 +154,17 @@ class Watch:
         """When this replica began to wait for others; 0 where it does not."""
         return min(self._waiting.values(), default=0.0)
 
-    def begin_wait(self, now: float) -> None:
+    def wait_started(self, now: float) -> None:
         """Note that this replica waits for others."""
         self._waiting[threading.get_ident()] = now
         self._next_question = math.inf if self._deadlines is None else now + self._deadlines.warn
         self._has_warned = False
 
-    def end_wait(self) -> None:
-        """Note that it waits no more."""
+    def wait_ended(self) -> None:
+        """Note that this replica waits no more."""
         self._waiting.pop(threading.get_ident(), None)
 
-    def look(self, now: float, awaited: Collection[int] = ()) -> float:
+    def check(self, now: float, awaited: Collection[int] = ()) -> float:
         """See whether it is time to do something; while a replica waits it calls this often.
 
         Args:
@@ -172,7 +173,7 @@ class Watch:
                 header, to which those come too that have left a call.
 
         Returns:
-            When to look again.
+            When to check again.
 
         Raises:
             StalledError: a long deadline has passed.
@@ -188,7 +189,9 @@ class Watch:
             else:
                 self._ask(self.line, self._deadlines)
             self._next_question = time.monotonic() + min(_ASK_AGAIN_SECONDS, self._deadlines.warn)
-        return min(self._next_question, now + _LOOK_AGAIN_SECONDS)
+        return min(self._next_question, now + _CHECK_AGAIN_SECONDS)
+
+    begin_wait, look, end_wait = FormerName("wait_started"), FormerName("check"), FormerName("wait_ended")
 
     def status(self) -> Status:
         """Return what this replica is doing."""

@@ -41,7 +41,7 @@ class FlagBarrier:
         self._arrivals = 0
         self._fence = memory_fence()
         self._is_abandoned = False
-        self._watch = node.communicator.watch
+        self._watchdog = node.communicator.watchdog
 
     def abandon(self) -> None:
         """Make this replica's thread that waits in it, and every later call here, raise."""
@@ -68,20 +68,20 @@ class FlagBarrier:
     def _wait(self, deadline: float | None) -> None:
         counts, arrivals, now = self._counts, self._arrivals, time.monotonic()
         patience = now + SPIN_SECONDS
-        self._watch.begin_wait(now)
+        self._watchdog.wait_started(now)
         for other in self._others:
             while counts[other] < arrivals:
                 os.sched_yield()
                 now = time.monotonic()
                 if now > patience:
-                    self._look_and_nap(other, now, now - patience, deadline)
-        self._watch.end_wait()
+                    self._check_and_nap(other, now, now - patience, deadline)
+        self._watchdog.wait_ended()
 
-    def _look_and_nap(self, other: int, now: float, waited: float, deadline: float | None) -> None:
+    def _check_and_nap(self, other: int, now: float, waited: float, deadline: float | None) -> None:
         if deadline is not None and now > deadline:
             raise TimeoutError("not every replica arrived before the deadline")
         if self._is_abandoned:
             raise DeadCommunicatorError("this barrier was abandoned after a failure")
-        self._watch.look(now, self._awaited[other])
+        self._watchdog.check(now, self._awaited[other])
         # What comes soon is seen soon, and waiting for long costs nothing.
         time.sleep(min(max(_NAPS[0], waited / 16), _NAPS[1]))

@@ -18,9 +18,9 @@ import numpy as np
 
 from distopt.distribute.agreement.communicator import Array, Copies, Transfer
 from distopt.distribute.agreement.open_communicators import note_opened
-from distopt.distribute.agreement.watchdog import Line, Watch
+from distopt.distribute.agreement.watchdog import Line, Watchdog
 from distopt.distribute.node.mailbox import RECORD_BYTES
-from distopt.distribute.transports.mpi_line import MPILine, watch_of
+from distopt.distribute.transports.mpi_line import MPILine, watchdog_of
 from distopt.distribute.transports.processes import ProcessCommunicator
 from distopt.errors import (
     DeadCommunicatorError,
@@ -122,9 +122,9 @@ class MPICommunicator(ProcessCommunicator):
         return int(self.comm.size)
 
     @cached_property
-    def watch(self) -> Watch:
+    def watchdog(self) -> Watchdog:
         """What this replica does; all communicators over the same one of the user's share it, and its line."""
-        return watch_of(load_mpi(), self.comm)
+        return watchdog_of(load_mpi(), self.comm)
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -153,19 +153,19 @@ class MPICommunicator(ProcessCommunicator):
         mpi = load_mpi()
         if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
             return None
-        watch = self.watch
-        if watch.line is None:
+        watchdog = self.watchdog
+        if watchdog.line is None:
             comm = self.duplicate()
             if not any(comm.allgather(is_exiting())):
-                watch.line = line = MPILine(mpi, comm, self.nodes, watch)
+                watchdog.line = line = MPILine(mpi, comm, self.nodes, watchdog)
                 line.stop_before_mpi()
-        return watch.line
+        return watchdog.line
 
     def fail(self, error: BaseException) -> None:
         """Tell the other replicas, on the line; where there is none, they are told in headers only."""
         is_usable = self._own is not None and not forked.in_child and not load_mpi().Is_finalized()
-        if is_usable and isinstance(self.watch.line, MPILine):
-            self.watch.line.end(error)
+        if is_usable and isinstance(self.watchdog.line, MPILine):
+            self.watchdog.line.end(error)
 
     def abandon(self) -> None:
         """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""
@@ -240,8 +240,8 @@ class MPICommunicator(ProcessCommunicator):
             raise DeadCommunicatorError(f"this communicator can't be used any more: {self._dead}")
         if self._user.identifier != threading.get_ident():
             self._user.hand_over()
-        if self.watch.lost is not None:
-            raise self.watch.lost
+        if self.watchdog.lost is not None:
+            raise self.watchdog.lost
         if self._own is None:
             own, request = self.comm.Idup()
             self._wait([request])
@@ -253,7 +253,7 @@ class MPICommunicator(ProcessCommunicator):
         self, requests: list[Any], peers: Sequence[tuple[int, ...]] = ((),), *, deadline: float | None = None
     ) -> None:
         """Wait for requests, each with its peer; for a record of everybody's without."""
-        watch, look = self.watch, 0.0
+        watchdog, next_check = self.watchdog, 0.0
         try:
             # One by one: a test of any moves all of them on, and costs less than one of the whole list.
             for request, awaited in zip(requests, peers, strict=True):
@@ -262,16 +262,16 @@ class MPICommunicator(ProcessCommunicator):
                     _yield_core()
                     if self._dead is not None:
                         raise DeadCommunicatorError(self._dead)
-                    if watch.lost is not None:
-                        raise watch.lost
+                    if watchdog.lost is not None:
+                        raise watchdog.lost
                     now = time.monotonic()
                     if deadline is not None and now > deadline:
                         raise TimeoutError("not every replica arrived before the deadline")
-                    if not look:
-                        watch.begin_wait(now)
-                    look = look if look > now else watch.look(now, awaited)
-            if look:
-                watch.end_wait()
+                    if not next_check:
+                        watchdog.wait_started(now)
+                    next_check = next_check if next_check > now else watchdog.check(now, awaited)
+            if next_check:
+                watchdog.wait_ended()
         except BaseException as error:
             self._note_interruption(error)
             _unfinished.extend(requests)

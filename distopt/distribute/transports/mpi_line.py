@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from distopt.distribute.agreement.watchdog import Status, Watch
+from distopt.distribute.agreement.watchdog import Status, Watchdog
 from distopt.distribute.transports.last_word import as_error, last_word
 from distopt.process.silence import explain_process
 
@@ -23,17 +23,17 @@ _ASKING_TICK_SECONDS = 0.005
 
 
 @functools.cache
-def _watch_key(mpi: Any) -> int:
+def _watchdog_key(mpi: Any) -> int:
     return int(mpi.Comm.Create_keyval())
 
 
-def watch_of(mpi: Any, comm: Any) -> Watch:
+def watchdog_of(mpi: Any, comm: Any) -> Watchdog:
     """Return what this process does on a communicator of the user's; it is kept there."""
-    watch: Watch | None = comm.Get_attr(_watch_key(mpi))
-    if watch is None:
-        watch = Watch(int(comm.rank))
-        comm.Set_attr(_watch_key(mpi), watch)
-    return watch
+    watchdog: Watchdog | None = comm.Get_attr(_watchdog_key(mpi))
+    if watchdog is None:
+        watchdog = Watchdog(int(comm.rank))
+        comm.Set_attr(_watchdog_key(mpi), watchdog)
+    return watchdog
 
 
 class MPILine:
@@ -43,11 +43,11 @@ class MPILine:
         mpi: the module mpi4py.MPI.
         comm: a communicator that nobody else uses; all replicas make the line together.
         nodes: the node of every replica.
-        watch: what this replica does; learns there who is lost.
+        watchdog: what this replica does; learns there who is lost.
     """
 
-    def __init__(self, mpi: Any, comm: Any, nodes: tuple[int, ...], watch: Watch) -> None:
-        self._mpi, self._comm, self._nodes, self._watch = mpi, comm, nodes, watch
+    def __init__(self, mpi: Any, comm: Any, nodes: tuple[int, ...], watchdog: Watchdog) -> None:
+        self._mpi, self._comm, self._nodes, self._watchdog = mpi, comm, nodes, watchdog
         self._pids = comm.allgather(os.getpid())
         self._sent: list[Any] = []
         self._question = 0
@@ -59,7 +59,7 @@ class MPILine:
         """Stop before MPI is finalised, at exit or by the script: no thread may be inside it then."""
 
         def stop(*_: Any) -> None:
-            self._watch.end()
+            self._watchdog.end()
             self._ended.set()
             self._thread.join()
 
@@ -96,7 +96,7 @@ class MPILine:
         self._question += 1
         question = self._question.to_bytes(8, "little")
         statuses: list[Status | None] = [None] * comm.size
-        statuses[me] = self._watch.status()
+        statuses[me] = self._watchdog.status()
         others = [r for r in range(comm.size) if r != me]
         self._sent += [(comm.Isend(question, dest=r, tag=_ASKED), question) for r in others]
         deadline = time.monotonic() + seconds
@@ -122,12 +122,12 @@ class MPILine:
         sent: list[Any] = []
         while not self._ended.wait(_TICK_SECONDS):
             for _, word in self._received(_ENDED):
-                self._watch.lost = self._watch.lost or as_error(json.loads(word), self._watch.index)
+                self._watchdog.lost = self._watchdog.lost or as_error(json.loads(word), self._watchdog.index)
             for replica, word in self._received(_LEFT):
                 left = json.loads(word)
-                self._watch.note_left(replica, left["call"], as_error(left, self._watch.index))
+                self._watchdog.note_left(replica, left["call"], as_error(left, self._watchdog.index))
             for source, question in self._received(_ASKED):
-                data = question + json.dumps(asdict(self._watch.status())).encode()
+                data = question + json.dumps(asdict(self._watchdog.status())).encode()
                 sent.append((self._comm.Isend(data, dest=source, tag=_ANSWERED), data))
             sent = [(request, data) for request, data in sent if not request.Test()]
 

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from distopt.distribute.agreement.communicator import Array, Copies, Transfer
-from distopt.distribute.agreement.watchdog import Watch
+from distopt.distribute.agreement.watchdog import Watchdog
 from distopt.distribute.node.mailbox import RECORD_BYTES
 from distopt.distribute.node.node import Node
 from distopt.distribute.node.staging import Exchange, Staging
@@ -35,20 +35,20 @@ class RayCommunicator(ProcessCommunicator):
     Args:
         peers: how they connect. All replicas make their communicators over it together, in the same order.
         nodes: the node that every replica pretends to be on; by default it is where it is.
-        watch: what this replica does, where another communicator knows it already.
+        watchdog: what this replica does, where another communicator knows it already.
 
     One thread at a time uses it: another one may go on with it when the first has ended.
     """
 
     name = "ray"
 
-    def __init__(self, peers: Peers, nodes: Sequence[int] | None = None, watch: Watch | None = None) -> None:
+    def __init__(self, peers: Peers, nodes: Sequence[int] | None = None, watchdog: Watchdog | None = None) -> None:
         super().__init__()
         self.peers = peers
         if nodes is not None:
             self.nodes = tuple(nodes)
-        self.watch = Watch(peers.index) if watch is None else watch
-        self._wire = Wire(peers.connect(next(peers.purposes)), self.watch)
+        self.watchdog = Watchdog(peers.index) if watchdog is None else watchdog
+        self._wire = Wire(peers.connect(next(peers.purposes)), self.watchdog)
         self._exchange: Exchange | None = None
         if self.size > 1 and len(set(self.nodes)) == 1:
             with contextlib.suppress(NoSharedMemoryError):
@@ -75,23 +75,23 @@ class RayCommunicator(ProcessCommunicator):
 
     def twin(self) -> RayCommunicator:
         """Return a communicator over connections of its own."""
-        return RayCommunicator(self.peers, self.nodes, self.watch)
+        return RayCommunicator(self.peers, self.nodes, self.watchdog)
 
     def line(self) -> RayLine:
         """Return the line of all communicators of the group."""
-        if not isinstance(self.watch.line, RayLine):
-            self.watch.line = RayLine(self.peers, next(self.peers.purposes), self.nodes, self.watch)
-        return self.watch.line
+        if not isinstance(self.watchdog.line, RayLine):
+            self.watchdog.line = RayLine(self.peers, next(self.peers.purposes), self.nodes, self.watchdog)
+        return self.watchdog.line
 
     def fail(self, error: BaseException) -> None:
         """Tell the other replicas, on the line; where there is none yet, they see how this one's connections end."""
-        if isinstance(self.watch.line, RayLine):
-            self.watch.line.end(error)
+        if isinstance(self.watchdog.line, RayLine):
+            self.watchdog.line.end(error)
 
     def leave(self) -> None:
         """Tell the other replicas, which have all said goodbye, that the end of this one is no death."""
-        if isinstance(self.watch.line, RayLine):
-            self.watch.line.end(None)
+        if isinstance(self.watchdog.line, RayLine):
+            self.watchdog.line.end(None)
 
     def abandon(self) -> None:
         """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""
@@ -142,8 +142,8 @@ class RayCommunicator(ProcessCommunicator):
         """What surrounds all that the replicas do together; where it fails, nothing more can be done together."""
         self._enter()
         self._wire.check()
-        if self.watch.lost is not None:
-            raise self.watch.lost
+        if self.watchdog.lost is not None:
+            raise self.watchdog.lost
         try:
             yield
         except BaseException as error:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from distopt.distribute.agreement.watchdog import Status, Watch
+from distopt.distribute.agreement.watchdog import Status, Watchdog
 from distopt.distribute.transports.last_word import as_error, last_word
 from distopt.distribute.transports.peers import Peers
 from distopt.distribute.transports.wire import gone
@@ -32,11 +32,11 @@ class RayLine:
         peers: the group; all replicas make the line together.
         purpose: the number of its connections.
         nodes: the node of every replica.
-        watch: what this replica does; learns there who is lost.
+        watchdog: what this replica does; learns there who is lost.
     """
 
-    def __init__(self, peers: Peers, purpose: int, nodes: Sequence[int], watch: Watch) -> None:
-        self._index, self._members, self._nodes, self._watch = peers.index, peers.members, nodes, watch
+    def __init__(self, peers: Peers, purpose: int, nodes: Sequence[int], watchdog: Watchdog) -> None:
+        self._index, self._members, self._nodes, self._watchdog = peers.index, peers.members, nodes, watchdog
         self._sockets = peers.connect(purpose)
         for each in self._sockets.values():
             each.settimeout(_SEND_SECONDS)
@@ -50,7 +50,7 @@ class RayLine:
         """Return every replica's status, None where there was no answer in time."""
         with self._answered:
             self._question += 1
-            self._answers = {self._index: self._watch.status()}
+            self._answers = {self._index: self._watchdog.status()}
         self._tell_all({"question": self._question})
         with self._answered:
             self._answered.wait_for(lambda: len(self._answers) == len(self._members), seconds)
@@ -105,21 +105,21 @@ class RayLine:
 
     def _take(self, replica: int, message: dict[str, Any]) -> None:
         if "question" in message:
-            self._tell(replica, {"answer": message["question"], "status": asdict(self._watch.status())})
+            self._tell(replica, {"answer": message["question"], "status": asdict(self._watchdog.status())})
         elif "answer" in message:
             with self._answered:
                 if message["answer"] == self._question:
                     self._answers[replica] = Status(**message["status"])
                     self._answered.notify_all()
         elif "left" in message:
-            self._watch.note_left(replica, message["left"], as_error(message["why"], self._index))
+            self._watchdog.note_left(replica, message["left"], as_error(message["why"], self._index))
         elif message["ended"] is not None:
             self._note_end(replica, as_error(message["ended"], self._index))
         self._ended.update([replica] if "ended" in message else [])
 
     def _note_end(self, replica: int, error: Exception) -> None:
-        if replica not in self._ended and self._watch.lost is None:
-            self._watch.lost = error
+        if replica not in self._ended and self._watchdog.lost is None:
+            self._watchdog.lost = error
 
 
 def _received(connection: socket.socket) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from distopt.distribute.agreement.communicator import Array, Communicator, Transfer
-from distopt.distribute.agreement.watchdog import Status, Watch
+from distopt.distribute.agreement.watchdog import Status, Watchdog
 from distopt.distribute.node.node import Node
 from distopt.distribute.transports.last_word import as_error, last_word
 from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLeftError, StalledError
@@ -56,7 +56,7 @@ class Hub:
         self.channels: list[tuple[_Channel, _Channel]] = []
         """For headers and payloads, of each communicator and its twins."""
         self.barriers: dict[tuple[int, ...], list[_Channel]] = {}
-        self.watches = [Watch(index, _ThreadLine(self, index)) for index in range(size)]
+        self.watchdogs = [Watchdog(index, _ThreadLine(self, index)) for index in range(size)]
 
     def meet(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
         """Bring a contribution and wait for everybody's."""
@@ -64,9 +64,9 @@ class Hub:
             forked.refuse(f"simulated replica {index}")
         with self.changed:
             self._raise_if_stopped()
-            watch = self.watches[index]
-            if watch.lost is not None:
-                raise watch.lost
+            watchdog = self.watchdogs[index]
+            if watchdog.lost is not None:
+                raise watchdog.lost
             if index in self.late:
                 raise DeadCommunicatorError("this communicator can't be used any more: a deadline has passed on it")
             channel.contributions[index] = contribution
@@ -78,7 +78,7 @@ class Hub:
                 self.changed.notify_all()
                 return channel.results
             now = time.monotonic()
-            watch.begin_wait(now)
+            watchdog.wait_started(now)
             while channel.round == number:
                 self._raise_if_stopped()
                 self._raise_if_somebody_ended(channel, index)
@@ -89,9 +89,9 @@ class Hub:
                     # What it has brought can't be taken back: its next contribution would enter this round.
                     self.late.add(index)
                     raise TimeoutError("not every simulated replica arrived before the deadline")
-                wake = min(watch.look(now, self._awaited(channel)), math.inf if deadline is None else deadline)
+                wake = min(watchdog.check(now, self._awaited(channel)), math.inf if deadline is None else deadline)
                 self.changed.wait(wake - now)
-            watch.end_wait()
+            watchdog.wait_ended()
             return channel.results
 
     def fail(self, index: int, failure: BaseException) -> None:
@@ -104,9 +104,9 @@ class Hub:
         """Note that a replica has left a call in the middle, and wake those who wait for it."""
         word = last_word(index, error)
         with self.changed:
-            for watch in self.watches:
-                if watch.index != index:
-                    watch.note_left(index, call, as_error(word, watch.index))
+            for watchdog in self.watchdogs:
+                if watchdog.index != index:
+                    watchdog.note_left(index, call, as_error(word, watchdog.index))
             self.changed.notify_all()
 
     def leave(self, index: int) -> None:
@@ -225,9 +225,9 @@ class ThreadCommunicator(Communicator):
         return _ThreadBarrier(self._hub, self._hub.barrier(node.members, next(self._counters.barriers)), self._index)
 
     @cached_property
-    def watch(self) -> Watch:
+    def watchdog(self) -> Watchdog:
         """This replica's, that of all its communicators."""
-        return self._hub.watches[self._index]
+        return self._hub.watchdogs[self._index]
 
     def twin(self) -> ThreadCommunicator:
         """Return a communicator over channels of its own."""
@@ -272,7 +272,7 @@ class _ThreadLine:
         self._hub, self._index = hub, index
 
     def ask(self, seconds: float) -> list[Status | None]:
-        return [watch.status() for watch in self._hub.watches]
+        return [watchdog.status() for watchdog in self._hub.watchdogs]
 
     def explain_silence(self, replica: int) -> str:
         raise AssertionError("threads of one process are never silent")

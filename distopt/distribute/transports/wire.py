@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from distopt.distribute.agreement.communicator import does_something_else
-from distopt.distribute.agreement.watchdog import Watch
+from distopt.distribute.agreement.watchdog import Watchdog
 from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLostError
 
 _HEAD = struct.Struct("<QQ")
@@ -38,11 +38,11 @@ class Wire:
 
     Args:
         sockets: by replica.
-        watch: what this replica does.
+        watchdog: what this replica does.
     """
 
-    def __init__(self, sockets: Mapping[int, socket.socket], watch: Watch) -> None:
-        self._sockets, self._watch = sockets, watch
+    def __init__(self, sockets: Mapping[int, socket.socket], watchdog: Watchdog) -> None:
+        self._sockets, self._watchdog = sockets, watchdog
         self.dead: str | None = None
         """Why it can't be used any more; may be set by another thread."""
 
@@ -74,8 +74,8 @@ class Wire:
         self._advance(coming, coming)
         if not going and not coming:
             return
-        watch = self._watch
-        watch.begin_wait(time.monotonic())
+        watchdog = self._watchdog
+        watchdog.wait_started(time.monotonic())
         while going or coming:
             ready = _poll(going, coming)
             self._advance(going, ready & going.keys())
@@ -88,8 +88,8 @@ class Wire:
                 awaited = (
                     () if kind is Message.RECORD else {task.replica for task in [*going.values(), *coming.values()]}
                 )
-                watch.look(now, awaited)
-        watch.end_wait()
+                watchdog.check(now, awaited)
+        watchdog.wait_ended()
 
     def _advance(self, tasks: dict[int, _Task], ready: Mapping[int, _Task] | set[int]) -> None:
         for number in list(ready):
@@ -106,11 +106,11 @@ class Wire:
 
     def _why(self, replica: int, error: Exception) -> Exception:
         """What the replica itself said on the watchdog's line, if it said something; else what was seen of it here."""
-        watch, end = self._watch, time.monotonic() + _REASON_SECONDS
-        while (said := watch.lost or watch.why_left(replica)) is None and time.monotonic() < end:
+        watchdog, end = self._watchdog, time.monotonic() + _REASON_SECONDS
+        while (said := watchdog.lost or watchdog.why_left(replica)) is None and time.monotonic() < end:
             time.sleep(0.01)
-        watch.lost = said or error
-        return watch.lost
+        watchdog.lost = said or error
+        return watchdog.lost
 
 
 def gone(replica: int, how: str) -> ReplicaLostError:

@@ -277,7 +277,7 @@ def test_a_replica_that_was_told_to_stop_waiting_does(pair):
 
 def test_who_is_asked_answers(pair):
     lines = together([each.line for each in pair])
-    pair[1].watch.enter("barrier()", 7)
+    pair[1].watchdog.call_started("barrier()", 7)
     statuses = lines[0].ask(5.0)
     assert statuses[1].call == "barrier() (step 7)"
     assert "Thread" in statuses[1].stacks or "thread" in statuses[1].stacks
@@ -290,11 +290,11 @@ def test_a_silent_replica_on_another_node_is_said_to_be_one(pair):
 
 def test_a_replica_that_does_not_come_ends_in_an_error_after_the_deadline(pair):
     for each in pair:
-        each.watch.begin(Deadlines(warn=0.1, silent=0.3, end=0.3))
+        each.watchdog.begin(Deadlines(warn=0.1, silent=0.3, end=0.3))
     together([each.line for each in pair])
-    pair[1].watch.enter("something else", -1)
-    pair[0].watch.enter("barrier()", -1)
-    pair[0].watch.enter("barrier()", -1)
+    pair[1].watchdog.call_started("something else", -1)
+    pair[0].watchdog.call_started("barrier()", -1)
+    pair[0].watchdog.call_started("barrier()", -1)
     with pytest.raises(ReplicaError, match="replica 1"):
         pair[0].all_gather(record(0))
 
@@ -302,7 +302,7 @@ def test_a_replica_that_does_not_come_ends_in_an_error_after_the_deadline(pair):
 def test_two_threads_are_not_let_in_at_once(pair):
     thread = threading.Thread(target=pair[0].all_gather, args=[record(0)])
     thread.start()
-    while not pair[0].watch.waiting_since:
+    while not pair[0].watchdog.waiting_since:
         time.sleep(0.001)
     with pytest.raises(ReplicaError, match="uses this communicator"):
         pair[0].all_gather(record(0))
