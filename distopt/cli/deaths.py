@@ -17,7 +17,7 @@ _MPICH = re.compile(r"PID (\d+) RUNNING AT (\S+)(?:(?!RUNNING AT).)*?\(signal (\
 _OPEN_MPI = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited on\s+signal (\d+)")
 
 
-class Watch(threading.Thread):
+class ReplicaMonitor(threading.Thread):
     """Notes which of this host's replicas ended first.
 
     When one replica dies, MPICH kills the others at once, and then may name one of these as the cause. Waiting on
@@ -42,7 +42,7 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Watch the pipes until a replica has ended, or ``stop`` is called."""
+        """ReplicaMonitor the pipes until a replica has ended, or ``stop`` is called."""
         with select.epoll() as epoll:
             for pipe in self._pipes:
                 epoll.register(pipe, select.EPOLLHUP)
@@ -53,7 +53,7 @@ class Watch(threading.Thread):
             os.close(pipe)
 
     def stop(self) -> None:
-        """End the watch."""
+        """Stop watching the replicas."""
         self._ended.set()
         self.join()
 
@@ -76,12 +76,14 @@ class Watch(threading.Thread):
         return reached
 
 
-def killed(text: str, watch: Watch, before: ControlGroup | None = None, after: ControlGroup | None = None) -> list[str]:
+def killed(
+    text: str, monitor: ReplicaMonitor, before: ControlGroup | None = None, after: ControlGroup | None = None
+) -> list[str]:
     """Return a sentence for each replica that was killed.
 
     Args:
         text: the end of the launcher's output.
-        watch: the watch over the replicas of this host.
+        monitor: the watch over the replicas of this host.
         before: this process's control group before the job (the replicas belong to it too).
         after: the same control group after the job.
     """
@@ -90,8 +92,8 @@ def killed(text: str, watch: Watch, before: ControlGroup | None = None, after: C
         _sentence(_name(index, pid, host), int(number), cause) for index, pid, host, number in _OPEN_MPI.findall(text)
     ]
     for pid, host, number in _MPICH.findall(text):
-        first = watch.first_name() if host == os.uname().nodename else None
-        sentences.append(_sentence(first or _name(_index(watch.folder, pid, host), pid, host), int(number), cause))
+        first = monitor.first_name() if host == os.uname().nodename else None
+        sentences.append(_sentence(first or _name(_index(monitor.folder, pid, host), pid, host), int(number), cause))
     return sentences
 
 

@@ -16,7 +16,7 @@ from typing import IO
 
 import click
 
-from distopt.cli.deaths import Watch, killed
+from distopt.cli.deaths import ReplicaMonitor, killed
 from distopt.cli.mpirun import find_mpirun, flags, mpi_library
 from distopt.cli.restarts import Outcome, repeat
 from distopt.errors import DistoptError
@@ -137,7 +137,7 @@ class Job:
         self._streams: list[_Stream] = []
         for forwarded in _FORWARDED:
             signal.signal(forwarded, self._forward)
-        self._watch = Watch(folder, replicas)
+        self._monitor = ReplicaMonitor(folder, replicas)
         self._memory = control_group()
         self.process = subprocess.Popen(
             command,
@@ -158,10 +158,10 @@ class Job:
         assert self.process
         status = self.process.wait()
         if status < 0:  # nobody else ends replicas that have not used MPI yet
-            self._watch.signal_replicas(signal.SIGKILL)
+            self._monitor.signal_replicas(signal.SIGKILL)
         for stream in self._streams:
             stream.join()
-        self._watch.stop()
+        self._monitor.stop()
         return status
 
     def report(self, status: int) -> Outcome:
@@ -189,9 +189,9 @@ class Job:
             name = signal.Signals(-status).name
             return f"distopt run: the launcher (pid {self.process.pid}) was killed by signal {-status} ({name})"
         said = "\n".join(stream.tail.decode(errors="replace") for stream in self._streams)
-        if sentences := killed(said, self._watch, self._memory, control_group()):
+        if sentences := killed(said, self._monitor, self._memory, control_group()):
             return "\n".join(sentences)
-        first = self._watch.first_name()
+        first = self._monitor.first_name()
         return f"distopt run: the job ended with status {code}" + (f"; {first} ended first" if first else "")
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
@@ -211,7 +211,7 @@ class Job:
         if number == signal.SIGINT:
             self.process.send_signal(number)
             self._after(REMINDER_SECONDS, self._remind)
-        elif self.signals.count(number) < 2 and self._watch.signal_replicas(signal.SIGTERM):
+        elif self.signals.count(number) < 2 and self._monitor.signal_replicas(signal.SIGTERM):
             # Not through the launcher: Open MPI's would end the job before anybody could save anything.
             self._after(GRACE_SECONDS, self._end)
         else:
@@ -220,7 +220,7 @@ class Job:
     def _end(self) -> None:
         """End the job, even if replicas ignore SIGTERM: MPICH's launcher only passes that signal on, and waits."""
         assert self.process
-        self._watch.signal_replicas(signal.SIGKILL)
+        self._monitor.signal_replicas(signal.SIGKILL)
         self.process.terminate()
 
     def _remind(self) -> None:

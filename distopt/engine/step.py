@@ -37,8 +37,8 @@ from distopt.engine.call import StepCall
 from distopt.engine.plan_setup import set_up_plan, share_new_slots
 from distopt.engine.reducers import Reducer, choose_reducer
 from distopt.engine.state.options import StepOptions
+from distopt.engine.step_observers import StepObservers
 from distopt.engine.verdicts import choose_verdict
-from distopt.engine.watch import StepWatch
 from distopt.errors import NonFiniteGradientError, ReplicaLostError
 from distopt.memory.storage import note_writes
 from distopt.process.moments import Moment, StopAtMoment
@@ -75,17 +75,17 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
     if missing := gradients.take_part(agreed.kinds):
         family.missing(missing, everything=not gradients.entries)
 
-    watch = None if call.observers is None else StepWatch.of(call, gradients, agreed)
+    observers = None if call.observers is None else StepObservers.of(call, gradients, agreed)
     with Writing(call, gradients) as writing:
-        _make_state(call, gradients, watch)
+        _make_state(call, gradients, observers)
         reducer = choose_reducer(call, plan, gradients, agreed)
         verdict = choose_verdict(call, gradients, reducer) if call.looks or training.skips_nonfinite else None
         reducer.collect()  # 4
         if gradients.sparse:
             _collect_rows(gradients, reducer, engine.options)
         squares = reducer.measure()
-        if watch:
-            watch.tell(Moment.SUMS)
+        if observers:
+            observers.tell(Moment.SUMS)
         if verdict is not None and not verdict.accepts(squares):
             training.skip()
             return
@@ -96,8 +96,8 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
         if call.shares:
             engine.state_check.record_if_due(call.aggregating_strategy, gradients.listing)
         reducer.leave()
-        if watch:
-            watch.tell(Moment.UPDATED, None if verdict is None else verdict.norm)
+        if observers:
+            observers.tell(Moment.UPDATED, None if verdict is None else verdict.norm)
 
 
 class Writing:
@@ -144,16 +144,16 @@ def _checked(items: Any, call: StepCall) -> float | None:
     return None if items is None else check_items(items, call.strategy is not None, averaged_loss)
 
 
-def _make_state(call: StepCall, gradients: Gradients, watch: StepWatch | None) -> None:
+def _make_state(call: StepCall, gradients: Gradients, observers: StepObservers | None) -> None:
     """Make the slots that this step needs; in shared mode they become those of the node (collective)."""
-    if watch:
-        watch.tell(Moment.STATE)
+    if observers:
+        observers.tell(Moment.STATE)
     call.family.create_state(gradients)
     if call.shares:
         share_new_slots(call, gradients.slab)
-    if watch:
-        watch.tell(Moment.AGREED)
-        watch.tell(Moment.GRADIENTS)
+    if observers:
+        observers.tell(Moment.AGREED)
+        observers.tell(Moment.GRADIENTS)
 
 
 def _collect_rows(gradients: Gradients, reducer: Reducer, options: StepOptions) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import DISTOPT, run, run_replicas, script_file
 
-from distopt.cli.deaths import Watch, killed
+from distopt.cli.deaths import ReplicaMonitor, killed
 from distopt.process.system import ControlGroup, control_group, describe_memory
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
@@ -85,10 +85,10 @@ def test_this_system_can_be_read():
 def test_the_sentence_says_what_the_kernel_knows(tmp_path, family, before, after, sentence):
     host = os.uname().nodename
     (tmp_path / "replica-2.json").write_text(f'{{"pid": 1234, "host": "{host}"}}')
-    watch = Watch(tmp_path, 3)
-    watch.stop()
+    monitor = ReplicaMonitor(tmp_path, 3)
+    monitor.stop()
     groups = (group and ControlGroup(*group) for group in (before, after))
-    (text,) = killed(SAID[family].format(pid=1234, host=host), watch, *groups)
+    (text,) = killed(SAID[family].format(pid=1234, host=host), monitor, *groups)
     assert text.startswith(f"distopt run: replica 2 (pid 1234 on {host}) {sentence}")
 
 

@@ -9,7 +9,7 @@ from distopt.slabs.gradients import Gradients
 from distopt.slabs.report import StepReport
 
 
-class StepWatch:
+class StepObservers:
     """The observers of one step; most steps have none.
 
     Args:
@@ -21,7 +21,7 @@ class StepWatch:
         self._observers, self._report = observers, report
 
     @classmethod
-    def of(cls, call: StepCall, gradients: Gradients, agreed: Agreed) -> StepWatch | None:
+    def of(cls, call: StepCall, gradients: Gradients, agreed: Agreed) -> StepObservers | None:
         """Return the observers of a step among replicas; None where nobody observes it."""
         if call.observers is None or call.strategy is None:
             return None
