@@ -122,7 +122,7 @@ class Strategy:
                 watchdog = self.communicator.watchdog
                 watchdog.begin(self.deadlines)
                 greet(self.communicator, self.update, self.checks)
-                watchdog.begin(self.deadlines, self.communicator.line())
+                watchdog.begin(self.deadlines, self.communicator.status_channel())
         return self.communicator
 
     @property

@@ -36,7 +36,7 @@ class Group:
 
     def __init__(self, peers: Peers) -> None:
         self._communicator = RayCommunicator(peers)
-        self._communicator.line()
+        self._communicator.status_channel()
         self._replica = current_replica()
         count_anew()
         self._replica.default_strategy = Strategy(self._communicator)

@@ -172,7 +172,7 @@ def _is_last(communicator: Communicator) -> bool:
 
 
 def _end_while_others_wait(communicator: Communicator, make_wait: _Make, end: Callable[[Communicator], None]) -> Any:
-    communicator.line()
+    communicator.status_channel()
     wait = make_wait(communicator)
     return end(communicator) if _is_last(communicator) else _told(wait)
 
@@ -213,7 +213,7 @@ def _nothing() -> None: ...
 
 
 def _leave_a_call(communicator: Communicator, make_wait: _Make) -> _LeftCall:
-    communicator.line()
+    communicator.status_channel()
     wait = make_wait(communicator)
     agree(communicator, Call("step"))
     in_call = None if _is_last(communicator) else _told(wait)
@@ -224,7 +224,7 @@ def _leave_a_call(communicator: Communicator, make_wait: _Make) -> _LeftCall:
 
 
 def _leave_an_exchange(communicator: Communicator) -> _Told | None:
-    communicator.line()
+    communicator.status_channel()
     agree(communicator, Call("step"))
     if _is_last(communicator):
         communicator.break_off(ValueError("boom"))
@@ -237,7 +237,7 @@ def _leave_an_exchange(communicator: Communicator) -> _Told | None:
 
 
 def _leave_together(communicator: Communicator) -> _Told | None:
-    communicator.line()
+    communicator.status_channel()
     agree(communicator, Call("step"))
     communicator.break_off(ValueError("boom"))
     if _is_last(communicator):

@@ -106,8 +106,8 @@ class LateCommunicator(Communicator):
     def twin(self) -> Communicator:
         return LateCommunicator(self._inner.twin(), self._lateness, self._nodes)
 
-    def line(self) -> Any:
-        return self._inner.line()
+    def status_channel(self) -> Any:
+        return self._inner.status_channel()
 
     def fail(self, error: BaseException) -> None:
         self._inner.fail(error)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from distopt.distribute.agreement.watchdog import Line, Watchdog
+from distopt.distribute.agreement.watchdog import StatusChannel, Watchdog
 from distopt.errors import ReplicaFailedError
 from distopt.former_names import FormerName, adopt_former_names
 
@@ -122,7 +122,7 @@ class Communicator(abc.ABC):
     staging: SharedSums | None = None
     """Sums arrays of the replicas' own; None: transfers do."""
     _optimizers: int = 0
-    watch = FormerName("watchdog")
+    watch, line = FormerName("watchdog"), FormerName("status_channel")
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -202,7 +202,7 @@ class Communicator(abc.ABC):
         """What this replica does; a transport keeps it up to date where it waits, and looks at its clock there."""
         return Watchdog(self.index)
 
-    def line(self) -> Line | None:
+    def status_channel(self) -> StatusChannel | None:
         """Make how the watchdog asks the other replicas, together with them; None: in no other way than so far."""
         return None
 
@@ -241,7 +241,7 @@ class Communicator(abc.ABC):
         so; then nobody meets in a header any more, and all later calls raise, here too. Where the others have left the
         call as well, nobody waits: all meet in the next header and can go on.
 
-        Never raises, waits for no other replica. Without a ``line`` the others are not told.
+        Never raises, waits for no other replica. Without a ``status_channel`` the others are not told.
 
         Args:
             error: why it left.
@@ -249,8 +249,8 @@ class Communicator(abc.ABC):
         watchdog = self.watchdog
         if watchdog.lost is not None:  # it has waited in vain itself: it can't come to a header
             self.fail(watchdog.lost)
-        elif watchdog.line is not None:
-            watchdog.line.leave(watchdog.calls, error)
+        elif watchdog.status_channel is not None:
+            watchdog.status_channel.leave(watchdog.calls, error)
 
     def transfer(self, sends: Sequence[Array | None], receives: Sequence[Array | None]) -> None:
         """Prepare a transfer and do it once."""

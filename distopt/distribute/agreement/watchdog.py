@@ -1,8 +1,9 @@
 """Who is late, and what they were doing.
 
 A replica that waits looks at the clock while it waits. After ``Deadlines.warn`` it asks the others, who answer from a
-thread of their own (``Line``): those who have made fewer calls, or wait for nobody, or do not answer, are missing. One
-replica then names them and writes everybody's stacks into a file. After the long deadlines waiting ends in an error.
+thread of their own (``StatusChannel``): those who have made fewer calls, or wait for nobody, or do not answer, are
+missing. One replica then names them and writes everybody's stacks into a file. After the long deadlines waiting ends in
+an error.
 """
 
 from __future__ import annotations
@@ -57,13 +58,13 @@ class Status:
     """The last of them."""
     waiting: bool
     """Whether it waits for other replicas."""
-    line: str
+    source_line: str
     """Where its main thread is in the user's code."""
     stacks: str
     """Of all its threads."""
 
 
-class Line(Protocol):
+class StatusChannel(Protocol):
     """How a replica asks the others what they are doing, however busy they are."""
 
     def ask(self, seconds: float) -> list[Status | None]:
@@ -89,10 +90,10 @@ class Watchdog:
 
     Args:
         index: the replica's.
-        line: how it asks the others; None where that is not known before all have met.
+        channel: how it asks the others; None where that is not known before all have met.
     """
 
-    def __init__(self, index: int, line: Line | None = None) -> None:
+    def __init__(self, index: int, channel: StatusChannel | None = None) -> None:
         self.index = index
         self.calls = 0
         self.call, self.step = "", -1
@@ -102,7 +103,7 @@ class Watchdog:
         self.waited, self.headers = 0.0, 0
         """Seconds waited in headers, and how many there were."""
         self._call_start = 0.0
-        self.line = line
+        self.status_channel = channel
         self.lost: Exception | None = None
         """What whoever waits here must know: another replica has failed or died."""
         self._left: dict[int, _Left] = {}
@@ -110,9 +111,10 @@ class Watchdog:
         self._next_question = math.inf
         self._has_warned = False
 
-    def begin(self, deadlines: Deadlines, line: Line | None = None) -> None:
+    def begin(self, deadlines: Deadlines, channel: StatusChannel | None = None) -> None:
         """Look at the clock from now on."""
-        self._deadlines, self.line, self.thread = deadlines, line or self.line, threading.get_ident()
+        self._deadlines, self.thread = deadlines, threading.get_ident()
+        self.status_channel = channel or self.status_channel
 
     def end(self) -> None:
         """Wait without limit from now on: the script is over, and others may go on for long."""
@@ -184,10 +186,10 @@ class Watchdog:
             raise self.lost
         look_for_launcher()
         if now >= self._next_question and self._deadlines is not None:
-            if self.line is None:
+            if self.status_channel is None:
                 self._wait_for_strangers(self._deadlines)
             else:
-                self._ask(self.line, self._deadlines)
+                self._ask(self.status_channel, self._deadlines)
             self._next_question = time.monotonic() + min(_ASK_AGAIN_SECONDS, self._deadlines.warn)
         return min(self._next_question, now + _CHECK_AGAIN_SECONDS)
 
@@ -220,10 +222,10 @@ class Watchdog:
         if waited >= deadlines.end:
             raise StalledError(f"{text}. That is longer than {deadlines.end:g} s. {_LONGER}", [])
 
-    def _ask(self, line: Line, deadlines: Deadlines) -> None:
+    def _ask(self, channel: StatusChannel, deadlines: Deadlines) -> None:
         me = threading.get_ident()
         since = self._waiting.get(me)
-        statuses = line.ask(ASK_SECONDS)
+        statuses = channel.ask(ASK_SECONDS)
         if since is None or self._waiting.get(me) != since:
             return
         mine = self.status()
@@ -233,8 +235,10 @@ class Watchdog:
             if r != self.index and (s is None or s.calls < mine.calls or (s.calls == mine.calls and not s.waiting))
         ]
         waited = time.monotonic() - since
-        who = "; ".join(_describe(r, statuses[r], line) for r in missing) or "nobody in particular: all replicas wait"
-        text = f"replica {self.index} has waited {waited:.0f} s in {mine.call} at {mine.line} for {who}"
+        who = (
+            "; ".join(_describe(r, statuses[r], channel) for r in missing) or "nobody in particular: all replicas wait"
+        )
+        text = f"replica {self.index} has waited {waited:.0f} s in {mine.call} at {mine.source_line} for {who}"
         is_first = self.index == min(set(range(len(statuses))) - set(missing))
         if missing and is_first and not self._has_warned:
             file = write_stacks(statuses, text)
@@ -252,14 +256,14 @@ def write_stacks(statuses: Sequence[Status | None], head: str) -> Path:
     path = Path(tempfile.gettempdir(), f"distopt-stacks-{os.getpid()}-{time.time_ns() // 10**6}.txt")
     parts = [head]
     for replica, status in enumerate(statuses):
-        text = "no answer" if status is None else f"last call {status.call}, at {status.line}\n{status.stacks}"
+        text = "no answer" if status is None else f"last call {status.call}, at {status.source_line}\n{status.stacks}"
         parts.append(f"==== replica {replica}: {text}")
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 
 
-def _describe(replica: int, status: Status | None, line: Line) -> str:
+def _describe(replica: int, status: Status | None, channel: StatusChannel) -> str:
     if status is None:
-        return f"replica {replica}, which {line.explain_silence(replica)}"
+        return f"replica {replica}, which {channel.explain_silence(replica)}"
     last = f"its last call was {status.call}" if status.call else "it has made no call yet"
-    return f"replica {replica} ({last}; it is at {status.line})"
+    return f"replica {replica} ({last}; it is at {status.source_line})"

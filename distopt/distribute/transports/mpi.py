@@ -18,9 +18,9 @@ import numpy as np
 
 from distopt.distribute.agreement.communicator import Array, Copies, Transfer
 from distopt.distribute.agreement.open_communicators import note_opened
-from distopt.distribute.agreement.watchdog import Line, Watchdog
+from distopt.distribute.agreement.watchdog import StatusChannel, Watchdog
 from distopt.distribute.node.mailbox import RECORD_BYTES
-from distopt.distribute.transports.mpi_line import MPILine, watchdog_of
+from distopt.distribute.transports.mpi_status_channel import MPIStatusChannel, watchdog_of
 from distopt.distribute.transports.processes import ProcessCommunicator
 from distopt.errors import (
     DeadCommunicatorError,
@@ -123,7 +123,7 @@ class MPICommunicator(ProcessCommunicator):
 
     @cached_property
     def watchdog(self) -> Watchdog:
-        """What this replica does; all communicators over the same one of the user's share it, and its line."""
+        """What this replica does; all communicators over the same one of the user's share it."""
         return watchdog_of(load_mpi(), self.comm)
 
     @property
@@ -148,24 +148,24 @@ class MPICommunicator(ProcessCommunicator):
         """Send on a duplicate that somebody else has made, and knows the end of."""
         self._own = own
 
-    def line(self) -> Line | None:
-        """Return a line on a duplicate of its own; None where it can have no thread on some replica (collective)."""
+    def status_channel(self) -> StatusChannel | None:
+        """Return a channel on a duplicate of its own; None where it can have no thread on some replica (collective)."""
         mpi = load_mpi()
         if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
             return None
         watchdog = self.watchdog
-        if watchdog.line is None:
+        if watchdog.status_channel is None:
             comm = self.duplicate()
             if not any(comm.allgather(is_exiting())):
-                watchdog.line = line = MPILine(mpi, comm, self.nodes, watchdog)
-                line.stop_before_mpi()
-        return watchdog.line
+                watchdog.status_channel = channel = MPIStatusChannel(mpi, comm, self.nodes, watchdog)
+                channel.stop_before_mpi()
+        return watchdog.status_channel
 
     def fail(self, error: BaseException) -> None:
-        """Tell the other replicas, on the line; where there is none, they are told in headers only."""
+        """Tell the other replicas, on the status channel; where there is none, they are told in headers only."""
         is_usable = self._own is not None and not forked.in_child and not load_mpi().Is_finalized()
-        if is_usable and isinstance(self.watchdog.line, MPILine):
-            self.watchdog.line.end(error)
+        if is_usable and isinstance(self.watchdog.status_channel, MPIStatusChannel):
+            self.watchdog.status_channel.end(error)
 
     def abandon(self) -> None:
         """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""

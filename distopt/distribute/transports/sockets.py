@@ -23,7 +23,7 @@ from distopt.distribute.node.node import Node
 from distopt.distribute.node.staging import Exchange, Staging
 from distopt.distribute.transports.peers import Peers
 from distopt.distribute.transports.processes import ProcessCommunicator
-from distopt.distribute.transports.sockets_line import RayLine
+from distopt.distribute.transports.sockets_status_channel import RayStatusChannel
 from distopt.distribute.transports.wire import Message, Wire
 from distopt.errors import NoSharedMemoryError
 from distopt.process import forked
@@ -77,21 +77,23 @@ class RayCommunicator(ProcessCommunicator):
         """Return a communicator over connections of its own."""
         return RayCommunicator(self.peers, self.nodes, self.watchdog)
 
-    def line(self) -> RayLine:
-        """Return the line of all communicators of the group."""
-        if not isinstance(self.watchdog.line, RayLine):
-            self.watchdog.line = RayLine(self.peers, next(self.peers.purposes), self.nodes, self.watchdog)
-        return self.watchdog.line
+    def status_channel(self) -> RayStatusChannel:
+        """Return the status channel of all communicators of the group."""
+        if not isinstance(self.watchdog.status_channel, RayStatusChannel):
+            self.watchdog.status_channel = RayStatusChannel(
+                self.peers, next(self.peers.purposes), self.nodes, self.watchdog
+            )
+        return self.watchdog.status_channel
 
     def fail(self, error: BaseException) -> None:
-        """Tell the other replicas, on the line; where there is none yet, they see how this one's connections end."""
-        if isinstance(self.watchdog.line, RayLine):
-            self.watchdog.line.end(error)
+        """Tell the other replicas on the status channel; without one they see how its connections end."""
+        if isinstance(self.watchdog.status_channel, RayStatusChannel):
+            self.watchdog.status_channel.end(error)
 
     def leave(self) -> None:
         """Tell the other replicas, which have all said goodbye, that the end of this one is no death."""
-        if isinstance(self.watchdog.line, RayLine):
-            self.watchdog.line.end(None)
+        if isinstance(self.watchdog.status_channel, RayStatusChannel):
+            self.watchdog.status_channel.end(None)
 
     def abandon(self) -> None:
         """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""

@@ -56,7 +56,7 @@ class Hub:
         self.channels: list[tuple[_Channel, _Channel]] = []
         """For headers and payloads, of each communicator and its twins."""
         self.barriers: dict[tuple[int, ...], list[_Channel]] = {}
-        self.watchdogs = [Watchdog(index, _ThreadLine(self, index)) for index in range(size)]
+        self.watchdogs = [Watchdog(index, _ThreadStatusChannel(self, index)) for index in range(size)]
 
     def meet(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
         """Bring a contribution and wait for everybody's."""
@@ -265,7 +265,7 @@ class ThreadCommunicator(Communicator):
         return self._meet(self._payloads, contribution)
 
 
-class _ThreadLine:
+class _ThreadStatusChannel:
     """Answers of replicas in the same process: everybody can see everybody."""
 
     def __init__(self, hub: Hub, index: int) -> None:

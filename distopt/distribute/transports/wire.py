@@ -21,7 +21,7 @@ from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLos
 _HEAD = struct.Struct("<QQ")
 _POLL_SECONDS = 0.05
 _REASON_SECONDS = 1.0
-"""How long the watchdog's line is given to say why a connection was closed, or why something else was sent."""
+"""How long the status channel is given to say why a connection was closed, or why something else was sent."""
 
 _ERRORS = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
@@ -105,7 +105,7 @@ class Wire:
                 raise self._why(task.replica, error) from None
 
     def _why(self, replica: int, error: Exception) -> Exception:
-        """What the replica itself said on the watchdog's line, if it said something; else what was seen of it here."""
+        """Return what the replica itself said on the status channel, if anything; else what was seen of it here."""
         watchdog, end = self._watchdog, time.monotonic() + _REASON_SECONDS
         while (said := watchdog.lost or watchdog.why_left(replica)) is None and time.monotonic() < end:
             time.sleep(0.01)

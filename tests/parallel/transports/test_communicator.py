@@ -52,7 +52,7 @@ class TestFailure(WithFreshCommunicators, FailureConformance):
         """As at the end of a job: those who do not come to the header are told afterwards."""
 
         def end(communicator):
-            communicator.line()
+            communicator.status_channel()
             if communicator.index:
                 arrays = [np.zeros(3)] * communicator.size
                 return caught(communicator.transfer, arrays, [array.copy() for array in arrays])

@@ -114,7 +114,7 @@ def test_a_replica_that_goes_in_the_middle_of_a_transfer_is_named(pair):
 
 
 def test_what_a_replica_says_before_it_ends_is_what_the_others_raise(pair):
-    lines = together([each.line for each in pair])
+    lines = together([each.status_channel for each in pair])
 
     def fail():
         lines[1].end(ValueError("the disk is full"))
@@ -129,7 +129,7 @@ def test_what_a_replica_says_before_it_ends_is_what_the_others_raise(pair):
 
 @pytest.mark.parametrize("error", [ReplicaLostError("replica 7 is gone"), ReplicaFailedError("it failed", 7)], ids=repr)
 def test_what_was_only_heard_of_is_passed_on_as_it_is(error, pair):
-    together([each.line for each in pair])[1].end(error)
+    together([each.status_channel for each in pair])[1].end(error)
     with pytest.raises(type(error), match=str(error)) as caught:
         pair[0].all_gather(record(0))
     assert getattr(caught.value, "replica_index", 7) == 7
@@ -146,7 +146,7 @@ def test_who_waits_in_shared_memory_hears_of_a_death(says):
         all_have_it.wait()  # who still makes the node would be told there
         if distopt.replica_index() == 1:
             if says == "it ends well":
-                communicator.line().end(RuntimeError("gone"))
+                communicator.status_channel().end(RuntimeError("gone"))
             communicator.peers.close()
             left.set()
             return "gone"
@@ -260,7 +260,7 @@ def test_arrays_of_different_length_are_an_error_in_memory_too(neighbours):
 
 
 def test_who_waits_in_a_transfer_through_memory_hears_of_a_death(neighbours):
-    together([each.line for each in neighbours])
+    together([each.status_channel for each in neighbours])
     timer = threading.Timer(0.2, neighbours[1].peers.close)
     timer.start()
     received = [None, np.empty(10_000_000), None]
@@ -276,7 +276,7 @@ def test_a_replica_that_was_told_to_stop_waiting_does(pair):
 
 
 def test_who_is_asked_answers(pair):
-    lines = together([each.line for each in pair])
+    lines = together([each.status_channel for each in pair])
     pair[1].watchdog.call_started("barrier()", 7)
     statuses = lines[0].ask(5.0)
     assert statuses[1].call == "barrier() (step 7)"
@@ -284,14 +284,14 @@ def test_who_is_asked_answers(pair):
 
 
 def test_a_silent_replica_on_another_node_is_said_to_be_one(pair):
-    lines = together([each.line for each in pair])
+    lines = together([each.status_channel for each in pair])
     assert "no sign of life" in lines[0].explain_silence(1)
 
 
 def test_a_replica_that_does_not_come_ends_in_an_error_after_the_deadline(pair):
     for each in pair:
         each.watchdog.begin(Deadlines(warn=0.1, silent=0.3, end=0.3))
-    together([each.line for each in pair])
+    together([each.status_channel for each in pair])
     pair[1].watchdog.call_started("something else", -1)
     pair[0].watchdog.call_started("barrier()", -1)
     pair[0].watchdog.call_started("barrier()", -1)

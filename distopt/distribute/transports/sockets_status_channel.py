@@ -1,4 +1,4 @@
-"""The watchdog's line between replicas that Ray has started: a thread per replica, on connections of its own.
+"""The watchdog's status channel between replicas that Ray has started: a thread per replica, on connections of its own.
 
 It answers for its replica, hears at once when another one dies, and passes on why one has failed.
 """
@@ -25,11 +25,11 @@ _LENGTH = struct.Struct("<I")
 _SEND_SECONDS = 5.0
 
 
-class RayLine:
+class RayStatusChannel:
     """Questions go to the other replicas' threads; the answers come to whoever waits.
 
     Args:
-        peers: the group; all replicas make the line together.
+        peers: the group; all replicas make the channel together.
         purpose: the number of its connections.
         nodes: the node of every replica.
         watchdog: what this replica does; learns there who is lost.

@@ -1,4 +1,4 @@
-"""The watchdog's line under MPI: a thread per replica that answers for it, on a communicator of its own."""
+"""The watchdog's status channel under MPI: a thread per replica that answers for it, on a communicator of its own."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def watchdog_of(mpi: Any, comm: Any) -> Watchdog:
     return watchdog
 
 
-class MPILine:
+class MPIStatusChannel:
     """Questions go to the other replicas' threads; the answers come to whoever waits.
 
     Args:
         mpi: the module mpi4py.MPI.
-        comm: a communicator that nobody else uses; all replicas make the line together.
+        comm: a communicator that nobody else uses; all replicas make the channel together.
         nodes: the node of every replica.
         watchdog: what this replica does; learns there who is lost.
     """
