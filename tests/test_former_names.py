@@ -4,6 +4,7 @@ import abc
 
 import pytest
 
+import distopt
 from distopt.former_names import FormerName, adopt_former_names
 
 
@@ -46,6 +47,15 @@ def test_a_subclass_may_still_define_a_former_name() -> None:
 
     assert Old().greet() == "hi"
     assert Old().hail() == "hi"
+
+
+def test_a_location_was_a_place() -> None:
+    with pytest.warns(DeprecationWarning, match=r"distopt\.distribute\.Place is now called Location"):
+        former = distopt.distribute.Place
+    assert former is distopt.distribute.Location
+    with pytest.warns(DeprecationWarning, match=r"Strategy\.place is now called location"):
+        location = distopt.Strategy(distopt.distribute.LocalCommunicator()).place
+    assert location == distopt.distribute.Location(0, 0, 1)
 
 
 def test_the_present_name_wins() -> None:

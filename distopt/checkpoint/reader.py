@@ -127,7 +127,7 @@ def _node(entry: Entry) -> Node | None:
 
 def _reads(node: Node | None, number: int) -> bool:
     """Return whether this replica, of those on its node, reads the piece of this number."""
-    return node is None or number % len(node.members) == node.place
+    return node is None or number % len(node.members) == node.index_on_node
 
 
 def _text(described: Described) -> str:

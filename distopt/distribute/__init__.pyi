@@ -1,7 +1,7 @@
 from distopt.distribute.agreement.checks import Checks as Checks
 from distopt.distribute.agreement.checks import Deadlines as Deadlines
 from distopt.distribute.agreement.communicator import Communicator as Communicator
-from distopt.distribute.agreement.communicator import Place as Place
+from distopt.distribute.agreement.communicator import Location as Location
 from distopt.distribute.collectives import all_gather as all_gather
 from distopt.distribute.collectives import all_reduce as all_reduce
 from distopt.distribute.collectives import barrier as barrier

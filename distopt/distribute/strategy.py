@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from distopt.distribute.agreement.checks import Checks, Deadlines
-from distopt.distribute.agreement.communicator import Communicator, Place
+from distopt.distribute.agreement.communicator import Communicator, Location
 from distopt.distribute.agreement.header import Call, agree
 from distopt.distribute.greeting import greet
 from distopt.distribute.node.node import Node
 from distopt.distribute.transports.local import LocalCommunicator
 from distopt.distribute.transports.mpi import MPICommunicator
 from distopt.errors import InvalidArgumentError, NoSharedMemoryError
+from distopt.former_names import FormerName
 from distopt.process.launcher import launched
 from distopt.process.replica import Replica, current_replica
 from distopt.settings import CHECKS, DEADLINES, RECEIPT, UPDATE, UPDATES
@@ -76,7 +77,7 @@ class Strategy:
         self.inspects = self.checks.on_nonfinite is not None or self.receipt is not None
         """Whether the sums of gradients are looked at before they are used."""
         self._greeted = False
-        self._place: Place | None = None
+        self._location: Location | None = None
         self._node: Node | None = None
         self._node_known = False
 
@@ -91,12 +92,14 @@ class Strategy:
         return self.communicator.index
 
     @property
-    def place(self) -> Place:
-        """This replica's node, its place on the node, and the replicas there (collective at the first call)."""
-        if self._place is None:
-            agree(self.ready(), Call("place"))
-            self._place = self.communicator.place
-        return self._place
+    def location(self) -> Location:
+        """This replica's node, its index on the node, and the replicas there (collective at the first call)."""
+        if self._location is None:
+            agree(self.ready(), Call("location"))
+            self._location = self.communicator.location
+        return self._location
+
+    place = FormerName("location")
 
     @contextmanager
     def scope(self) -> Iterator[Strategy]:
@@ -112,7 +115,7 @@ class Strategy:
         """Go on among other replicas."""
         self.communicator = communicator
         self._greeted = self._node_known = False
-        self._place = self._node = None
+        self._location = self._node = None
 
     def ready(self) -> Communicator:
         """Return the communicator, after the first agreement of its replicas on what they run (once)."""

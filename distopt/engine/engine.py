@@ -13,7 +13,7 @@ from distopt.engine.state.divergence import StateCheck
 from distopt.engine.state.options import StepOptions
 from distopt.engine.state.slot_store import SlotStore
 from distopt.engine.state.training_state import TrainingState
-from distopt.memory.arena import place
+from distopt.memory.arena import allocate
 from distopt.slabs.listing import Listing, find_listing, united
 from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
@@ -174,6 +174,6 @@ class Engine:
 
 def _new_slab(variables: Sequence[Variable], variant_of: Callable[[Variable], int]) -> Slab:
     strategy = get_strategy()
-    place(variables, shareable=strategy.shares_parameters)
+    allocate(variables, shareable=strategy.shares_parameters)
     shares = strategy.num_replicas_in_sync > 1
     return Slab(variables, strategy.replica_index if shares else None, list(map(variant_of, variables)))

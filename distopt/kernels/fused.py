@@ -46,9 +46,9 @@ def _operation_kernel(operation: Operation, dtype: np.dtype[Any]) -> Callable[..
 
 
 @functools.cache
-def _add_kernel(count: int, dtype: np.dtype[Any], place: int | None = None) -> Callable[..., None]:
-    types = [_flat(dtype, readonly=r != place) for r in range(count)] + [_flat(dtype)] * (place is None)
-    return compile_kernel(f"add_{count}", sources.add_source(count, place), numba.void(*types))
+def _add_kernel(count: int, dtype: np.dtype[Any], out_row: int | None = None) -> Callable[..., None]:
+    types = [_flat(dtype, readonly=r != out_row) for r in range(count)] + [_flat(dtype)] * (out_row is None)
+    return compile_kernel(f"add_{count}", sources.add_source(count, out_row), numba.void(*types))
 
 
 @functools.cache
@@ -138,12 +138,12 @@ def add_tree(rows: Sequence[Array], out: Array) -> None:
     """Write the tree sum of ``rows`` to ``out``; see ``distopt.kernels.add_tree``."""
     dtype = out.dtype
     if len(rows) <= MAX_ROWS and dtype.itemsize > 2:
-        place = None
+        out_row = None
         for r, row in enumerate(rows):
             if row is out:
-                place = r
+                out_row = r
                 break
-        _add_kernel(len(rows), dtype, place)(*rows, *[out] * (place is None))
+        _add_kernel(len(rows), dtype, out_row)(*rows, *[out] * (out_row is None))
     else:
         _add_by_blocks(rows, out)
 

@@ -69,14 +69,14 @@ def {operation.name}(flat, scalars, spans):
 """
 
 
-def add_source(count: int, place: int | None) -> str:
+def add_source(count: int, out_row: int | None) -> str:
     """Return ``add_<count>(*rows, out)``: the tree of ``count`` rows, written out in one expression.
 
     Where the sum replaces a row, the source names this row as the output. With an ``out`` that overlaps a row, LLVM
     would assume that elements depend on each other, and would not vectorise.
     """
     rows = [f"row_{r}" for r in range(count)]
-    parameters, out = (rows, f"row_{place}") if place is not None else ([*rows, "out"], "out")
+    parameters, out = (rows, f"row_{out_row}") if out_row is not None else ([*rows, "out"], "out")
     return f"""\
 def add_{count}({", ".join(parameters)}):
     for i in range({out}.size):

@@ -42,12 +42,12 @@ class Slab:
 
     Args:
         variables: the variables, in the order of the step; the same one may stand twice.
-        place: this replica's number where others of its node may come to read the slab; None keeps it private.
+        index_on_node: this replica's, where others of its node may come to read the slab; None keeps it private.
         variants: which variant of the optimizer's rule updates each variable; None: the rule itself.
     """
 
     def __init__(
-        self, variables: Sequence[Variable], place: int | None = None, variants: Sequence[int] | None = None
+        self, variables: Sequence[Variable], index_on_node: int | None = None, variants: Sequence[int] | None = None
     ) -> None:
         self.variables = list(variables)
         self._lengths: dict[np.dtype[Any], int] = {}
@@ -64,8 +64,7 @@ class Slab:
                 self.starts[k], self.ends[k] = start, end
         self.first_norm_block = [0, *itertools.accumulate(-(-v.size // SPAN_UNIT) for v in self.variables)]
         """Where each entry's block sums of squares begin in ``squares``."""
-        self.place = place
-        number = None if place is None else _AFTER_SLOTS + place
+        number = None if index_on_node is None else _AFTER_SLOTS + index_on_node
         raw, self.segment = flat_memory(self._nbytes, np.dtype(np.uint8), number)
         self.flats, self.squares = self._carve(raw)
         for variable, start in zip(self.variables, self.starts, strict=True):

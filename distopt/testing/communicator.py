@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import distopt
-from distopt.distribute.agreement.communicator import Array, Communicator, Place
+from distopt.distribute.agreement.communicator import Array, Communicator, Location
 from distopt.errors import DeadCommunicatorError
 from distopt.testing.replicas import Replicas
 
@@ -34,14 +34,14 @@ class CommunicatorConformance:
 
     def test_places_count_each_node_from_zero(self, replicas: Replicas) -> None:
         """Check that nodes, and the replicas on each, are numbered without gaps, in the order of the replicas."""
-        places: list[Place] = replicas(lambda: _here().place)
-        on_node: dict[int, list[Place]] = {}
-        for place in places:
-            on_node.setdefault(place.node, []).append(place)
+        locations: list[Location] = replicas(lambda: _here().location)
+        on_node: dict[int, list[Location]] = {}
+        for location in locations:
+            on_node.setdefault(location.node, []).append(location)
         assert list(on_node) == list(range(len(on_node)))
         for members in on_node.values():
-            assert [place.index_on_node for place in members] == list(range(len(members)))
-            assert {place.replicas_on_node for place in members} == {len(members)}
+            assert [location.index_on_node for location in members] == list(range(len(members)))
+            assert {location.replicas_on_node for location in members} == {len(members)}
 
     def test_all_gather_gives_everybody_every_record(self, replicas: Replicas) -> None:
         """Check that row r is replica r's record, for records of any length."""

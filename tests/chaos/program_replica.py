@@ -68,7 +68,7 @@ def _do(op: p.Op, world: World) -> Any:
         case p.Barrier():
             distopt.barrier()
         case p.Place():
-            place = distopt.get_strategy().place
+            place = distopt.get_strategy().location
             return place.index_on_node, place.replicas_on_node
         case p.Build():
             optimizer.build(world.variables)

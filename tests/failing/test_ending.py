@@ -129,12 +129,12 @@ def test_a_replica_that_uses_mpi_and_leaves_is_missed():
 
 
 def test_a_place_that_one_replica_asks_for_is_an_error_on_it():
-    result = job("import distopt\nif distopt.replica_index() == 0:\n    print(distopt.get_strategy().place)\n")
+    result = job("import distopt\nif distopt.replica_index() == 0:\n    print(distopt.get_strategy().location)\n")
     assert result.status != 0
     assert "ReplicaLeftError: replica 1 of 2 has ended" in result.errors
-    result = job("import distopt\ndistopt.get_strategy().place if distopt.replica_index() else distopt.barrier()\n")
+    result = job("import distopt\ndistopt.get_strategy().location if distopt.replica_index() else distopt.barrier()\n")
     assert result.status != 0
-    assert "call: replica 1: place" in result.errors
+    assert "call: replica 1: location" in result.errors
 
 
 def test_a_script_may_finalise_mpi_itself():

@@ -69,7 +69,12 @@ def test_after_every_step_the_bits_are_those_of_simulated_replicas(actors, count
 def test_a_replica_knows_its_place(actors):
     def place():
         strategy = distopt.get_strategy()
-        return repr(strategy), distopt.replica_index(), strategy.place.index_on_node, strategy.place.replicas_on_node
+        return (
+            repr(strategy),
+            distopt.replica_index(),
+            strategy.location.index_on_node,
+            strategy.location.replicas_on_node,
+        )
 
     assert as_replicas(actors[:3], place) == [("<Strategy on ray>", r, r, 3) for r in range(3)]
 

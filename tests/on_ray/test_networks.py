@@ -51,7 +51,7 @@ class Actor:
         before = sent()
         with distopt.ray.init_group(index, count, f"replicas {update}") as group:
             listens = distopt.get_strategy().communicator.peers.listener.getsockname()[0]
-            return distopt.get_strategy().place.node, train(size), sent() - before, listens
+            return distopt.get_strategy().location.node, train(size), sent() - before, listens
     def is_cut_off(self, index, count, ready):
         os.environ["DISTOPT_DEADLINES"] = "warn=1,silent=3,end=60"
         try:

@@ -36,7 +36,7 @@ class Actor:
     def replica(self, index, count, name, update):
         with distopt.ray.init_group(index, count, name):
             with distopt.Strategy(distopt.get_strategy().communicator, update=update).scope() as strategy:
-                place = strategy.place
+                place = strategy.location
                 peers = distopt.get_strategy().communicator.peers
                 listens = peers.listener.getsockname()[0]
                 return (place.node, place.index_on_node, place.replicas_on_node), train(), listens

@@ -50,7 +50,7 @@ def fit(loop, replicas=2, config=None, **run):
 def test_the_bits_are_those_of_simulated_replicas(tmp_path):
     def loop():
         strategy = distopt.get_strategy()
-        place = strategy.place
+        place = strategy.location
         where = f"{distopt.replica_index()} of {distopt.num_replicas()}, {place.index_on_node} on node {place.node}"
         (tmp_path / f"replica {distopt.replica_index()}").write_text(f"{where}: {trained()}")
 

@@ -34,8 +34,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a replica runs: which node, which place on it, and how many replicas share it."""
+class Location:
+    """Where a replica runs: which node, which index on it, and how many replicas share it."""
 
     node: int
     index_on_node: int
@@ -122,7 +122,7 @@ class Communicator(abc.ABC):
     staging: SharedSums | None = None
     """Sums arrays of the replicas' own; None: transfers do."""
     _optimizers: int = 0
-    watch, line = FormerName("watchdog"), FormerName("status_channel")
+    watch, line, place = FormerName("watchdog"), FormerName("status_channel"), FormerName("location")
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -144,11 +144,11 @@ class Communicator(abc.ABC):
         """The node of every replica, numbered from 0. The first call may communicate: all replicas make it together."""
 
     @property
-    def place(self) -> Place:
-        """This replica's node and place on it."""
+    def location(self) -> Location:
+        """This replica's node and index on it."""
         nodes = self.nodes
         node = nodes[self.index]
-        return Place(node, nodes[: self.index].count(node), nodes.count(node))
+        return Location(node, nodes[: self.index].count(node), nodes.count(node))
 
     def node_barrier(self, node: Any) -> Barrier | None:
         """Make a barrier of the replicas of a node; all replicas call it together.

@@ -36,7 +36,7 @@ class FlagBarrier:
         node.unite([segment])
         assert segment is not None
         self._counts = segment.bytes.view(np.int64).data[:: _LINE // 8]
-        self._place, self._others = node.place, [k for k in range(count) if k != node.place]
+        self._index, self._others = node.index_on_node, [k for k in range(count) if k != node.index_on_node]
         self._awaited = [() if is_for_records else (replica,) for replica in node.members]
         self._arrivals = 0
         self._fence = memory_fence()
@@ -58,7 +58,7 @@ class FlagBarrier:
         """
         counts, self._arrivals = self._counts, self._arrivals + 1
         self._fence()  # what was read and written before comes before the count
-        counts[self._place] = self._arrivals
+        counts[self._index] = self._arrivals
         for other in self._others:
             if counts[other] < self._arrivals:
                 self._wait(deadline)

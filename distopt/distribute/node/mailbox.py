@@ -28,7 +28,7 @@ class Mailbox:
         node.unite([segment])
         assert segment is not None
         self._records = segment.bytes.reshape(-1, 2, RECORD_BYTES)
-        self._me, self._rounds = node.place, 0
+        self._me, self._rounds = node.index_on_node, 0
 
     def abandon(self) -> None:
         """Make this replica's thread that waits in it, and every later one, raise."""

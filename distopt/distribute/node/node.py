@@ -33,8 +33,8 @@ class Node:
         self.here = self.nodes[communicator.index]
         self.members = tuple(r for r, node in enumerate(self.nodes) if node == self.here)
         """The replica indices on this node, ascending."""
-        self.place = self.members.index(communicator.index)
-        """This replica's place among them."""
+        self.index_on_node = self.members.index(communicator.index)
+        """The index of this replica among them."""
         self.is_whole_job = len(self.members) == communicator.size
         barrier = communicator.node_barrier(self)
         if barrier is None:
@@ -64,7 +64,7 @@ class Node:
 
         def open_all(tickets: list[bytes]) -> list[Array]:
             assert segment is not None
-            return [segment.bytes if k == self.place else map_segment(t) for k, t in enumerate(tickets)]
+            return [segment.bytes if k == self.index_on_node else map_segment(t) for k, t in enumerate(tickets)]
 
         return self._together([segment], open_all)
 
@@ -79,7 +79,7 @@ class Node:
         """
 
         def join_first(tickets: list[bytes]) -> None:
-            for k, segment in enumerate(segments if self.place > 0 else ()):
+            for k, segment in enumerate(segments if self.index_on_node > 0 else ()):
                 assert segment is not None
                 segment.become(tickets[0][k * TICKET.size : (k + 1) * TICKET.size])
 

@@ -30,7 +30,7 @@ class NodeSum:
 
     Args:
         node: this replica's node.
-        flats: the buffers of the node's replicas, by place.
+        flats: the buffers of the node's replicas, by their index on it.
         ranges: for every replica of the job the (begin, end) of what it owns.
         wire: dtype of what travels between nodes; None is that of the sums: at least float32.
     """
@@ -38,7 +38,7 @@ class NodeSum:
     def __init__(
         self, node: Node, flats: Sequence[Array], ranges: Sequence[Ranges], wire: np.dtype[Any] | None = None
     ) -> None:
-        self._flats, self._place = flats, node.place
+        self._flats, self._index = flats, node.index_on_node
         self._mine = ranges[node.communicator.index]
         self._rows = [[flat[begin:end] for flat in flats] for begin, end in self._mine]
         self._partials = None if node.is_whole_job else _Partials(node, flats, ranges, wire)
@@ -49,11 +49,11 @@ class NodeSum:
             observe(Moment.SUM)
         if self._partials is None:
             for rows in self._rows:
-                add_tree(rows, rows[self._place])
+                add_tree(rows, rows[self._index])
             return
         total, begin = self._partials.collect(), 0
         for rows in self._rows:
-            mine = rows[self._place]
+            mine = rows[self._index]
             np.copyto(mine, total[begin : begin + mine.size], casting="same_kind")
             begin += mine.size
 

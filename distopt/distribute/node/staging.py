@@ -41,7 +41,7 @@ class Staging:
     """
 
     def __init__(self, node: Node, operation: Callable[[], AbstractContextManager[None]]) -> None:
-        self._place, self._barrier, self._operation = node.place, node.barrier, operation
+        self._index, self._barrier, self._operation = node.index_on_node, node.barrier, operation
         memories = node.share(new_segment(2 * _PIECE_BYTES))
         self._halves = [[memory[h * _PIECE_BYTES :][:_PIECE_BYTES] for memory in memories] for h in (0, 1)]
 
@@ -63,12 +63,12 @@ class Staging:
     def _stage(self, number: int, piece: Array, limits: Callable[[int, int], list[int]], *, is_last: bool) -> Stage:
         rows = [memory[: piece.nbytes].view(piece.dtype) for memory in self._halves[number % 2]]
         spans = list(pairwise(limits(piece.size, len(rows))))
-        begin, end = spans[self._place]
+        begin, end = spans[self._index]
         is_small = piece.nbytes <= _SMALL_BYTES
 
         def collect() -> None:
             with self._operation():
-                rows[self._place][...] = piece
+                rows[self._index][...] = piece
                 self._barrier()
 
         def distribute() -> None:
@@ -83,7 +83,7 @@ class Staging:
         if is_small:
             return Stage(collect, rows, piece, distribute)
         mine = [row[begin:end] for row in rows]
-        return Stage(collect, mine, mine[self._place], distribute)
+        return Stage(collect, mine, mine[self._index], distribute)
 
 
 class Exchange:
@@ -98,7 +98,7 @@ class Exchange:
 
     def __init__(self, node: Node) -> None:
         count = len(node.members)
-        self._me, self._members, self._barrier = node.place, range(count), node.barrier
+        self._me, self._members, self._barrier = node.index_on_node, range(count), node.barrier
         self._box_bytes = min(_BOX_BYTES, max(_LINE, _NODE_BYTES // (2 * count * count) // _LINE * _LINE))
         boxes = 2 * count * count * self._box_bytes
         segment = new_segment(boxes + 2 * count * count * 8)

@@ -68,10 +68,10 @@ class StateCheck:
         if not strategy.shares_parameters:
             return _sum_of_digests(_compared(strategy, listing, state)), 0
         broken = any(fingerprint.is_broken for fingerprint in self._fingerprints)
-        place = strategy.communicator.place
+        location = strategy.communicator.location
         digest = 0
-        if place.replicas_on_node < strategy.num_replicas_in_sync:
-            digest = _sum_of_digests(listing.variables, place.index_on_node, place.replicas_on_node)
+        if location.replicas_on_node < strategy.num_replicas_in_sync:
+            digest = _sum_of_digests(listing.variables, location.index_on_node, location.replicas_on_node)
         return digest, Flag.CHANGED if broken else 0
 
     def record_fingerprints(self, listing: Listing) -> None:
@@ -115,7 +115,7 @@ class StateCheck:
     def _raise_changed(self, communicator: Communicator) -> NoReturn:
         mine = next((each.variable.name for each in self._fingerprints if each.is_broken), "")
         names = [text.decode() for text in exchange_bytes(communicator, mine.encode())]
-        found = ", ".join(f"{name!r} (replica {r} owns the place)" for r, name in enumerate(names) if name)
+        found = ", ".join(f"{name!r} (replica {r} owns the element)" for r, name in enumerate(names) if name)
         raise DivergedError(
             f"before step {self._training.steps} memory has changed that only distopt writes: {found}. Something wrote "
             "to a parameter or slot between two steps, past assign (through a view, from compiled code), or a bit "

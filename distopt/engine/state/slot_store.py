@@ -9,7 +9,7 @@ import numpy as np
 from distopt.arrays import Array
 from distopt.distribute.node.node import Node
 from distopt.distribute.strategy import get_strategy
-from distopt.memory.arena import place
+from distopt.memory.arena import allocate
 from distopt.memory.flat_buffer import FlatBuffer
 from distopt.memory.segment import Segment
 from distopt.variables.variable import Variable
@@ -33,7 +33,7 @@ class SlotStore:
     def add(self, variable: Variable, label: str, slot: Variable) -> None:
         """Move a slot to where its variable's slots of this label lie."""
         self.table[variable, label] = slot
-        place([variable], shareable=get_strategy().shares_parameters)
+        allocate([variable], shareable=get_strategy().shares_parameters)
         home = variable.storage.buffer
         key = home, label
         if key not in self.flats:

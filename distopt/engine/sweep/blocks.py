@@ -59,7 +59,7 @@ class Blocks:
     @property
     def overwritten(self) -> Ranges:
         """The parts of this replica's slab where sums come to lie."""
-        return self._plan.overwritten(self._node.place)
+        return self._plan.overwritten(self._node.index_on_node)
 
     def collect(self) -> None:
         """Wait until every replica's gradients lie there; where sums need messages, make them."""
@@ -102,8 +102,8 @@ class Blocks:
                         observe(Moment.SUM)
                     add_tree(block.rows, block.total)
                 rescaling.before(block.buffer)
-                spans, places = block.norm_blocks
-                self._memory.squares[places] = square_sums(block.total, spans)
+                spans, indices = block.norm_blocks
+                self._memory.squares[indices] = square_sums(block.total, spans)
         if ACTIVE:
             observe(Moment.SQUARES)
         self._plan.publish_squares(self._memory.squares)

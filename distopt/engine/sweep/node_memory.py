@@ -40,8 +40,8 @@ class NodeMemory:
         memories = list(map(slab.of_another, node.share(slab.segment)))
         self._flats = {dtype: [flats[dtype] for flats, _ in memories] for dtype in slab.flats}
         for dtype, flat in slab.flats.items():
-            self._flats[dtype][node.place] = flat
-        self.squares = memories[0][1] if node.place else slab.squares
+            self._flats[dtype][node.index_on_node] = flat
+        self.squares = memories[0][1] if node.index_on_node else slab.squares
         """The block sums of squares, in one table for the node."""
         self.scratch = {dtype: np.empty(BLOCK + SPAN_UNIT, dtype) for dtype in slab.flats}
         """Memory for one block that others must not see."""
@@ -82,5 +82,5 @@ class NodeMemory:
                 total()
         plan.publish(as_summed=True)
         self.node.barrier()
-        plan.copy_totals(self.node.place)
+        plan.copy_totals(self.node.index_on_node)
         self.node.barrier()

@@ -90,8 +90,8 @@ class Block:
     Args:
         slab: the slab.
         parts: the parts.
-        flats: the flat buffers of the node's replicas, by place.
-        holder: the place of the one that gets their sum.
+        flats: the flat buffers of the node's replicas, by their index on it.
+        holder: the index on the node of the one that gets their sum.
     """
 
     def __init__(self, slab: Slab, parts: Sequence[Part], flats: Sequence[Array], holder: int) -> None:
@@ -120,13 +120,13 @@ class Block:
 
     @cached_property
     def norm_blocks(self) -> tuple[Array, Array]:
-        """The (start, length) of every block of the norms, and its place in the table of their sums."""
-        rows, places = [], []
+        """The (start, length) of every block of the norms, and its index in the table of their sums."""
+        rows, indices = [], []
         for part in self._parts:
             for offset in range(0, part.length, SPAN_UNIT):
                 rows.append((part.begin - self.begin + offset, min(SPAN_UNIT, part.length - offset)))
-                places.append(self._slab.first_norm_block[part.entry] + (part.first + offset) // SPAN_UNIT)
-        return np.array(rows, np.int64), np.array(places, np.int64)
+                indices.append(self._slab.first_norm_block[part.entry] + (part.first + offset) // SPAN_UNIT)
+        return np.array(rows, np.int64), np.array(indices, np.int64)
 
 
 def blocks_of(parts: Sequence[Part]) -> Iterator[list[Part]]:

@@ -40,7 +40,7 @@ class SharedByNode:
     def write(self, name: str, target: Array, value: Array) -> None:
         """Give all replicas of the job a new value: all call it, with the same."""
         agree(self.node.communicator, Call(f"assignment to {name!r}", lambda: {"value (digest)": digest([value])}))
-        if self.node.place == 0:
+        if self.node.index_on_node == 0:
             target[...] = value
         self.node.barrier()
 

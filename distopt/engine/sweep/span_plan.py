@@ -22,8 +22,8 @@ class Held:
     Args:
         slab: the slab.
         parts: the owner's.
-        flats: the flat buffers of the node's replicas, by place.
-        holder: the place of the one that gets their sum.
+        flats: the flat buffers of the node's replicas, by their index on it.
+        holder: the index on the node of the one that gets their sum.
     """
 
     def __init__(self, slab: Slab, parts: Sequence[Part], flats: Sequence[Array], holder: int) -> None:
@@ -52,7 +52,7 @@ class SpanPlan:
     Args:
         node: the replicas.
         slab: the gradients.
-        flats: for each dtype the flat buffers of the node's replicas, by place.
+        flats: for each dtype the flat buffers of the node's replicas, by their index on it.
         entries: which.
         wire: dtype of what travels between nodes; None is float32 or wider.
     """
@@ -81,19 +81,19 @@ class SpanPlan:
         self.own = self.by_owner[me]
         self.all = [held for of_owner in self.by_owner for held in of_owner]
 
-    def copy_totals(self, place: int) -> None:
+    def copy_totals(self, index_on_node: int) -> None:
         """Copy the sums that others own into the slab of this replica."""
         for held in self.all:
-            if held.holder != place:
+            if held.holder != index_on_node:
                 for run in held.runs:
-                    np.copyto(run.rows[place], run.total)
+                    np.copyto(run.rows[index_on_node], run.total)
 
-    def overwritten(self, place: int) -> dict[np.dtype[Any], list[tuple[int, int]]]:
+    def overwritten(self, index_on_node: int) -> dict[np.dtype[Any], list[tuple[int, int]]]:
         """Return the ranges of this replica's slab where sums come to lie."""
         ranges: dict[np.dtype[Any], list[tuple[int, int]]] = {}
         for of_owner in self.by_owner:
             for dtype, held in zip(self._slab.flats, of_owner, strict=True):
-                if held.holder == place:
+                if held.holder == index_on_node:
                     ranges.setdefault(dtype, []).extend(held.ranges)
         return ranges
 

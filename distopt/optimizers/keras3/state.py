@@ -14,7 +14,7 @@ from distopt.distribute.strategy import get_strategy
 from distopt.engine.plan_setup import synchronise
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
-from distopt.memory.arena import place
+from distopt.memory.arena import allocate
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.slabs.intake import as_variables, check_variable
@@ -183,7 +183,8 @@ class State(BaseOptimizer):
         self.built = True
         self._trainable_variables = listed
         self._index_variables()
-        place(self._trainable_variables, shareable=strategy.shares_parameters)  # together: one buffer, one kernel call
+        # Together: one buffer, one kernel call.
+        allocate(self._trainable_variables, shareable=strategy.shares_parameters)
         if communicator is not None:
             try:
                 synchronise(self._family(), self._engine, communicator, self._trainable_variables)

@@ -148,15 +148,15 @@ def _keys(source: BaseOptimizer, target: BaseOptimizer) -> tuple[list[_Key], lis
     return _keys_of(source, there), _keys_of(target, there if there.keys() == here.keys() else here)
 
 
-def _keys_of(optimizer: BaseOptimizer, places: Mapping[Variable, int]) -> list[_Key]:
+def _keys_of(optimizer: BaseOptimizer, positions: Mapping[Variable, int]) -> list[_Key]:
     known: dict[Variable, _Key] = {}
     for number, part in enumerate(parts_of(optimizer)):
         names, others = _KERAS_3_NAMES.get(_algorithm(part), {}), count()
         for (variable, label), slot in engine_of(part).slots.table.items():
-            known[slot] = number, places[variable], names.get(label, label)
+            known[slot] = number, positions[variable], names.get(label, label)
         accumulation = engine_of(part).training.accumulation
         for variable, sums in accumulation.sums.items() if accumulation else ():
-            known[sums] = number, places[variable], "gradient_accumulator"
+            known[sums] = number, positions[variable], "gradient_accumulator"
         known[counter_of(part)] = number, None, "iterations"
         rate = family_of(part).sources().get("learning_rate") if isinstance(part, Optimizer) else None
         if isinstance(rate, Variable):

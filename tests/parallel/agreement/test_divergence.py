@@ -356,7 +356,7 @@ def test_a_write_to_shared_memory_between_steps_is_found(several, family, what):
     failures, kept, counts, names, places = zip(*several(lambda: checked(train, update="shared")), strict=True)
     assert places[0] >= 0
     text = assert_found(failures, 3, names[0])
-    assert f"{names[0]!r} (replica {owner} owns the place)" in text
+    assert f"{names[0]!r} (replica {owner} owns the element)" in text
     assert all(kept)
     assert set(counts) == {3}
 
@@ -394,7 +394,7 @@ def test_the_parameters_of_nodes_are_compared(placed, owned):
     text = assert_found([failure for failure, *_ in outcomes], 3, "v")
     _, nodes, owner = outcomes[0]
     if owned:
-        assert f"'v' (replica {owner} owns the place)" in text
+        assert f"'v' (replica {owner} owns the element)" in text
     else:
         here = [str(r) for r, node in enumerate(nodes) if node == last]
         assert f"replica{'s' * (len(here) > 1)} {', '.join(here)}: " in text

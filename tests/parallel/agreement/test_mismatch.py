@@ -62,10 +62,10 @@ COLLECTIVES = {
         lambda s: (distopt.barrier(), distopt.all_reduce(1.0)),
         "call", "barrier", "all_reduce(op='sum')",
     ),
-    "place": (
-        lambda s: get_strategy().place,
+    "location": (
+        lambda s: get_strategy().location,
         lambda s: distopt.barrier(),
-        "call", "place", "barrier",
+        "call", "location", "barrier",
     ),
 }  # fmt: skip
 STEPS = {

@@ -83,7 +83,7 @@ def test_a_node_keeps_the_slots_that_its_replicas_own_until_they_are_collected(p
         own = slot.numpy()
         distopt.barrier()
         whole = optimizer.get_weights()[2]
-        return distopt.get_strategy().place.node, mine, own, whole, np.array_equal(whole, slot.numpy())
+        return distopt.get_strategy().location.node, mine, own, whole, np.array_equal(whole, slot.numpy())
 
     looks = placed(shared, look)
     for node in {each[0] for each in looks}:

@@ -34,7 +34,7 @@ def new_node():
 def test_the_replicas_of_a_node_know_one_another(placed):
     def look():
         node = new_node()
-        return node.here, node.members, node.place, node.is_whole_job
+        return node.here, node.members, node.index_on_node, node.is_whole_job
 
     nodes = [here for here, *_ in placed(look)]
     for r, (here, members, place, is_whole_job) in enumerate(placed(look)):
@@ -71,7 +71,7 @@ def share():
     segments = node.share(segment)
     seen = [int(each[999]) for each in segments]
     node.barrier()
-    segments[0][node.place] = 100 + me
+    segments[0][node.index_on_node] = 100 + me
     node.barrier()
     seen_later = segments[0][: len(segments)].tolist()
     node.barrier()
@@ -103,7 +103,7 @@ def unite():
     node.unite([first, second])
     before = [view.tolist() for view in views]
     node.barrier()
-    if node.place == len(node.members) - 1:
+    if node.index_on_node == len(node.members) - 1:
         views[0][:] = 55
     node.barrier()
     return node.members[0], before, views[0].tolist(), addresses == [view.ctypes.data for view in views]
@@ -155,7 +155,7 @@ def test_nobody_leaves_a_barrier_before_all_have_come(several):
         barrier = FlagBarrier(node)
         counts, late = [each.view(np.int64) for each in node.share(new_segment(8))], 0
         for k in range(rounds):
-            counts[node.place][0] = k + 1
+            counts[node.index_on_node][0] = k + 1
             barrier()
             late += sum(int(count[0]) != k + 1 for count in counts)
             barrier()
@@ -173,7 +173,7 @@ def test_fences_stand_before_the_own_count_and_after_all_counts(several):
         barrier._fence = lambda: seen.append(list(barrier._counts))
         for _ in range(20):
             barrier()
-        return node.place, seen
+        return node.index_on_node, seen
 
     for place, seen in several(meet):
         assert len(seen) == 40

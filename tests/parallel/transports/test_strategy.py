@@ -23,7 +23,7 @@ def test_the_strategy_knows_the_replicas(replicas):
 
 
 def test_the_replicas_of_one_machine_share_a_node(replicas):
-    places = replicas(lambda: get_strategy().place)
+    places = replicas(lambda: get_strategy().location)
     assert [(p.node, p.index_on_node, p.replicas_on_node) for p in places] == [
         (0, r, replicas.count) for r in range(replicas.count)
     ]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from distopt import IndexedSlices, Variable, digest, optimizers
 from distopt.errors import InvalidArgumentError
-from distopt.memory.arena import place
+from distopt.memory.arena import allocate
 from distopt.memory.layout import ALIGNMENT, aligned_zeros, layout
 from distopt.optimizers.common.access import engine_of
 from distopt.slabs.fitting import fit
@@ -40,13 +40,13 @@ def test_aligned_zeros(dtype, count):
 
 def test_placing_keeps_values_and_happens_once():
     xs = [Variable(np.full(shape, 3, np.float32)) for shape in ((), (5,), (2, 0), (2, 3))]
-    place(xs)
+    allocate(xs)
     views = [x.value for x in xs]
     assert len({id(x.storage.home) for x in xs}) == 1
     for x in xs:
         assert (x.numpy() == 3).all()
         assert x.value.base is not None
-    place([*xs, Variable([1.0])])
+    allocate([*xs, Variable([1.0])])
     assert all(x.value is view for x, view in zip(xs, views, strict=True))
     with pytest.raises(RuntimeError, match="placed once"):
         xs[0].storage.move_to(np.zeros(()))
@@ -54,12 +54,12 @@ def test_placing_keeps_values_and_happens_once():
 
 def test_one_buffer_per_dtype_and_per_placing():
     first = [Variable([1.0], dtype=dtype) for dtype in DTYPES for _ in range(2)]
-    place(first)
+    allocate(first)
     homes = [x.storage.home for x in first]
     assert len({id(home) for home in homes}) == len(DTYPES)
     assert all(home.flat.dtype == x.dtype for home, x in zip(homes, first, strict=True))
     late = Variable([1.0])
-    place([first[0], late])
+    allocate([first[0], late])
     assert late.storage.home not in homes
 
 
@@ -90,7 +90,7 @@ def test_slots_lie_parallel_to_their_variables():
 def test_the_digest_is_of_shapes_dtypes_and_bits():
     x = Variable([1.0, 2.0, 3.0])
     alone = digest([x])
-    place([x, Variable([9.0])])
+    allocate([x, Variable([9.0])])
     assert digest([x]) == digest([x.numpy()]) == alone
     others = [[1.0, 2.0], [[1.0], [2.0], [3.0]], [1.0, 2.0, -3.0], [3.0, 2.0, 1.0]]
     assert alone not in {digest([np.array(other, np.float32)]) for other in others}

@@ -11,7 +11,7 @@ from distopt.arrays import Array
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
-from distopt.memory.arena import place
+from distopt.memory.arena import allocate
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.intake import check_variable
@@ -92,7 +92,7 @@ class State(BaseOptimizer):
                 )
 
     def _prepare_for(self, variables: list[Variable]) -> None:
-        place(variables, shareable=get_strategy().shares_parameters)
+        allocate(variables, shareable=get_strategy().shares_parameters)
         self._create_slots(variables)
 
     def _create_state(self, gradients: Gradients) -> None:

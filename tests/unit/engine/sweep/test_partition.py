@@ -13,7 +13,7 @@ from distopt.distribute.node.node_sum import maximal_subtrees
 from distopt.engine.sweep import partition
 from distopt.engine.sweep.partition import BLOCK, Block, blocks_of, parts_of, ranges_of, runs_of
 from distopt.memory import flat_buffer
-from distopt.memory.arena import place
+from distopt.memory.arena import allocate
 from distopt.memory.flat_buffer import FlatBuffer
 from distopt.memory.layout import SPAN_UNIT
 from distopt.slabs.slab import Slab
@@ -43,8 +43,8 @@ class Replicas:
 def placed(sizes, cut, *, shared=False):
     """Variables of these sizes in two homes, which are one replica's or exist once per node."""
     variables = [Variable(np.zeros(size, F4), name=f"v{k}") for k, size in enumerate(sizes)]
-    place(variables[:cut])
-    place(variables)
+    allocate(variables[:cut])
+    allocate(variables)
     for home in {variable.storage.buffer for variable in variables} if shared else ():
         home.share(Replicas(), [])
     return variables
@@ -172,7 +172,7 @@ def test_a_shared_element_has_one_owner_in_all_lists():
 
 def test_parts_of_two_dtypes_are_apart():
     variables = [Variable(np.zeros(10_000, dtype)) for dtype in ("float32", "float64")]
-    place(variables)
+    allocate(variables)
     slab = Slab(variables)
     for k, dtype in enumerate((F4, np.dtype("float64"))):
         entries = {part.entry for parts in parts_of(slab, dtype, slab.all_entries, 2) for part in parts}
