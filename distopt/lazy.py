@@ -27,13 +27,13 @@ def attach(
         former_names: former public name -> the present one; warns.
     """
     former_names = former_names or {}
-    homes = _sources(Path(file).with_suffix(".pyi"))
+    modules = _sources(Path(file).with_suffix(".pyi"))
 
     def load(name: str) -> Any:
         if name in former_names:
             warn_of_former_name(f"{package}.{name}", former_names[name])
             return load(former_names[name])
-        home = homes.get(name)
+        home = modules.get(name)
         if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = importlib.import_module(f"{package}.{name}" if home == package else home)
@@ -43,9 +43,9 @@ def attach(
         return value
 
     def names() -> list[str]:
-        return sorted({*homes, *filter(lambda name: name.startswith("__"), vars(sys.modules[package]))})
+        return sorted({*modules, *filter(lambda name: name.startswith("__"), vars(sys.modules[package]))})
 
-    return load, names, [name for name, home in homes.items() if home != package]
+    return load, names, [name for name, home in modules.items() if home != package]
 
 
 def _sources(stub: Path) -> dict[str, str]:

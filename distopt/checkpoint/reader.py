@@ -121,7 +121,7 @@ def load(found: Found, targets: Mapping[str, Entry]) -> None:
 
 
 def _node(entry: Entry) -> Node | None:
-    shared_by = None if entry.home is None else entry.home.shared_by
+    shared_by = None if entry.buffer is None else entry.buffer.shared_by
     return shared_by.node if isinstance(shared_by, SharedByNode) else None
 
 

@@ -48,7 +48,7 @@ def sample_of(live: Live) -> dict[str, Array]:
 
     Return all elements of a variable that a step without aggregation has written.
     """
-    private = {key: entry for key, entry in live.common.items() if entry.home is None}
+    private = {key: entry for key, entry in live.common.items() if entry.buffer is None}
     return {
         k: e.bytes[:: 1 if e.variable.storage.may_differ else e.variable.size // _SAMPLE or 1]
         for k, e in private.items()

@@ -41,12 +41,12 @@ class Entry:
 
     Args:
         variable: the variable.
-        home: the memory that the replicas of the node share, if the variable lies in such; for a slot its parameter's.
-        start: the position of the variable in ``home``.
+        buffer: the memory that the replicas of the node share, if the variable lies in such; for a slot its parameter's.
+        start: the position of the variable in ``buffer``.
     """
 
     variable: Variable
-    home: FlatBuffer | None = None
+    buffer: FlatBuffer | None = None
     start: int = 0
 
     @property
@@ -77,12 +77,12 @@ class Live:
     def pieces(self, replicas: int, index: int) -> list[tuple[Piece, Entry]]:
         """Return the pieces that one replica writes: those that it owns in shared memory, and its part of the rest."""
         private = {
-            k: (e.variable.size, e.variable.storage.array.itemsize) for k, e in self.common.items() if e.home is None
+            k: (e.variable.size, e.variable.storage.array.itemsize) for k, e in self.common.items() if e.buffer is None
         }
         pieces = [(piece, self.common[piece.key]) for piece in cut(private, replicas, index)]
         for key, entry in self.common.items():
-            if entry.home is not None:
-                parts = entry.home.parts(entry.start, entry.variable.size)
+            if entry.buffer is not None:
+                parts = entry.buffer.parts(entry.start, entry.variable.size)
                 pieces += [(Piece(key, begin - entry.start, end - entry.start), entry) for begin, end in parts]
         own = {own_key(key, index): entry for key, entry in self.own.items()}
         pieces += [(Piece(key, 0, entry.variable.size), entry) for key, entry in own.items() if entry.variable.size]
@@ -127,8 +127,8 @@ def _find(optimizer: BaseOptimizer, variables: Sequence[Variable]) -> Live:
     engine = engine_of(optimizer)
     found = _entries(named) | {"iterations": Entry(counter_of(optimizer))}
     for (variable, label), slot in _slots(optimizer).items():
-        is_shared = (variable.storage.home, label) in engine.slots.shared
-        entry = Entry(slot, variable.storage.home, variable.storage.start) if is_shared else Entry(slot)
+        is_shared = (variable.storage.buffer, label) in engine.slots.shared
+        entry = Entry(slot, variable.storage.buffer, variable.storage.start) if is_shared else Entry(slot)
         found[f"slots/{names[variable]}/{label}"] = entry
     found |= {f"hyperparameters/{name}": Entry(each) for name, each in _hyperparameters(optimizer).items()}
     seen = {entry.variable for entry in found.values()}
@@ -173,9 +173,9 @@ def _schedule(optimizer: BaseOptimizer) -> Any:
 def _entries(named: Mapping[str, Variable]) -> dict[str, Entry]:
     entries = {}
     for key, variable in named.items():
-        home = variable.storage.home
-        is_shared = home is not None and home.shared_by is not None
-        entries[key] = Entry(variable, home, variable.storage.start) if is_shared else Entry(variable)
+        buffer = variable.storage.buffer
+        is_shared = buffer is not None and buffer.shared_by is not None
+        entries[key] = Entry(variable, buffer, variable.storage.start) if is_shared else Entry(variable)
     return entries
 
 

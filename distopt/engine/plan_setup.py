@@ -63,7 +63,7 @@ def _share(call: StepCall, slab: Slab) -> NodeMemory | None:
             share_state(call.family.kind, engine.slots, slab, node)
         return memory
     except NoSharedMemoryError as error:
-        if any(home.shared_by is not None for home in slab.homes):
+        if any(buffer.shared_by is not None for buffer in slab.buffers):
             raise
         strategy.do_without_node(error)
         return None

@@ -26,11 +26,11 @@ def allocate(variables: Iterable[HasStorage], *, shareable: bool = False) -> Non
     """
     without_buffer: dict[np.dtype[Any], dict[int, HasStorage]] = {}
     for variable in variables:
-        if variable.storage.home is None:
+        if variable.storage.buffer is None:
             without_buffer.setdefault(variable.storage.array.dtype, {})[id(variable)] = variable
     for dtype, group in without_buffer.items():
         members = list(group.values())
-        home = FlatBuffer([m.storage.array.size for m in members], dtype, shareable=shareable)
-        for member, start in zip(members, home.starts, strict=True):
+        buffer = FlatBuffer([m.storage.array.size for m in members], dtype, shareable=shareable)
+        for member, start in zip(members, buffer.starts, strict=True):
             array = member.storage.array
-            member.storage.move_to(home.flat[start : start + array.size].reshape(array.shape), home, start)
+            member.storage.move_to(buffer.flat[start : start + array.size].reshape(array.shape), buffer, start)

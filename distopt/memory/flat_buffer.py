@@ -21,7 +21,7 @@ CHUNK = 1 << 20
 
 
 class SharedBy(Protocol):
-    """Who shares a home: what a variable needs to be written."""
+    """Who shares a buffer: what a variable needs to be written."""
 
     @property
     def node(self) -> object:
@@ -47,30 +47,30 @@ class FlatBuffer:
         self.flat, self.segment = flat_memory(self.length, dtype, 0 if shareable else None)
         self.shared_by: SharedBy | None = None
         """Set while the memory is that of all replicas of the node."""
-        self.own: list[tuple[int, int]] | None = None
+        self.owned_ranges: list[tuple[int, int]] | None = None
         """The ranges that this replica updates, where the memory is shared."""
 
     def parallel(self, number: int, dtype: np.dtype[Any]) -> tuple[Array, Segment | None]:
         """Return a buffer of the same layout, for slots: the number-th of them (from 0)."""
         return flat_memory(self.length, dtype, number + 1 if self.shareable else None)
 
-    def share(self, shared_by: SharedBy, own: list[tuple[int, int]]) -> None:
+    def share(self, shared_by: SharedBy, owned_ranges: list[tuple[int, int]]) -> None:
         """Note that the memory is now that of several replicas.
 
         Args:
             shared_by: who they are.
-            own: the ranges that this replica updates.
+            owned_ranges: the ranges that this replica updates.
         """
-        self.shared_by, self.own = shared_by, own
+        self.shared_by, self.owned_ranges = shared_by, owned_ranges
 
     def parts(self, start: int, size: int) -> list[tuple[int, int]]:
         """Return the ranges of [start, start + size) that this replica updates."""
-        if self.own is None:
+        if self.owned_ranges is None:
             return [(start, start + size)]
-        ranges = ((max(begin, start), min(end, start + size)) for begin, end in self.own)
+        ranges = ((max(begin, start), min(end, start + size)) for begin, end in self.owned_ranges)
         return [(begin, end) for begin, end in ranges if begin < end]
 
-    def owned(self, replicas: int) -> list[list[tuple[int, int]]]:
+    def split_among(self, replicas: int) -> list[list[tuple[int, int]]]:
         """Return the ranges of every owner: ``split_among`` for this buffer."""
         return split_among(self.starts, self.sizes, self.length, replicas)
 

@@ -26,10 +26,10 @@ class Storage:
         array: the value; kept as it is.
     """
 
-    __slots__ = ("_shared_by", "array", "home", "may_differ", "start", "view", "writes")
+    __slots__ = ("_shared_by", "array", "buffer", "may_differ", "start", "view", "writes")
 
     def __init__(self, array: Array) -> None:
-        self.home: FlatBuffer | None = None
+        self.buffer: FlatBuffer | None = None
         """The flat buffer that the value lies in; None before an optimizer was built over the variable."""
         self.start = 0
         """Where in the flat buffer."""
@@ -44,17 +44,17 @@ class Storage:
         """Who writes the value where it exists once per node, or None."""
         if self._shared_by is not None:
             return self._shared_by
-        return None if self.home is None else self.home.shared_by
+        return None if self.buffer is None else self.buffer.shared_by
 
     def share(self, shared_by: Writer) -> None:
         """Note that the value exists once per node from now on."""
         self._shared_by = shared_by
 
     @property
-    def buffer(self) -> FlatBuffer:
+    def allocated_buffer(self) -> FlatBuffer:
         """The flat buffer of a variable that has one."""
-        assert self.home is not None
-        return self.home
+        assert self.buffer is not None
+        return self.buffer
 
     def _show(self, array: Array) -> None:
         self.array = array
@@ -63,7 +63,7 @@ class Storage:
         """The same memory, read-only."""
         self.view.flags.writeable = False
 
-    def move_to(self, array: Array, home: FlatBuffer | None = None, start: int = 0) -> None:
+    def move_to(self, array: Array, buffer: FlatBuffer | None = None, start: int = 0) -> None:
         """Copy the value into an array, a part of a flat buffer, and live there from now on.
 
         Raises:
@@ -73,7 +73,7 @@ class Storage:
             raise RuntimeError("this variable lies in a flat buffer already; its memory is placed once")
         array[...] = self.array
         self._show(array)
-        self.home, self.start = home, start
+        self.buffer, self.start = buffer, start
 
     def adopt(self, array: Array, parts: list[tuple[int, int]], start: int) -> None:
         """Live in memory that others have written, and copy the value into this replica's part of it.

@@ -57,9 +57,9 @@ class Listing:
         self.has_slots = True
 
     @cached_property
-    def homes(self) -> list[FlatBuffer]:
+    def buffers(self) -> list[FlatBuffer]:
         """Where the listed variables lie."""
-        return list(dict.fromkeys(variable.storage.buffer for variable in self.variables))
+        return list(dict.fromkeys(variable.storage.allocated_buffer for variable in self.variables))
 
     @cached_property
     def entry_of(self) -> dict[int, int]:

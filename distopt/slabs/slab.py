@@ -106,9 +106,9 @@ class Slab:
         return [variable.storage for variable in self.variables]
 
     @cached_property
-    def homes(self) -> list[FlatBuffer]:
+    def buffers(self) -> list[FlatBuffer]:
         """Where the variables lie."""
-        return list(dict.fromkeys(variable.storage.buffer for variable in self.variables))
+        return list(dict.fromkeys(variable.storage.allocated_buffer for variable in self.variables))
 
     @cached_property
     def description(self) -> str:
@@ -135,6 +135,6 @@ class Slab:
             for k in entries:
                 variable = self.variables[k]
                 row = variable.storage.start, self.starts[k], variable.size
-                groups.setdefault((variable.storage.buffer, self.variants[k]), []).append(row)
+                groups.setdefault((variable.storage.allocated_buffer, self.variants[k]), []).append(row)
             self._update_tables[key] = [(*group, np.array(rows, np.int64)) for group, rows in groups.items()]
         return self._update_tables[key]

@@ -78,10 +78,10 @@ class StateCheck:
         """Note what this replica leaves in the memory that it owns, as it is after a step."""
         self.forget()
         for variable in listing.variables:
-            home, begin = variable.storage.buffer, variable.storage.start
-            parts = home.parts(begin, variable.size)
-            flats = [(variable, home.flat)]
-            flats += [(slot, self._slots.flats[home, label]) for label, slot in self._slots.of(variable)]
+            buffer, begin = variable.storage.allocated_buffer, variable.storage.start
+            parts = buffer.parts(begin, variable.size)
+            flats = [(variable, buffer.flat)]
+            flats += [(slot, self._slots.flats[buffer, label]) for label, slot in self._slots.of(variable)]
             for each, flat in flats:
                 pieces = [flat[start:end] for start, end in parts]
                 writes = each.storage.writes

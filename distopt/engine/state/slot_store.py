@@ -34,15 +34,15 @@ class SlotStore:
         """Move a slot to where its variable's slots of this label lie."""
         self.table[variable, label] = slot
         allocate([variable], shareable=get_strategy().shares_parameters)
-        home = variable.storage.buffer
-        key = home, label
+        buffer = variable.storage.allocated_buffer
+        key = buffer, label
         if key not in self.flats:
-            number = sum(other is home for other, _ in self.flats)
-            self.flats[key], self.segments[key] = home.parallel(number, slot.dtype)
+            number = sum(other is buffer for other, _ in self.flats)
+            self.flats[key], self.segments[key] = buffer.parallel(number, slot.dtype)
         start = variable.storage.start
         target = self.flats[key][start : start + variable.size].reshape(variable.shape)
         if key in self.shared:
-            slot.storage.adopt(target, home.parts(start, variable.size), start)
+            slot.storage.adopt(target, buffer.parts(start, variable.size), start)
         else:
             slot.storage.move_to(target)
         self._unmarked.append((variable, label))
@@ -60,7 +60,7 @@ class SlotStore:
         """Return the variables and slots that are the node's, and whose slots have not been told so; once."""
         found, rest = [], []
         for variable, label in self._unmarked:
-            if (variable.storage.buffer, label) in self.shared:
+            if (variable.storage.allocated_buffer, label) in self.shared:
                 found.append((variable, self.table[variable, label]))
             else:
                 rest.append((variable, label))
@@ -69,7 +69,9 @@ class SlotStore:
 
     def shared_variables(self) -> set[Variable]:
         """Return the slots that are the node's."""
-        return {slot for (variable, label), slot in self.table.items() if (variable.storage.home, label) in self.shared}
+        return {
+            slot for (variable, label), slot in self.table.items() if (variable.storage.buffer, label) in self.shared
+        }
 
     @property
     def nodes(self) -> list[Node]:

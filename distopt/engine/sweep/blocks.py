@@ -129,13 +129,13 @@ class Blocks:
         for held in self._plan.own if self._memory.is_shared else self._plan.all:
             for block in held.runs if uses_sums else held.blocks:
                 total = block.total if uses_sums else self._limited(block, rescaling)
-                for home, variant, table in block.updates:
-                    call = calls.get((home, variant))
+                for buffer, variant, table in block.updates:
+                    call = calls.get((buffer, variant))
                     if call is None:
-                        call = calls[home, variant] = self._family.rule_call(home, variant)
+                        call = calls[buffer, variant] = self._family.rule_call(buffer, variant)
                     if ACTIVE:
                         observe(Moment.UPDATE)
-                    update(call[0], home.flat, total, call[1], call[2], table)
+                    update(call[0], buffer.flat, total, call[1], call[2], table)
         self._family.update(self._gradients, dense_done=True)
         if ACTIVE:
             observe(Moment.ALL_UPDATED)

@@ -52,10 +52,10 @@ def parts_of(slab: Slab, dtype: np.dtype[Any], entries: Sequence[int], replicas:
         variable = slab.variables[k]
         if variable.dtype != dtype:
             continue
-        home, start, size = variable.storage.buffer, variable.storage.start, variable.size
-        shared = home if home.shared_by is not None else None
+        buffer, start, size = variable.storage.allocated_buffer, variable.storage.start, variable.size
+        shared = buffer if buffer.shared_by is not None else None
         if shared not in cuts:
-            cuts[shared] = slab.split_among(dtype, replicas) if shared is None else shared.owned(replicas)
+            cuts[shared] = slab.split_among(dtype, replicas) if shared is None else shared.split_among(replicas)
         if shared is None:
             start = slab.starts[k]
         for parts, ranges in zip(owned, cuts[shared], strict=True):
@@ -110,12 +110,12 @@ class Block:
 
     @cached_property
     def updates(self) -> list[tuple[FlatBuffer, int, Array]]:
-        """For each home and variant of the rule the (start in the home, start in the block, length) of the parts."""
+        """For each buffer and variant of the rule the (start in it, start in the block, length) of the parts."""
         tables: dict[tuple[FlatBuffer, int], list[tuple[int, int, int]]] = {}
         for part in self._parts:
             variable = self._slab.variables[part.entry]
             row = (variable.storage.start + part.first, part.begin - self.begin, part.length)
-            tables.setdefault((variable.storage.buffer, self._slab.variants[part.entry]), []).append(row)
+            tables.setdefault((variable.storage.allocated_buffer, self._slab.variants[part.entry]), []).append(row)
         return [(*group, np.array(rows, np.int64)) for group, rows in tables.items()]
 
     @cached_property

@@ -102,7 +102,7 @@ def check_sharing(strategy: Strategy, listing: Listing, needs_private: str | Non
         InvalidArgumentError: something that needs private parameters; variables that other replicas share.
     """
     if not strategy.shares_parameters:
-        if any(home.shared_by is not None for home in listing.homes):
+        if any(buffer.shared_by is not None for buffer in listing.buffers):
             raise InvalidArgumentError(
                 "these variables exist once per node (update='shared'), and this step is under another strategy, in "
                 "which every replica would update all of them: do it under the strategy of their first step"
@@ -114,14 +114,14 @@ def check_sharing(strategy: Strategy, listing: Listing, needs_private: str | Non
             f"{what} needs parameters of each replica's own, and with update='shared' they exist once per node, where "
             "every replica sums and updates only its part: use Strategy(update='replicated')"
         )
-    for home in listing.homes:
-        if home.shared_by is not None and home.shared_by.node is not strategy.node():
+    for buffer in listing.buffers:
+        if buffer.shared_by is not None and buffer.shared_by.node is not strategy.node():
             raise InvalidArgumentError(
                 "these variables are shared by the replicas of another Strategy: go on with the object that their "
                 "first step was done under"
             )
-        if not home.shareable:
-            names = [variable.name for variable in listing.variables if variable.storage.home is home]
+        if not buffer.shareable:
+            names = [variable.name for variable in listing.variables if variable.storage.buffer is buffer]
             raise InvalidArgumentError(
                 f"variables {names} were placed by an optimizer that was not under update='shared', and memory is "
                 "placed once: make their first optimizer, and do its first step, under this strategy"
@@ -141,12 +141,14 @@ def share_state(kind: str, slots: SlotStore, slab: Slab, node: Node) -> None:
     Raises:
         NoSharedMemoryError: there is no room.
     """
-    homes = [home for home in slab.homes if home.shared_by is None]
-    keys = [key for key in slots.segments if key in slots.left_behind or (key[0] in homes and key not in slots.shared)]
-    agree(node.communicator, Call(f"sharing of parameters and slots by {kind}", lambda: _layout(slab, homes, keys)))
-    node.unite([home.segment for home in homes] + [slots.segments[key] for key in keys])
-    for home in homes:
-        home.share(SharedByNode(node), home.owned(node.communicator.size)[node.communicator.index])
+    buffers = [buffer for buffer in slab.buffers if buffer.shared_by is None]
+    keys = [
+        key for key in slots.segments if key in slots.left_behind or (key[0] in buffers and key not in slots.shared)
+    ]
+    agree(node.communicator, Call(f"sharing of parameters and slots by {kind}", lambda: _layout(slab, buffers, keys)))
+    node.unite([buffer.segment for buffer in buffers] + [slots.segments[key] for key in keys])
+    for buffer in buffers:
+        buffer.share(SharedByNode(node), buffer.split_among(node.communicator.size)[node.communicator.index])
     slots.shared.update(dict.fromkeys(keys, node))
     mark_shared_slots(slots, node)
 
@@ -155,24 +157,27 @@ def mark_shared_slots(slots: SlotStore, node: Node) -> None:
     """Let all replicas write the slots that are the node's together; local."""
     for variable, slot in slots.take_unmarked():
         start = variable.storage.start
-        parts = variable.storage.buffer.parts(start, variable.size)
+        parts = variable.storage.allocated_buffer.parts(start, variable.size)
         slot.storage.share(SharedSlot(node, [(begin - start, end - start) for begin, end in parts]))
 
 
-def _layout(slab: Slab, homes: Sequence[FlatBuffer], slots: Sequence[Key]) -> dict[str, str]:
+def _layout(slab: Slab, buffers: Sequence[FlatBuffer], slots: Sequence[Key]) -> dict[str, str]:
     """What must be equal where memory becomes one: each variable has the same place in it."""
-    places = [f"{v.name} in buffer {slab.homes.index(v.storage.buffer)} at {v.storage.start}" for v in slab.variables]
+    places = [
+        f"{v.name} in buffer {slab.buffers.index(v.storage.allocated_buffer)} at {v.storage.start}"
+        for v in slab.variables
+    ]
     return {
         "places of variables (the first call of build, gradient_buffers or a step settles them)": ", ".join(places),
-        "buffers": ", ".join(f"{home.flat.dtype.name}[{home.length}]" for home in homes),
-        "slots": ", ".join(f"{label}[{home.length}]" for home, label in slots),
+        "buffers": ", ".join(f"{buffer.flat.dtype.name}[{buffer.length}]" for buffer in buffers),
+        "slots": ", ".join(f"{label}[{buffer.length}]" for buffer, label in slots),
     }
 
 
 def complete_slots(slots: SlotStore) -> None:
     """Bring what other nodes own of the slots to this one (collective); nothing to do on one node."""
     for key, node in slots.shared.items():
-        flat, owned = slots.flats[key], key[0].owned(node.communicator.size)
+        flat, owned = slots.flats[key], key[0].split_among(node.communicator.size)
         Spread(node, [[flat[begin:end] for begin, end in ranges] for ranges in owned], once=True)()
     slots.node_barrier()
 

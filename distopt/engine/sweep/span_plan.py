@@ -134,7 +134,7 @@ class SpanPlan:
         def of(part: Part) -> Array:
             variable = self._slab.variables[part.entry]
             begin = variable.storage.start + part.first
-            flat: Array = variable.storage.buffer.flat
+            flat: Array = variable.storage.allocated_buffer.flat
             return flat[begin : begin + part.length]
 
         return Spread(self._node, self._views(of))

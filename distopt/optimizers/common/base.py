@@ -97,7 +97,7 @@ class BaseOptimizer(Face):
         variables = [variable for _, variable in pairs]
         known = self._engine.listings.get((call.communicator, *map(id, variables)))
         listing = known or self._listing_of(call.communicator, variables)
-        if call.shares or call.strategy is None or any(home.shared_by is not None for home in listing.homes):
+        if call.shares or call.strategy is None or any(buffer.shared_by is not None for buffer in listing.buffers):
             check_sharing(call.strategy or strategy_of(call.replica), listing, call.needs_whole_sum(listing))
         if given_up is not None:
             refuse_buffers(pairs, given_up)

@@ -65,17 +65,17 @@ class Face(abc.ABC):
         """Return the differences of a variable's update from the rule, as bits; 0 where there are none."""
         return 0
 
-    def _call(self, home: FlatBuffer, scalars: Sequence[float]) -> RuleCall:
+    def _call(self, buffer: FlatBuffer, scalars: Sequence[float]) -> RuleCall:
         """Return rule, slots and scalars of the variables of one buffer."""
         flats = self._engine.slots.flats
-        return self._known_rule(), [flats[home, label] for label in self._slot_labels()], scalars
+        return self._known_rule(), [flats[buffer, label] for label in self._slot_labels()], scalars
 
-    def _step_call(self, home: FlatBuffer, variant: int) -> RuleCall:
+    def _step_call(self, buffer: FlatBuffer, variant: int) -> RuleCall:
         """Return rule, slots and scalars of this step for one buffer and one variant of the update."""
-        call = self._call(home, self._step_scalars(home.flat.dtype))
-        return self._varied(call, home, variant) if variant else call
+        call = self._call(buffer, self._step_scalars(buffer.flat.dtype))
+        return self._varied(call, buffer, variant) if variant else call
 
-    def _varied(self, call: RuleCall, home: FlatBuffer, variant: int) -> RuleCall:
+    def _varied(self, call: RuleCall, buffer: FlatBuffer, variant: int) -> RuleCall:
         """Return the rule's call in this step, extended by the operations that a variant of the update adds."""
         return call
 

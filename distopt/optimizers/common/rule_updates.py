@@ -28,45 +28,45 @@ def update_flat(gradients: Gradients, entries: Sequence[int], call_on: Callable[
         call_on: function that returns rule, slots and scalars of the variables of one buffer and variant.
     """
     flats = gradients.slab.flats
-    for home, variant, spans in gradients.slab.update_tables(entries):
-        rule, slots, scalars = call_on(home, variant)
-        update(rule, home.flat, flats[home.flat.dtype], slots, scalars, spans)
+    for buffer, variant, spans in gradients.slab.update_tables(entries):
+        rule, slots, scalars = call_on(buffer, variant)
+        update(rule, buffer.flat, flats[buffer.flat.dtype], slots, scalars, spans)
 
 
 def update_one(variable: Variable, gradient: Any, call: RuleCall) -> None:
     """Update one variable by a dense gradient, with the same bits as ``update_flat``."""
-    home, start = variable.storage.buffer, variable.storage.start
+    buffer, start = variable.storage.allocated_buffer, variable.storage.start
     flat = np.ascontiguousarray(gradient, variable.dtype).reshape(-1)
-    spans = ranges_to_spans(home.parts(start, variable.size), start)
+    spans = ranges_to_spans(buffer.parts(start, variable.size), start)
     rule, slots, scalars = call
-    update(rule, home.flat, flat, slots, scalars, spans)
+    update(rule, buffer.flat, flat, slots, scalars, spans)
 
 
 def update_slots_and_rows(variable: Variable, slices: IndexedSlices, call: RuleCall) -> None:
     """Update all rows of the slots, but of the variable only the rows that a sparse gradient names."""
-    home, start = variable.storage.buffer, variable.storage.start
+    buffer, start = variable.storage.allocated_buffer, variable.storage.start
     stays = np.ones(variable.shape, bool)
     stays[slices.indices] = False
-    parts = home.parts(start, variable.size)
-    before = [home.flat[begin:end].copy() for begin, end in parts]
+    parts = buffer.parts(start, variable.size)
+    before = [buffer.flat[begin:end].copy() for begin, end in parts]
     update_one(variable, slices.to_dense(), call)
     for (begin, end), old in zip(parts, before, strict=True):
-        np.copyto(home.flat[begin:end], old, where=stays.reshape(-1)[begin - start : end - start])
+        np.copyto(buffer.flat[begin:end], old, where=stays.reshape(-1)[begin - start : end - start])
 
 
 def update_rows(variable: Variable, slices: IndexedSlices, call: RuleCall) -> None:
     """Update the rows that a sparse gradient without repeated rows names, in the variable and its slots."""
-    home, start = variable.storage.buffer, variable.storage.start
+    buffer, start = variable.storage.allocated_buffer, variable.storage.start
     width = int(np.prod(variable.shape[1:]))
     where = (start + slices.indices[:, None] * width + np.arange(width)).reshape(-1)
     values = np.ascontiguousarray(slices.values, variable.dtype).reshape(-1)
-    if home.own is not None:
+    if buffer.owned_ranges is not None:
         mine = np.zeros(where.size, bool)
-        for begin, end in home.own:
+        for begin, end in buffer.owned_ranges:
             mine |= (begin <= where) & (where < end)
         where, values = where[mine], values[mine]
     rule, slots, scalars = call
-    flats = [home.flat, *slots]
+    flats = [buffer.flat, *slots]
     rows = [flat[where] for flat in flats]
     update(rule, rows[0], values, rows[1:], scalars, np.array([[0, 0, where.size]], np.int64))
     for flat, row in zip(flats, rows, strict=True):
@@ -75,13 +75,13 @@ def update_rows(variable: Variable, slices: IndexedSlices, call: RuleCall) -> No
 
 def constrain(variable: Variable) -> None:
     """Replace the value of a variable that has a constraint by the constrained value."""
-    constraint, home, start = variable.constraint, variable.storage.home, variable.storage.start
+    constraint, buffer, start = variable.constraint, variable.storage.buffer, variable.storage.start
     assert constraint is not None
-    if home is None or home.own is None:
+    if buffer is None or buffer.owned_ranges is None:
         variable.assign(constraint(variable.storage.array))
         return
-    for begin, end in home.parts(start, variable.size):
-        home.flat[begin:end] = constraint(home.flat[begin:end])  # an elementwise one: the others are refused
+    for begin, end in buffer.parts(start, variable.size):
+        buffer.flat[begin:end] = constraint(buffer.flat[begin:end])  # an elementwise one: the others are refused
 
 
 def rounds(gradients: Gradients) -> Iterator[Sequence[int]]:

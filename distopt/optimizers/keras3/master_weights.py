@@ -53,10 +53,10 @@ class MasterWeights:
         """Return MASTERED, or 0 for a variable without a copy."""
         return MASTERED if self.has(variable) else 0
 
-    def extended(self, call: RuleCall, home: FlatBuffer, slots: SlotStore) -> RuleCall:
+    def extended(self, call: RuleCall, buffer: FlatBuffer, slots: SlotStore) -> RuleCall:
         """Return the call of a rule on one flat buffer, extended by the copies of its weights."""
         rule, arrays, scalars = call
-        return mastered(rule), [*arrays, slots.flats[home, MASTER_SLOT]], scalars
+        return mastered(rule), [*arrays, slots.flats[buffer, MASTER_SLOT]], scalars
 
     def check(self, variable: Variable, *, updates_flat: bool) -> None:
         """Refuse a weight whose update does not work on a copy.
@@ -99,9 +99,9 @@ class MasterWeights:
 
 def _copy_own_part(variable: Variable, slots: SlotStore) -> None:
     """Write a weight into its exact copy; where both exist once per node, each replica writes the part that it owns."""
-    home, start = variable.storage.home, variable.storage.start
-    if home is None:
+    buffer, start = variable.storage.buffer, variable.storage.start
+    if buffer is None:
         return
-    masters = slots.flats[home, MASTER_SLOT]
-    for begin, end in home.parts(start, variable.size):
-        masters[begin:end] = home.flat[begin:end]
+    masters = slots.flats[buffer, MASTER_SLOT]
+    for begin, end in buffer.parts(start, variable.size):
+        masters[begin:end] = buffer.flat[begin:end]

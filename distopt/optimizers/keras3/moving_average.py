@@ -91,15 +91,15 @@ class MovingAverage:
         """
         momentum = 0.0 if step == 1 else self.momentum
         overwrites = self.overwrite_frequency is not None and step % self.overwrite_frequency == 0
-        for home, parts in _own_parts(variables).items():
-            average = slots.flats[home, AVERAGE_SLOT]
-            exact = slots.flats.get((home, MASTER_SLOT), home.flat)
+        for buffer, parts in _own_parts(variables).items():
+            average = slots.flats[buffer, AVERAGE_SLOT]
+            exact = slots.flats.get((buffer, MASTER_SLOT), buffer.flat)
             spans = np.array([(begin, begin, end - begin) for begin, end in parts], np.int64).reshape(-1, 3)
             update(AVERAGE, average, exact, [], [momentum, 1 - momentum], spans)
             if overwrites:
                 for begin, end in parts:
-                    home.flat[begin:end] = exact[begin:end] = average[begin:end]
-                _publish(home, slots)
+                    buffer.flat[begin:end] = exact[begin:end] = average[begin:end]
+                _publish(buffer, slots)
         if overwrites:  # those outside of the step's list too: others keep exact copies of them
             note_writes(variable.storage for variable in variables)
 
@@ -121,15 +121,15 @@ def _own_parts(variables: Sequence[Variable]) -> dict[FlatBuffer, list[tuple[int
     """Return the ranges of the buffers that this replica averages."""
     parts: dict[FlatBuffer, list[tuple[int, int]]] = {}
     for variable in variables:
-        home = variable.storage.buffer
-        parts.setdefault(home, []).extend(home.parts(variable.storage.start, variable.size))
+        buffer = variable.storage.allocated_buffer
+        parts.setdefault(buffer, []).extend(buffer.parts(variable.storage.start, variable.size))
     return parts
 
 
-def _publish(home: FlatBuffer, slots: SlotStore) -> None:
+def _publish(buffer: FlatBuffer, slots: SlotStore) -> None:
     """Send overwritten weights to the other nodes; the step itself sends only the variables in its list."""
-    node = slots.shared.get((home, AVERAGE_SLOT))
+    node = slots.shared.get((buffer, AVERAGE_SLOT))
     if node is not None and not node.is_whole_job:
-        owned = home.owned(node.communicator.size)
-        views: list[list[Array]] = [[home.flat[begin:end] for begin, end in ranges] for ranges in owned]
+        owned = buffer.split_among(node.communicator.size)
+        views: list[list[Array]] = [[buffer.flat[begin:end] for begin, end in ranges] for ranges in owned]
         Spread(node, views, once=True)()

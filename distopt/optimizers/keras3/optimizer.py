@@ -228,12 +228,12 @@ class Optimizer(Options):
             learning_rate: the learning rate of this step, a number.
         """
         dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
-        home = variable.storage.buffer
-        update_one(variable, dense, self._call(home, self._scalars(learning_rate)))
+        buffer = variable.storage.allocated_buffer
+        update_one(variable, dense, self._call(buffer, self._scalars(learning_rate)))
 
     def _update_sparse(self, variable: Variable, slices: IndexedSlices) -> None:
         variant = self._variant_of(variable)
-        call = self._step_call(variable.storage.buffer, variant)
+        call = self._step_call(variable.storage.allocated_buffer, variant)
         if self._known_rule().slots or variant:
             update_one(variable, slices.to_dense(), call)
         else:  # rows without a gradient would not move

@@ -126,11 +126,11 @@ class Options(State):
     def _slot_dtype(self, variable: Variable) -> np.dtype[Any]:
         return self._own_master_weights.slot_dtype(variable)
 
-    def _varied(self, call: RuleCall, home: FlatBuffer, variant: int) -> RuleCall:
+    def _varied(self, call: RuleCall, buffer: FlatBuffer, variant: int) -> RuleCall:
         if variant & DECAYED:
             call = self._own_weight_decay.extended(call, float(self._own_learning_rate.of_step))
         if variant & MASTERED:
-            call = self._own_master_weights.extended(call, home, self._engine.slots)
+            call = self._own_master_weights.extended(call, buffer, self._engine.slots)
         return call
 
     @property

@@ -89,9 +89,9 @@ class WeightDecay:
 def decay_variable(variable: Variable, fraction: float) -> None:
     """Take a fraction from a variable that is updated by a method, not by a rule."""
     if fraction:
-        home, start = variable.storage.buffer, variable.storage.start
-        spans = [(begin, end - begin) for begin, end in home.parts(start, variable.size)]
-        decay(home.flat, np.array(spans, np.int64).reshape(-1, 2), fraction)
+        buffer, start = variable.storage.allocated_buffer, variable.storage.start
+        spans = [(begin, end - begin) for begin, end in buffer.parts(start, variable.size)]
+        decay(buffer.flat, np.array(spans, np.int64).reshape(-1, 2), fraction)
 
 
 def _as_list(given: Any, kind: type) -> list[Any]:

@@ -327,7 +327,7 @@ def test_a_counter_that_was_set_is_no_change_of_slots(several):
 def owned_elements(variable):
     """Of each replica the first element that it owns of a variable, or -1."""
     first = next(
-        iter(variable.storage.home.parts(variable.storage.start, variable.size)), (variable.storage.start - 1,)
+        iter(variable.storage.buffer.parts(variable.storage.start, variable.size)), (variable.storage.start - 1,)
     )[0]
     return (distopt.all_gather(first) - variable.storage.start).tolist()
 

@@ -78,7 +78,7 @@ def test_a_node_keeps_the_slots_that_its_replicas_own_until_they_are_collected(p
         steps(optimizer, [v], 2)
         slot = optimizer.variables[2]
         mine = np.zeros(v.size, bool)
-        for begin, end in v.storage.home.own:
+        for begin, end in v.storage.buffer.owned_ranges:
             mine[begin:end] = True
         own = slot.numpy()
         distopt.barrier()
@@ -102,7 +102,7 @@ def test_state_of_one_replica_is_not_shared():
     def step():
         v = Variable(np.ones(3))
         SGD(1.0, gradient_transformers=[lambda pairs: pairs]).apply_gradients([(np.ones(3), v)])
-        return v.storage.home.shared_by, v.numpy().tolist()
+        return v.storage.buffer.shared_by, v.numpy().tolist()
 
     assert shared(step) == (None, [0.0, 0.0, 0.0])
 

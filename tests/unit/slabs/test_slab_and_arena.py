@@ -42,7 +42,7 @@ def test_placing_keeps_values_and_happens_once():
     xs = [Variable(np.full(shape, 3, np.float32)) for shape in ((), (5,), (2, 0), (2, 3))]
     allocate(xs)
     views = [x.value for x in xs]
-    assert len({id(x.storage.home) for x in xs}) == 1
+    assert len({id(x.storage.buffer) for x in xs}) == 1
     for x in xs:
         assert (x.numpy() == 3).all()
         assert x.value.base is not None
@@ -55,12 +55,12 @@ def test_placing_keeps_values_and_happens_once():
 def test_one_buffer_per_dtype_and_per_placing():
     first = [Variable([1.0], dtype=dtype) for dtype in DTYPES for _ in range(2)]
     allocate(first)
-    homes = [x.storage.home for x in first]
+    homes = [x.storage.buffer for x in first]
     assert len({id(home) for home in homes}) == len(DTYPES)
     assert all(home.flat.dtype == x.dtype for home, x in zip(homes, first, strict=True))
     late = Variable([1.0])
     allocate([first[0], late])
-    assert late.storage.home not in homes
+    assert late.storage.buffer not in homes
 
 
 @pytest.mark.parametrize("cls", [optimizers.SGD, optimizers.Adam])
@@ -69,10 +69,10 @@ def test_padding_stays_zero(cls):
     optimizer = cls(0.5, **({"momentum": 0.9} if cls is optimizers.SGD else {}))
     for _ in range(3):
         optimizer.apply_gradients([(np.ones(x.shape, np.float32), x) for x in xs])
-    used = np.zeros(xs[0].storage.home.flat.size, bool)
+    used = np.zeros(xs[0].storage.buffer.flat.size, bool)
     for x in xs:
         used[x.storage.start : x.storage.start + x.size] = True
-    for flat in (xs[0].storage.home.flat, *engine_of(optimizer).slots.flats.values()):
+    for flat in (xs[0].storage.buffer.flat, *engine_of(optimizer).slots.flats.values()):
         assert flat[used].all()
         assert not flat[~used].any()
 
@@ -81,7 +81,7 @@ def test_slots_lie_parallel_to_their_variables():
     xs = [Variable(np.ones((2, 3), np.float32)), Variable(1.0)]
     adam = optimizers.Adam()
     adam.build(xs)
-    m, flat = adam.variables[2], engine_of(adam).slots.flats[xs[0].storage.home, "momentum"]
+    m, flat = adam.variables[2], engine_of(adam).slots.flats[xs[0].storage.buffer, "momentum"]
     assert np.shares_memory(m.value, flat)
     m.assign(np.arange(6.0).reshape(2, 3))
     np.testing.assert_array_equal(flat[xs[0].storage.start : xs[0].storage.start + 6], np.arange(6))

@@ -80,7 +80,7 @@ class Updates(Tunable):
         """Return the rule's call on a variable, with the numbers that were evaluated for its dtype."""
         local = (apply_state or {}).get((var.device, var.dtype))
         scalars = self._scalars(local or self._fallback_apply_state(var.device, var.dtype))
-        return self._call(var.storage.buffer, scalars)
+        return self._call(var.storage.allocated_buffer, scalars)
 
     def _slot_labels(self) -> tuple[str, ...]:
         """Return the names of the slots in the rule's order; by default the rule's own names."""

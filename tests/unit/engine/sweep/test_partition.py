@@ -45,7 +45,7 @@ def placed(sizes, cut, *, shared=False):
     variables = [Variable(np.zeros(size, F4), name=f"v{k}") for k, size in enumerate(sizes)]
     allocate(variables[:cut])
     allocate(variables)
-    for home in {variable.storage.buffer for variable in variables} if shared else ():
+    for home in {variable.storage.allocated_buffer for variable in variables} if shared else ():
         home.share(Replicas(), [])
     return variables
 
@@ -54,7 +54,7 @@ def placed(sizes, cut, *, shared=False):
 @given(sizes=SIZES, replicas=REPLICAS)
 def test_owners_cover_a_home_once_and_cut_it_where_norms_allow(sizes, replicas):
     home = FlatBuffer(sizes, F4, shareable=False)
-    owned = home.owned(replicas)
+    owned = home.split_among(replicas)
     spans = sorted(span for ranges in owned for span in ranges)
     assert len(owned) == replicas
     assert [begin for begin, _ in spans] == [0, *[end for _, end in spans[:-1]]][: len(spans)]
@@ -70,7 +70,8 @@ def test_owners_cover_a_home_once_and_cut_it_where_norms_allow(sizes, replicas):
 @FEW
 def test_owners_of_a_large_home_have_about_equal_parts(size, replicas):
     shares = [
-        sum(end - begin for begin, end in ranges) for ranges in FlatBuffer([size], F4, shareable=False).owned(replicas)
+        sum(end - begin for begin, end in ranges)
+        for ranges in FlatBuffer([size], F4, shareable=False).split_among(replicas)
     ]
     chunks = max(1, round(size / flat_buffer.CHUNK))
     assert max(shares) - min(shares) <= 2 * SPAN_UNIT * chunks
@@ -93,8 +94,8 @@ def test_parts_cover_the_chosen_entries_and_keep_their_owners(sizes, replicas, d
             assert part.begin == slab.starts[part.entry] + part.first
             is_last = part.first + part.length == variable.size
             assert part.end == (slab.ends[part.entry] if is_last else part.begin + part.length)
-            home, begin_in_home = variable.storage.home, variable.storage.start + part.first
-            owns = (home.owned if is_shared else partial(slab.split_among, F4))(replicas)[owner]
+            home, begin_in_home = variable.storage.buffer, variable.storage.start + part.first
+            owns = (home.split_among if is_shared else partial(slab.split_among, F4))(replicas)[owner]
             first = begin_in_home if is_shared else part.begin
             assert any(begin <= first and first + part.length <= end for begin, end in owns)
         ranges = ranges_of(parts)
@@ -141,7 +142,7 @@ def check_updates(slab, block):
     assert len(tables) == len(block.spans)
     for home, (target, source, length) in tables:
         inside = [
-            v.storage.home is home and v.storage.start <= target and target + length <= v.storage.start + v.size
+            v.storage.buffer is home and v.storage.start <= target and target + length <= v.storage.start + v.size
             for v in slab.variables
         ]
         assert sum(inside) == 1

@@ -188,7 +188,7 @@ def test_variables_belong_to_their_replica():
         return True
 
     assert distopt.simulate(2, step) == [True, True]
-    assert x.storage.home is None, "nobody has placed its memory"
+    assert x.storage.buffer is None, "nobody has placed its memory"
 
 
 @pytest.mark.parametrize("cls", [optimizers.SGD, legacy.SGD])
