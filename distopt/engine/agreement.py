@@ -49,7 +49,8 @@ def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbe
     named = " ".join([call.name, *numbers]).encode()
     header = call.header(gradients.listing, call.name, step, numbers)
     brought = Brought(
-        call_digest=plan.digests.get(gradients.listing) or plan.call_digest(gradients.listing, call.told),
+        call_digest=plan.digests.get(gradients.listing)
+        or plan.call_digest(gradients.listing, call.optimizer_description),
         hyper_digest=digest(named + struct.pack(f"<{len(numbers)}d", *numbers.values())),
         presence=digest(bytes(mine)),
         items=items,

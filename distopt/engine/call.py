@@ -78,9 +78,9 @@ class StepCall:
             return "experimental_aggregate_gradients=False"
         return needs_whole_sum(self.engine.options, self.family, listing, looks=self.looks)
 
-    def told(self) -> str:
+    def optimizer_description(self) -> str:
         """Return which optimizer this is, as all replicas know it."""
-        return self.engine.told(self.family.identity(), self.aggregating_strategy.communicator)
+        return self.engine.optimizer_description(self.family.identity(), self.aggregating_strategy.communicator)
 
     def header(
         self, listing: Listing, name: str, step: int = -1, values: Mapping[str, float | str] | None = None
@@ -88,7 +88,7 @@ class StepCall:
         """Return what the replicas agree on: who steps what, in which step, with which hyperparameters."""
 
         def describe() -> dict[str, str]:
-            description = {"optimizer": self.told(), "variables": listing.description}
+            description = {"optimizer": self.optimizer_description(), "variables": listing.description}
             return description | {label: str(value) for label, value in (values or {}).items()}
 
         return Call(f"{name} of {self.family.kind}", describe, step)

@@ -140,7 +140,7 @@ class Engine:
         if communicator not in self._numbers:
             self._numbers[communicator] = communicator.number_optimizer()
 
-    def told(self, identity: str, communicator: Communicator) -> str:
+    def optimizer_description(self, identity: str, communicator: Communicator) -> str:
         """Return which optimizer this is, as all replicas know it: two of the same options are told apart."""
         number = self._numbers.get(communicator)
         return f"{identity}, " + ("not stepped yet" if number is None else f"number {number} to step")

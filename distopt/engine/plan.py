@@ -40,16 +40,16 @@ class Plan:
         """Note that the replicas have agreed."""
         self.memory, self.is_agreed = memory, True
 
-    def call_digest(self, listing: Listing, told: Callable[[], str]) -> int:
+    def call_digest(self, listing: Listing, optimizer_description: Callable[[], str]) -> int:
         """Return the digest of a call, whose header need not describe it every time.
 
         Args:
             listing: the list that is stepped, in this slab.
-            told: returns the optimizer as all replicas know it.
+            optimizer_description: returns the optimizer as all replicas know it.
         """
         if listing in self.digests:
             return self.digests[listing]
-        fresh = digest(f"{told()}|{listing.description}".encode())
+        fresh = digest(f"{optimizer_description()}|{listing.description}".encode())
         if self.is_agreed:
             if len(self.digests) > _DIGESTS:
                 self.digests.clear()

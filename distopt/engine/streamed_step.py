@@ -66,7 +66,7 @@ class StreamedStep:
         if call.has_header and (accumulation is None or accumulation.is_last(engine.training.iterations)):
             plan = engine.plans.get((listing.slab, communicator)) or Plan(listing.slab, communicator)
             flags = 0 if self._may_have_thread else Flag.EXITING
-            brought = Brought(plan.call_digest(listing, call.told), flags=flags)
+            brought = Brought(plan.call_digest(listing, call.optimizer_description), flags=flags)
             agreement = agree(communicator, call.header(listing, "begin_step"), brought)
             self._may_have_thread = not any(flags & Flag.EXITING for flags in agreement.flags)
         opened = set_up_plan(call, listing)

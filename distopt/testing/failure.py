@@ -45,31 +45,33 @@ class FailureConformance:
         """Check that an error of one replica is raised there, and named by the others; the next call goes well."""
         outcomes = self.with_fresh_communicators(replicas, _err_before_a_header)
         assert outcomes[-1] == "ValueError: boom"
-        _assert_told(outcomes, "ReplicaFailedError", "ValueError: boom")
+        _assert_raised(outcomes, "ReplicaFailedError", "ValueError: boom")
 
     def test_who_waits_in_a_header_is_told(self, replicas: Replicas) -> None:
         """Let a replica fail while the others wait for its record."""
-        _assert_told(self._while_others(replicas, _meet, _fail_later), "ReplicaFailedError", "ValueError: boom")
+        _assert_raised(self._while_others(replicas, _meet, _fail_later), "ReplicaFailedError", "ValueError: boom")
 
     def test_who_waits_for_a_payload_is_told(self, replicas: Replicas) -> None:
         """Let a replica fail while the others wait for its array."""
-        _assert_told(self._while_others(replicas, _receive, _fail_later), "ReplicaFailedError", "ValueError: boom")
+        _assert_raised(self._while_others(replicas, _receive, _fail_later), "ReplicaFailedError", "ValueError: boom")
 
     def test_who_waits_in_the_memory_of_a_node_is_told(self, replicas: Replicas) -> None:
         """Let a replica fail while the others of its node wait in a barrier, and those of other nodes in a header."""
-        _assert_told(self._while_others(replicas, _meet_on_node, _fail_later), "ReplicaFailedError", "ValueError: boom")
+        _assert_raised(
+            self._while_others(replicas, _meet_on_node, _fail_later), "ReplicaFailedError", "ValueError: boom"
+        )
 
     def test_who_comes_later_is_told(self, replicas: Replicas) -> None:
         """Let a replica fail between two calls, before the others come to the second."""
-        _assert_told(self._while_others(replicas, _meet_later, _fail), "ReplicaFailedError", "ValueError: boom")
+        _assert_raised(self._while_others(replicas, _meet_later, _fail), "ReplicaFailedError", "ValueError: boom")
 
     def test_what_a_replica_was_told_is_passed_on(self, replicas: Replicas) -> None:
         """Check that a replica that has only heard of a failure is not taken for the one that failed."""
-        _assert_told(self._while_others(replicas, _meet, _pass_on), "ReplicaFailedError", "replica 71 failed", 71)
+        _assert_raised(self._while_others(replicas, _meet, _pass_on), "ReplicaFailedError", "replica 71 failed", 71)
 
     def test_a_replica_may_fail_twice(self, replicas: Replicas) -> None:
         """Check that a second failure, when the others may have ended, does nothing."""
-        _assert_told(self._while_others(replicas, _meet, _fail_twice), "ReplicaFailedError", "ValueError: boom")
+        _assert_raised(self._while_others(replicas, _meet, _fail_twice), "ReplicaFailedError", "ValueError: boom")
 
     def test_who_waits_for_a_payload_of_a_call_that_was_left_is_told(self, replicas: Replicas) -> None:
         """Let a replica leave a call in the middle: in the next header it learns that the others have given up."""
@@ -81,9 +83,9 @@ class FailureConformance:
 
     def test_who_exchanges_bytes_in_a_call_that_was_left_is_told(self, replicas: Replicas) -> None:
         """Check that a header is not taken for bytes that others exchange in the middle of a call; all can go on."""
-        for told in self.with_fresh_communicators(replicas, _leave_an_exchange) if replicas.count > 1 else ():
-            assert told.kind == "ReplicaFailedError", told
-            assert told.seconds < SOON
+        for outcome in self.with_fresh_communicators(replicas, _leave_an_exchange) if replicas.count > 1 else ():
+            assert outcome.kind == "ReplicaFailedError", outcome
+            assert outcome.seconds < SOON
 
     def test_a_call_that_all_have_left_is_forgotten(self, replicas: Replicas) -> None:
         """Let every replica fail in the same way: nobody waits, and all meet in the next header."""
@@ -102,13 +104,15 @@ class FailureConformance:
         """Let a replica say goodbye while the others make a call; once all have said goodbye, all have ended well."""
         outcomes = self.with_fresh_communicators(replicas, _end_early)
         assert [first_failed for _, first_failed in outcomes] == [None] * replicas.count
-        _assert_told([told for told, _ in outcomes], "ReplicaLeftError", f"replica {replicas.count - 1} of", None)
+        _assert_raised(
+            [outcome for outcome, _ in outcomes], "ReplicaLeftError", f"replica {replicas.count - 1} of", None
+        )
 
     def _while_others(self, replicas: Replicas, make_wait: _Make, end: Callable[[Communicator], None]) -> list[Any]:
         return self.with_fresh_communicators(replicas, partial(_end_while_others_wait, make_wait=make_wait, end=end))
 
 
-class _Told(NamedTuple):
+class _Outcome(NamedTuple):
     """The error that a replica was told while it waited."""
 
     kind: str
@@ -121,11 +125,11 @@ class _LeftCall(NamedTuple):
     """The errors of one replica in, and after, a call that the last replica has left in the middle."""
 
     waits: bool
-    in_call: _Told | None
-    later: _Told | None
+    in_call: _Outcome | None
+    later: _Outcome | None
 
 
-def _assert_told(outcomes: Sequence[Any], kind: str, says: str, names: int | None = -1) -> None:
+def _assert_raised(outcomes: Sequence[Any], kind: str, says: str, names: int | None = -1) -> None:
     """Check that all replicas but the last were told the same error, in time.
 
     Args:
@@ -135,35 +139,35 @@ def _assert_told(outcomes: Sequence[Any], kind: str, says: str, names: int | Non
         names: the index of the replica that they name; -1 for the last one.
     """
     named = len(outcomes) - 1 if names == -1 else names
-    for told in outcomes[:-1]:
-        assert (told.kind, told.replica_index) == (kind, named), told
-        assert says in told.text
-        assert told.seconds < SOON
+    for outcome in outcomes[:-1]:
+        assert (outcome.kind, outcome.replica_index) == (kind, named), outcome
+        assert says in outcome.text
+        assert outcome.seconds < SOON
 
 
 def _assert_given_up(outcomes: Sequence[_LeftCall]) -> None:
-    """Check that those who waited for the last replica were told in the call, and all others in the next header."""
+    """Check that those who waited for the last replica were outcome in the call, and all others in the next header."""
     last = len(outcomes) - 1
     is_over = any(outcome.in_call is not None for outcome in outcomes)
     for replica, (waits, in_call, later) in enumerate(outcomes):
         assert (in_call is not None) == (waits and replica != last), in_call
         assert (later is not None) == is_over, later
-        for told in (in_call, later if in_call is None else None):
-            if told is not None:
+        for outcome in (in_call, later if in_call is None else None):
+            if outcome is not None:
                 is_own = replica == last
-                assert told.kind == ("DeadCommunicatorError" if is_own else "ReplicaFailedError"), told
-                assert told.replica_index == (None if is_own else last)
-                assert "ValueError: boom" in told.text
-                assert told.seconds < SOON
+                assert outcome.kind == ("DeadCommunicatorError" if is_own else "ReplicaFailedError"), outcome
+                assert outcome.replica_index == (None if is_own else last)
+                assert "ValueError: boom" in outcome.text
+                assert outcome.seconds < SOON
 
 
-def _told(wait: Callable[[], Any]) -> _Told | None:
+def _outcome_of(wait: Callable[[], Any]) -> _Outcome | None:
     began = time.monotonic()
     try:
         wait()
     except ReplicaError as error:
         index = getattr(error, "replica_index", None)
-        return _Told(type(error).__name__, index, str(error), time.monotonic() - began)
+        return _Outcome(type(error).__name__, index, str(error), time.monotonic() - began)
     return None
 
 
@@ -174,7 +178,7 @@ def _is_last(communicator: Communicator) -> bool:
 def _end_while_others_wait(communicator: Communicator, make_wait: _Make, end: Callable[[Communicator], None]) -> Any:
     communicator.status_channel()
     wait = make_wait(communicator)
-    return end(communicator) if _is_last(communicator) else _told(wait)
+    return end(communicator) if _is_last(communicator) else _outcome_of(wait)
 
 
 def _meet(communicator: Communicator) -> Callable[[], Any]:
@@ -216,33 +220,33 @@ def _leave_a_call(communicator: Communicator, make_wait: _Make) -> _LeftCall:
     communicator.status_channel()
     wait = make_wait(communicator)
     agree(communicator, Call("step"))
-    in_call = None if _is_last(communicator) else _told(wait)
+    in_call = None if _is_last(communicator) else _outcome_of(wait)
     if _is_last(communicator) or in_call is not None:
         communicator.break_off(ValueError("boom"))
     waits = make_wait is _receive or communicator.nodes[communicator.index] == communicator.nodes[-1]
-    return _LeftCall(waits, in_call, _told(_meet(communicator)))
+    return _LeftCall(waits, in_call, _outcome_of(_meet(communicator)))
 
 
-def _leave_an_exchange(communicator: Communicator) -> _Told | None:
+def _leave_an_exchange(communicator: Communicator) -> _Outcome | None:
     communicator.status_channel()
     agree(communicator, Call("step"))
     if _is_last(communicator):
         communicator.break_off(ValueError("boom"))
-        told = _told(_meet(communicator))
+        outcome = _outcome_of(_meet(communicator))
     else:
-        told = _told(partial(exchange_bytes, communicator, b"in the middle"))
+        outcome = _outcome_of(partial(exchange_bytes, communicator, b"in the middle"))
         communicator.break_off(ReplicaError("it has met a header"))
     _meet(communicator)()
-    return told
+    return outcome
 
 
-def _leave_together(communicator: Communicator) -> _Told | None:
+def _leave_together(communicator: Communicator) -> _Outcome | None:
     communicator.status_channel()
     agree(communicator, Call("step"))
     communicator.break_off(ValueError("boom"))
     if _is_last(communicator):
         time.sleep(_LATER)
-    return _told(_meet(communicator))
+    return _outcome_of(_meet(communicator))
 
 
 class _Fails(Constraint):
@@ -305,11 +309,11 @@ def _err_before_a_header(communicator: Communicator) -> Any:
         except ValueError as error:
             outcome = f"ValueError: {error}"
     else:
-        outcome = _told(_meet(communicator))
+        outcome = _outcome_of(_meet(communicator))
     _meet(communicator)()
     return outcome
 
 
-def _end_early(communicator: Communicator) -> tuple[_Told | None, int | None]:
-    told = None if _is_last(communicator) else _told(_meet(communicator))
-    return told, say_goodbye(communicator)
+def _end_early(communicator: Communicator) -> tuple[_Outcome | None, int | None]:
+    outcome = None if _is_last(communicator) else _outcome_of(_meet(communicator))
+    return outcome, say_goodbye(communicator)

@@ -108,7 +108,7 @@ class Stream:
     def __init__(self, optimizer: BaseOptimizer, trained: Sequence[TrainedParameter]) -> None:
         self._optimizer, self._trained = optimizer, trained
         self._communicator = get_strategy().communicator
-        self._is_held = False
+        self._keeps_gradients = False
 
     @classmethod
     def begun(cls, optimizer: BaseOptimizer, trained: Sequence[TrainedParameter]) -> Stream | None:
@@ -122,13 +122,13 @@ class Stream:
         return None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def keeping_gradients(self) -> Iterator[None]:
         """Keep gradients here, unsent, until the end of the block."""
-        before, self._is_held = self._is_held, True
+        before, self._keeps_gradients = self._keeps_gradients, True
         try:
             yield
         finally:
-            self._is_held = before
+            self._keeps_gradients = before
 
     def deliver(self, trained: TrainedParameter, parameter: Any) -> None:
         """Copy a gradient into the slab and send it.
@@ -140,7 +140,7 @@ class Stream:
             with telling_the_others(self._communicator):
                 raise self._too_late(trained, "backward() was called a second time in this step")
         trained.deliver(parameter)
-        if not self._is_held:
+        if not self._keeps_gradients:
             self._begin_again()
             trained.is_sent = True
             self._optimizer.push(trained.variable, trained.gradient())

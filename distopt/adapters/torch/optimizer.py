@@ -178,7 +178,7 @@ class DistributedOptimizer:
         if self._stream is None:  # nothing is sent before the step
             yield
         else:
-            with self._stream.held():
+            with self._stream.keeping_gradients():
                 yield
 
     def state_dict(self) -> dict[str, Any]:

@@ -42,15 +42,15 @@ class Node:
         self.barrier: Barrier = barrier
         """Returns when every replica of the node has called it."""
 
-    def holder(self, owner: int, node: int) -> int:
+    def delegate(self, owner: int, node: int) -> int:
         """Return the replica that works on a node for the owner of a span: the owner itself where it runs there."""
         members = [r for r, its_node in enumerate(self.nodes) if its_node == node]
         return owner if owner in members else members[owner % len(members)]
 
-    def held_for_others(self) -> list[int]:
+    def represented_owners(self) -> list[int]:
         """Return the owners on other nodes that this replica works for."""
         me = self.communicator.index
-        return [s for s in range(len(self.nodes)) if s not in self.members and self.holder(s, self.here) == me]
+        return [s for s in range(len(self.nodes)) if s not in self.members and self.delegate(s, self.here) == me]
 
     def share(self, segment: Segment | None) -> list[Array]:
         """Return the segments of all replicas of the node, as uint8 arrays (collective over the job).

@@ -3,7 +3,7 @@
 Every part of a slab has an *owner* among all replicas, which ends up with its sum, in its own slab. On one node the
 owner adds the slabs of the node, in the tree of ``summation``. Between nodes the sums of the maximal subtrees that lie
 wholly on one node travel to the owner, which adds the rest of the tree; so no placement changes a bit. On each other
-node one replica, the *holder*, works for the owner: it adds there, and keeps there what the owner sends back.
+node one replica, the *delegate*, works for the owner: it adds there, and keeps there what the owner sends back.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class _Partials:
         self._leaves = maximal_subtrees(node.nodes)
         self._local = [leaf for leaf in self._leaves if node.nodes[leaf[0]] == node.here]
         lengths = [sum(end - begin for begin, end in parts) for parts in ranges]
-        self._out = {s: self._rows(len(self._local), lengths[s]) for s in node.held_for_others() if lengths[s]}
+        self._out = {s: self._rows(len(self._local), lengths[s]) for s in node.represented_owners() if lengths[s]}
         self._in: dict[int, list[_Leaf]] = {}
         self._received: dict[int, Array] = {}
         for other in sorted(set(node.nodes) - {node.here}) if lengths[me] else ():
             leaves = [leaf for leaf in self._leaves if node.nodes[leaf[0]] == other]
-            source = node.holder(me, other)
+            source = node.delegate(me, other)
             self._in[source], self._received[source] = leaves, self._rows(len(leaves), lengths[me])
         self._scratch = aligned_zeros(lengths[me] * len(self._leaves), self._wide).reshape(len(self._leaves), -1)
         self._transfer = communicator.prepare(
@@ -128,7 +128,7 @@ class _Partials:
 
 
 class Spread:
-    """What owners have, to the holders on the other nodes; on one node nothing is to be done.
+    """What owners have, to the delegates on the other nodes; on one node nothing is to be done.
 
     Args:
         node: this replica's node.
@@ -148,12 +148,12 @@ class Spread:
         communicator, me = node.communicator, node.communicator.index
         self._wire = wire
         self._mine, self._packed = views[me], _packed(views[me], wire)
-        self._held = [(views[s], _packed(views[s], wire)) for s in node.held_for_others()]
+        self._represented = [(views[s], _packed(views[s], wire)) for s in node.represented_owners()]
         sends: list[Array | None] = [None] * communicator.size
         receives: list[Array | None] = [None] * communicator.size
         for other in set(node.nodes) - {node.here}:
-            sends[node.holder(me, other)] = self._packed
-        for s, (_, packed) in zip(node.held_for_others(), self._held, strict=True):
+            sends[node.delegate(me, other)] = self._packed
+        for s, (_, packed) in zip(node.represented_owners(), self._represented, strict=True):
             receives[s] = packed
         self._is_needed = not node.is_whole_job
         self._transfer = communicator.prepare(
@@ -167,7 +167,7 @@ class Spread:
         for view, part in _parts(self._mine, self._packed, self._wire):
             part[...] = view
         self._transfer()
-        for views, packed in self._held:
+        for views, packed in self._represented:
             for view, part in _parts(views, packed, self._wire):
                 view[...] = part
 

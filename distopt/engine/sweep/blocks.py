@@ -95,8 +95,8 @@ class Blocks:
 
     def _square(self, rescaling: Rescaling) -> None:
         """Do what comes before the norms, and put the block sums of squares where all replicas find them."""
-        for held in self._plan.own:
-            for block in held.blocks:
+        for owned_part in self._plan.owned_parts:
+            for block in owned_part.blocks:
                 if self._sums_by_block:
                     if ACTIVE:
                         observe(Moment.SUM)
@@ -126,8 +126,8 @@ class Blocks:
         is_idle = rescaling is None or (rescaling.is_idle_after and (self._after_norms or rescaling.is_idle_before))
         uses_sums = is_idle and not self._in_one_sweep
         calls: dict[tuple[FlatBuffer, int], RuleCall] = {}
-        for held in self._plan.own if self._memory.is_shared else self._plan.all:
-            for block in held.runs if uses_sums else held.blocks:
+        for owned_part in self._plan.owned_parts if self._memory.is_shared else self._plan.all_parts:
+            for block in owned_part.runs if uses_sums else owned_part.blocks:
                 total = block.total if uses_sums else self._limited(block, rescaling)
                 for buffer, variant, table in block.updates:
                     call = calls.get((buffer, variant))

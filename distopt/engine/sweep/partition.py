@@ -91,16 +91,16 @@ class Block:
         slab: the slab.
         parts: the parts.
         flats: the flat buffers of the node's replicas, by their index on it.
-        holder: the index on the node of the one that gets their sum.
+        delegate: the index on the node of the one that gets their sum.
     """
 
-    def __init__(self, slab: Slab, parts: Sequence[Part], flats: Sequence[Array], holder: int) -> None:
+    def __init__(self, slab: Slab, parts: Sequence[Part], flats: Sequence[Array], delegate: int) -> None:
         self._slab, self._parts = slab, parts
         self.dtype = slab.dtypes[parts[0].entry]
         self.begin, self.end = parts[0].begin, parts[-1].end
         self.rows = [flat[self.begin : self.end] for flat in flats]
         """What each replica of the node has."""
-        self.total = self.rows[holder]
+        self.total = self.rows[delegate]
         """Where their sum comes to lie."""
         self.entries = np.array([part.entry for part in parts])
         self.spans = np.array([(part.begin - self.begin, part.length) for part in parts], np.int64)

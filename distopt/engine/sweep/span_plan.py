@@ -16,34 +16,34 @@ from distopt.memory.layout import SPAN_UNIT
 from distopt.slabs.slab import Slab
 
 
-class Held:
+class OwnedPart:
     """What one owner owns of one flat buffer.
 
     Args:
         slab: the slab.
         parts: the owner's.
         flats: the flat buffers of the node's replicas, by their index on it.
-        holder: the index on the node of the one that gets their sum.
+        delegate: the index on the node of the one that gets their sum.
     """
 
-    def __init__(self, slab: Slab, parts: Sequence[Part], flats: Sequence[Array], holder: int) -> None:
-        self._slab, self._parts, self._flats, self.holder = slab, parts, flats, holder
+    def __init__(self, slab: Slab, parts: Sequence[Part], flats: Sequence[Array], delegate: int) -> None:
+        self._slab, self._parts, self._flats, self.delegate = slab, parts, flats, delegate
         self.ranges = ranges_of(parts)
 
     @property
     def totals(self) -> list[Array]:
         """Where the sums come to lie."""
-        return [self._flats[self.holder][begin:end] for begin, end in self.ranges]
+        return [self._flats[self.delegate][begin:end] for begin, end in self.ranges]
 
     @cached_property
     def blocks(self) -> list[Block]:
         """The parts, in blocks that stay in the cache."""
-        return [Block(self._slab, block, self._flats, self.holder) for block in blocks_of(self._parts)]
+        return [Block(self._slab, block, self._flats, self.delegate) for block in blocks_of(self._parts)]
 
     @cached_property
     def runs(self) -> list[Block]:
         """The parts, in as few blocks as they can be."""
-        return [Block(self._slab, run, self._flats, self.holder) for run in runs_of(self._parts)]
+        return [Block(self._slab, run, self._flats, self.delegate) for run in runs_of(self._parts)]
 
 
 class SpanPlan:
@@ -71,30 +71,30 @@ class SpanPlan:
         replicas, me = node.communicator.size, node.communicator.index
         self.sums: list[NodeSum] = []
         """Each puts the sums of what this replica owns of one flat buffer into its slab."""
-        self.by_owner: list[list[Held]] = [[] for _ in range(replicas)]
+        self.by_owner: list[list[OwnedPart]] = [[] for _ in range(replicas)]
         for dtype, of_members in flats.items():
             owned = parts_of(slab, dtype, entries, replicas)
             for owner, parts in enumerate(owned):
-                holder = node.members.index(node.holder(owner, node.here))
-                self.by_owner[owner].append(Held(slab, parts, of_members, holder))
-            self.sums.append(NodeSum(node, of_members, [held[-1].ranges for held in self.by_owner], wire))
-        self.own = self.by_owner[me]
-        self.all = [held for of_owner in self.by_owner for held in of_owner]
+                delegate = node.members.index(node.delegate(owner, node.here))
+                self.by_owner[owner].append(OwnedPart(slab, parts, of_members, delegate))
+            self.sums.append(NodeSum(node, of_members, [owned_part[-1].ranges for owned_part in self.by_owner], wire))
+        self.owned_parts = self.by_owner[me]
+        self.all_parts = [owned_part for of_owner in self.by_owner for owned_part in of_owner]
 
     def copy_totals(self, index_on_node: int) -> None:
         """Copy the sums that others own into the slab of this replica."""
-        for held in self.all:
-            if held.holder != index_on_node:
-                for run in held.runs:
+        for owned_part in self.all_parts:
+            if owned_part.delegate != index_on_node:
+                for run in owned_part.runs:
                     np.copyto(run.rows[index_on_node], run.total)
 
     def overwritten(self, index_on_node: int) -> dict[np.dtype[Any], list[tuple[int, int]]]:
         """Return the ranges of this replica's slab where sums come to lie."""
         ranges: dict[np.dtype[Any], list[tuple[int, int]]] = {}
         for of_owner in self.by_owner:
-            for dtype, held in zip(self._slab.flats, of_owner, strict=True):
-                if held.holder == index_on_node:
-                    ranges.setdefault(dtype, []).extend(held.ranges)
+            for dtype, owned_part in zip(self._slab.flats, of_owner, strict=True):
+                if owned_part.delegate == index_on_node:
+                    ranges.setdefault(dtype, []).extend(owned_part.ranges)
         return ranges
 
     def publish(self, *, as_summed: bool) -> None:
@@ -107,7 +107,7 @@ class SpanPlan:
             return
         wire = self._wire if as_summed else None
         if wire not in self._sums_spreads:
-            totals = [[total for held in of_owner for total in held.totals] for of_owner in self.by_owner]
+            totals = [[total for owned_part in of_owner for total in owned_part.totals] for of_owner in self.by_owner]
             self._sums_spreads[wire] = Spread(self._node, totals, wire=wire)
         self._sums_spreads[wire]()
 

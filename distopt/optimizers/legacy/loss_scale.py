@@ -30,14 +30,14 @@ class _Unscaled(LossScale):
 
     def __init__(self, scale: LossScale, optimizer: Optimizer) -> None:
         self.growth_steps, self.step_counter, self.scale = scale.growth_steps, scale.step_counter, scale.scale
-        self._told, self._optimizer = scale, optimizer
+        self._loss_scale, self._optimizer = scale, optimizer
 
     @property
     def factor(self) -> float:
         return 1.0
 
     def note(self, *, is_finite: bool) -> None:
-        self._told.note(is_finite=is_finite)
+        self._loss_scale.note(is_finite=is_finite)
         if self.is_dynamic and not is_finite:
             self._optimizer.iterations.storage.array += 1  # a step that is left out counts in this family
 

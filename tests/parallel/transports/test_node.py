@@ -47,8 +47,8 @@ def test_every_owner_has_one_holder_on_each_node(placed):
     def look():
         node = new_node()
         numbers = sorted(set(node.nodes))
-        holders = [[node.holder(owner, number) for number in numbers] for owner in range(placed.count)]
-        return node.nodes, holders, node.held_for_others()
+        holders = [[node.delegate(owner, number) for number in numbers] for owner in range(placed.count)]
+        return node.nodes, holders, node.represented_owners()
 
     looks = placed(look)
     nodes, holders, _ = looks[0]
