@@ -6,7 +6,7 @@ nothing.
 
 from __future__ import annotations
 
-from distopt.distribute.ending import install
+from distopt.distribute.shutdown import install
 from distopt.lazy import attach
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ from distopt.checkpoint.files import BadFileError, Stored, check_file, locate, r
 from distopt.checkpoint.manifest import Described, Manifest, read_manifest
 from distopt.checkpoint.state import Entry, Live, own_key
 from distopt.distribute.node.node import Node
-from distopt.engine.sweep.sharing import SharedByNode
+from distopt.engine.sweep.shared_mode import SharedByNode
 from distopt.errors import CheckpointError
 
 

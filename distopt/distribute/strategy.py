@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from distopt.distribute.agreement.checks import Checks, Deadlines
 from distopt.distribute.agreement.communicator import Communicator, Location
 from distopt.distribute.agreement.header import Call, agree
-from distopt.distribute.greeting import greet
+from distopt.distribute.handshake import handshake
 from distopt.distribute.node.node import Node
 from distopt.distribute.transports.local import LocalCommunicator
 from distopt.distribute.transports.mpi import MPICommunicator
@@ -76,7 +76,7 @@ class Strategy:
         self.receipt = RECEIPT.read() if receipt is None else receipt
         self.inspects = self.checks.on_nonfinite is not None or self.receipt is not None
         """Whether the sums of gradients are looked at before they are used."""
-        self._greeted = False
+        self._is_ready = False
         self._location: Location | None = None
         self._node: Node | None = None
         self._node_known = False
@@ -114,17 +114,17 @@ class Strategy:
     def regroup(self, communicator: Communicator) -> None:
         """Go on among other replicas."""
         self.communicator = communicator
-        self._greeted = self._node_known = False
+        self._is_ready = self._node_known = False
         self._location = self._node = None
 
     def ready(self) -> Communicator:
         """Return the communicator, after the first agreement of its replicas on what they run (once)."""
-        if not self._greeted:
-            self._greeted = True
+        if not self._is_ready:
+            self._is_ready = True
             if self.num_replicas_in_sync > 1:
                 watchdog = self.communicator.watchdog
                 watchdog.begin(self.deadlines)
-                greet(self.communicator, self.update, self.checks)
+                handshake(self.communicator, self.update, self.checks)
                 watchdog.begin(self.deadlines, self.communicator.status_channel())
         return self.communicator
 

@@ -9,7 +9,7 @@ from distopt.distribute.agreement.header import Call, offer_failure
 from distopt.distribute.strategy import Strategy
 from distopt.engine.engine import Engine
 from distopt.engine.state.family import Family
-from distopt.engine.sweep.sharing import needs_whole_sum
+from distopt.engine.sweep.shared_mode import needs_whole_sum
 from distopt.errors import ReplicaError
 from distopt.process.moments import ACTIVE, Moment, Observers
 from distopt.process.replica import Replica

@@ -14,7 +14,7 @@ from distopt.engine.engine import Engine
 from distopt.engine.plan import Plan
 from distopt.engine.state.family import Family
 from distopt.engine.sweep.node_memory import NodeMemory
-from distopt.engine.sweep.sharing import mark_shared_slots, share_state
+from distopt.engine.sweep.shared_mode import mark_shared_slots, share_state
 from distopt.errors import NoSharedMemoryError
 from distopt.memory.digests import digest
 from distopt.slabs.listing import Listing

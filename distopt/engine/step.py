@@ -3,7 +3,7 @@
 ====  ===============================================================  ===============================================
  #    stage                                                            where
 ====  ===============================================================  ===============================================
- 1    read the list: shapes, dtypes, sparse with constraint; a stream  ``slabs.intake``, ``streamed_step``
+ 1    read the list: shapes, dtypes, sparse with constraint; a stream  ``slabs.read_gradients``, ``streamed_step``
       has read its gradients when they came
  2    the first time for this list: agree on it, and start from        ``plan_setup``
       replica 0's values; add up a micro-step, which ends here;        ``state.training_state``
@@ -44,7 +44,7 @@ from distopt.memory.storage import note_writes
 from distopt.process.moments import Moment, StopAtMoment
 from distopt.process.trouble import note_broken_step
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.intake import check_items
+from distopt.slabs.read_gradients import check_items
 from distopt.slabs.rows import gather_rows, merge_rows
 
 

@@ -19,14 +19,14 @@ from distopt.engine.plan import Plan
 from distopt.engine.plan_setup import set_up_plan
 from distopt.engine.step import do_step
 from distopt.engine.streaming.buckets import BucketSums, cut_into_buckets
-from distopt.engine.sweep.sharing import check_sharing
+from distopt.engine.sweep.shared_mode import check_sharing
 from distopt.errors import InvalidArgumentError
 from distopt.process.exiting import is_exiting
 from distopt.process.moments import Moment
 from distopt.process.observers import observed_gradient
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.intake import check_variable, read_gradient
 from distopt.slabs.listing import ABSENT, DENSE, SPARSE, Listing
+from distopt.slabs.read_gradients import check_variable, read_gradient
 from distopt.slabs.slab import Slab
 from distopt.variables.variable import Variable
 

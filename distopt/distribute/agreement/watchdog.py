@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 from distopt.distribute.agreement.checks import Deadlines
 from distopt.errors import StalledError
 from distopt.former_names import FormerName
-from distopt.process.orphans import look_for_launcher
+from distopt.process.launcher_watch import check_launcher
 from distopt.process.whereabouts import stacks, user_line_of
 
 ASK_SECONDS = 1.0
@@ -184,7 +184,7 @@ class Watchdog:
         self.lost = self.lost or self._in_vain(now, awaited)
         if self.lost is not None:
             raise self.lost
-        look_for_launcher()
+        check_launcher()
         if now >= self._next_question and self._deadlines is not None:
             if self.status_channel is None:
                 self._wait_for_strangers(self._deadlines)

@@ -31,7 +31,7 @@ from distopt.errors import (
 from distopt.process import forked
 from distopt.process.exiting import is_exiting
 from distopt.process.launcher import launched
-from distopt.process.orphans import ending_with_parent, watch_launcher
+from distopt.process.launcher_watch import ending_with_parent, watch_launcher
 
 MESSAGE_BYTES = 1 << 30
 """Longer arrays travel in several messages: counts above 2^31 are not safe in every MPI."""

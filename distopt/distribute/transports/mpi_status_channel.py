@@ -14,7 +14,7 @@ from typing import Any
 
 from distopt.distribute.agreement.watchdog import Status, Watchdog
 from distopt.distribute.transports.last_word import as_error, last_word
-from distopt.process.silence import explain_process
+from distopt.process.unresponsive import explain_process
 
 _ASKED, _ANSWERED, _ENDED, _LEFT = 1, 2, 3, 4
 _END_SECONDS = 1.0

@@ -19,7 +19,7 @@ from distopt.distribute.agreement.watchdog import Status, Watchdog
 from distopt.distribute.transports.last_word import as_error, last_word
 from distopt.distribute.transports.peers import Peers
 from distopt.distribute.transports.wire import gone
-from distopt.process.silence import explain_process
+from distopt.process.unresponsive import explain_process
 
 _LENGTH = struct.Struct("<I")
 _SEND_SECONDS = 5.0

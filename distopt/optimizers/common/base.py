@@ -19,7 +19,7 @@ from distopt.engine.call import StepCall
 from distopt.engine.state.options import StepOptions
 from distopt.engine.step import do_step
 from distopt.engine.streamed_step import StreamedStep
-from distopt.engine.sweep.sharing import agree_on_state, check_sharing, complete_slots
+from distopt.engine.sweep.shared_mode import agree_on_state, check_sharing, complete_slots
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.face import Face
 from distopt.process.moments import ACTIVE, SKIP, Moment
@@ -27,8 +27,8 @@ from distopt.process.observers import observe
 from distopt.process.replica import current_replica
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.intake import as_variables, check_variable, own_pairs, read_gradients, refuse_buffers
 from distopt.slabs.listing import Listing
+from distopt.slabs.read_gradients import as_variables, check_variable, own_pairs, read_gradients, refuse_buffers
 from distopt.slabs.slab import Slab
 from distopt.transformers import checked_limit
 from distopt.variables.variable import Variable

@@ -10,7 +10,7 @@ import numpy as np
 from distopt.arguments import as_int, flag, within
 from distopt.distribute.node.node_sum import Spread
 from distopt.engine.state.slot_store import SlotStore
-from distopt.engine.sweep.sharing import agree_on_state, complete_slots
+from distopt.engine.sweep.shared_mode import agree_on_state, complete_slots
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Array, Rule, Scalar, update
 from distopt.memory.flat_buffer import FlatBuffer

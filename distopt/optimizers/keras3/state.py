@@ -17,8 +17,8 @@ from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import allocate
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.keras3.learning_rate import LearningRate
-from distopt.slabs.intake import as_variables, check_variable
 from distopt.slabs.listing import Listing
+from distopt.slabs.read_gradients import as_variables, check_variable
 from distopt.variables.variable import Variable
 
 

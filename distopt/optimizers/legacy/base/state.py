@@ -14,8 +14,8 @@ from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import allocate
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.intake import check_variable
 from distopt.slabs.listing import Listing
+from distopt.slabs.read_gradients import check_variable
 from distopt.variables.variable import Variable
 
 

@@ -86,7 +86,7 @@ def ending_with_parent() -> Iterator[None]:
             prctl(_PR_SET_PDEATHSIG, 0)
 
 
-def look_for_launcher() -> None:
+def check_launcher() -> None:
     """End this process if its launcher is gone, where no thread does so. Called again and again while it waits."""
     if _has_no_thread:
         _end_with_launcher(0)

@@ -40,7 +40,7 @@ from distopt.process.job_end import (
     is_finalized,
 )
 from distopt.process.launcher import launched
-from distopt.process.orphans import note_launcher
+from distopt.process.launcher_watch import note_launcher
 from distopt.process.replica import current_replica
 
 if TYPE_CHECKING:

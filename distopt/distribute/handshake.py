@@ -15,7 +15,7 @@ from distopt.process.thread_limits import limit_threads
 from distopt.settings import BUCKET_BYTES, THREADS
 
 
-def greet(communicator: Communicator, update: str, checks: Checks) -> None:
+def handshake(communicator: Communicator, update: str, checks: Checks) -> None:
     """Agree on versions, kernels and threads, which the bits of a result depend on, and set the threads."""
     description = {
         "python": ".".join(map(str, sys.version_info[:2])),
