@@ -12,7 +12,7 @@ from typing import Any, Self
 from distopt.arguments import as_int
 from distopt.checkpoint import directory as names
 from distopt.checkpoint.agreement import do_together, tell
-from distopt.checkpoint.own_state import OWN_VARIABLES, Resumable, own_state, take
+from distopt.checkpoint.own_state import OWN_VARIABLES, Resumable, own_state, restore_own
 from distopt.checkpoint.preemption import Preemption
 from distopt.checkpoint.random_state import checked_generators
 from distopt.checkpoint.reader import Found, load, open_checkpoint, owner_of, targets_of
@@ -234,7 +234,7 @@ class Checkpointer:
         text = self._failure(rows)
         if len({row[3] for row in rows}) > 1:
             raise_difference(communicator, sample)
-        self._snapshot.take(pieces)
+        self._snapshot.copy_from(pieces)
         self._begun, self._goes_on = step, True
         mine = [(piece, entry.variable.dtype.name) for piece, entry in pieces]
         token, buffer = rows[0][2], self._snapshot.buffer
@@ -278,7 +278,9 @@ class Checkpointer:
         if trouble is not None:
             return trouble
         left: list[str] = []
-        do_together(communicator, lambda: left.extend(take(found.manifest.replicas[owner], self._data, self._random)))
+        do_together(
+            communicator, lambda: left.extend(restore_own(found.manifest.replicas[owner], self._data, self._random))
+        )
         trouble = do_together(communicator, lambda: load(found, targets))
         if trouble is not None:
             error = CheckpointError(f"{self.directory}, step {step}: {trouble}")

@@ -44,7 +44,7 @@ def own_state(live: Live, data: Resumable | None, generators: Sequence[Any]) -> 
     return state
 
 
-def take(own: Mapping[str, Any], data: Resumable | None, generators: Sequence[Any]) -> list[str]:
+def restore_own(own: Mapping[str, Any], data: Resumable | None, generators: Sequence[Any]) -> list[str]:
     """Set the position in the data and the random states; return the names of stored states that nobody asked for.
 
     Raises:

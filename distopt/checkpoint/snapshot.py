@@ -30,7 +30,7 @@ class Snapshot:
         if self.buffer.size != count:
             self.buffer = np.empty(count, np.uint8)
 
-    def take(self, pieces: Sequence[tuple[Piece, Entry]]) -> None:
+    def copy_from(self, pieces: Sequence[tuple[Piece, Entry]]) -> None:
         """Copy the pieces, one after another."""
         begin = 0
         for each in pieces:

@@ -64,7 +64,7 @@ class LossScaleOptimizer(Composite):
         if unknown:
             raise InvalidArgumentError(f"{owner}: {sorted(unknown)}: set such arguments on the `inner_optimizer`")
         super().__init__(0.0, name=name, **kwargs)
-        self.inner_optimizer = self._take(inner_optimizer)
+        self.inner_optimizer = self._usable_inner(inner_optimizer)
         self._inner = [self.inner_optimizer]
         training, inner = self._engine.training, engine_of(self.inner_optimizer).training
         training.accumulate_in(inner.accumulation)

@@ -135,7 +135,7 @@ class MultiOptimizer(Composite):
                     f"MultiOptimizer: the inner optimizer {inner.name!r} has gradient_accumulation_steps, and "
                     "gradients are summed once for all: give them to MultiOptimizer"
                 )
-            self._inner.append(self._take(inner))
+            self._inner.append(self._usable_inner(inner))
         return inner
 
     def _inner_of(self, variable: Variable) -> Optimizer:

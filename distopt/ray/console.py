@@ -29,7 +29,7 @@ class _Console:
         """Take bytes that a replica has printed on its file descriptor 1 or 2."""
         await self._texts.put((stream, data))
 
-    async def take(self) -> list[tuple[int, bytes]] | None:
+    async def next_texts(self) -> list[tuple[int, bytes]] | None:
         """Wait for output and return all that has come; None at the end."""
         texts = [await self._texts.get()]
         while not self._texts.empty():
@@ -55,7 +55,7 @@ def console() -> Iterator[Any]:
     actor = ray.remote(_Console).options(num_cpus=0, label_selector={"ray.io/node-id": here}).remote()
 
     def show() -> None:
-        while (texts := ray.get(actor.take.remote())) is not None:
+        while (texts := ray.get(actor.next_texts.remote())) is not None:
             for stream, data in texts:
                 os.write(stream, data)
 

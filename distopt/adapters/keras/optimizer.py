@@ -82,7 +82,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         super().__init__(float(rate) if is_number else functools.partial(current_rate, inner), name=name or inner.name)
         self.inner = inner
         self._rate = self.learning_rate if is_number else None
-        self._state_to_take = state
+        self._state_to_load = state
         self._left: list[Any] = []
         self._is_attended = False
 
@@ -112,8 +112,8 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         with warnings.catch_warnings():  # Keras models are made without a seed, or loaded after this
             warnings.filterwarnings("ignore", "replica .* began with other values")
             self.inner.build(self._trained.variables)
-        if self._state_to_take:
-            self.inner.set_weights(self._state_to_take)
+        if self._state_to_load:
+            self.inner.set_weights(self._state_to_load)
         self._trained.attach(self.inner)
         self._loss_scale = self.add_variable((), initializer="ones", name="loss_scale")
         if _backend.LEAVES_GRADIENTS:

@@ -13,8 +13,8 @@ from distopt.adapters.torch.gradients import Stream, TrainedParameter
 from distopt.adapters.torch.tensors import (
     as_array,
     as_tensor,
+    copy_from_replica_0,
     distinct_parameters,
-    take_from_replica_0,
     torch,
     torch_counterpart,
 )
@@ -96,7 +96,7 @@ class DistributedOptimizer:
         self._parameters = [trained.parameter for trained in self._trained]
         self._frozen = {name: parameter for name, parameter in named.items() if not parameter.requires_grad}
         if strategy.broadcast:
-            take_from_replica_0("torch DistributedOptimizer", named.items())
+            copy_from_replica_0("torch DistributedOptimizer", named.items())
         if strategy.num_replicas_in_sync > 1:
             torch.set_num_threads(THREADS.read())
         self._stream = Stream.begun(self._optimizer, self._trained)
@@ -247,7 +247,7 @@ def broadcast_buffers(model: Any) -> None:
     Example:
         >>> broadcast_buffers(torch.nn.BatchNorm1d(3))
     """
-    take_from_replica_0("broadcast_buffers", model.named_buffers())
+    copy_from_replica_0("broadcast_buffers", model.named_buffers())
 
 
 def _checked_optimizer(optimizer: Any) -> Any:

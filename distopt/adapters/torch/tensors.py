@@ -115,7 +115,7 @@ def check_parameter(name: str, parameter: Any) -> None:
     raise InvalidArgumentError(f"parameter {name!r} {trouble}")
 
 
-def take_from_replica_0(call: str, named_tensors: Iterable[tuple[str, Any]]) -> None:
+def copy_from_replica_0(call: str, named_tensors: Iterable[tuple[str, Any]]) -> None:
     """Overwrite CPU tensors of any dtype by those of replica 0 (collective).
 
     Raises:

@@ -97,13 +97,13 @@ class RayStatusChannel:
                 received[replica] += data
                 while (message := _first(received[replica])) is not None:
                     received[replica] = received[replica][_LENGTH.size + len(message) :]
-                    self._take(replica, json.loads(message))
+                    self._handle(replica, json.loads(message))
                 if not data:
                     poll.unregister(number)
                     del replicas[number]
                     self._note_end(replica, gone(replica, "its connection was closed"))
 
-    def _take(self, replica: int, message: dict[str, Any]) -> None:
+    def _handle(self, replica: int, message: dict[str, Any]) -> None:
         if "question" in message:
             self._tell(replica, {"answer": message["question"], "status": asdict(self._watchdog.status())})
         elif "answer" in message:

@@ -56,7 +56,7 @@ class SlotStore:
         """The keys of the slots that every replica has for itself, though their variables are the node's."""
         return [key for key in self.segments if key not in self.shared and key[0].shared_by is not None]
 
-    def take_unmarked(self) -> list[tuple[Variable, Variable]]:
+    def pop_unmarked(self) -> list[tuple[Variable, Variable]]:
         """Return the variables and slots that are the node's, and whose slots have not been told so; once."""
         found, rest = [], []
         for variable, label in self._unmarked:

@@ -155,7 +155,7 @@ def share_state(kind: str, slots: SlotStore, slab: Slab, node: Node) -> None:
 
 def mark_shared_slots(slots: SlotStore, node: Node) -> None:
     """Let all replicas write the slots that are the node's together; local."""
-    for variable, slot in slots.take_unmarked():
+    for variable, slot in slots.pop_unmarked():
         start = variable.storage.start
         parts = variable.storage.allocated_buffer.parts(start, variable.size)
         slot.storage.share(SharedSlot(node, [(begin - start, end - start) for begin, end in parts]))

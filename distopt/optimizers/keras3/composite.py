@@ -29,7 +29,7 @@ class Composite(Optimizer):
         """Return the optimizer of one variable."""
         raise NotImplementedError
 
-    def _take(self, inner: Any) -> Optimizer:
+    def _usable_inner(self, inner: Any) -> Optimizer:
         """Return the argument, after checking that it can be an inner optimizer.
 
         Raises:
