@@ -19,14 +19,14 @@ class OpenBatch:
         self._replica = current_replica()
         self.items = self.global_size = 0
 
-    def enter(self, items: int, global_size: int) -> None:
+    def make_current(self, items: int, global_size: int) -> None:
         """Make this iterator's next batch the current one."""
-        self.leave()
+        self.withdraw()
         self.items, self.global_size = items, global_size
         _open.setdefault(self._replica, []).append(self)
         self._replica.global_size = global_size
 
-    def leave(self) -> None:
+    def withdraw(self) -> None:
         """Take this iterator's batch away."""
         stack = _open.get(self._replica, [])
         if self in stack:

@@ -74,12 +74,12 @@ class Batches:
                     end = start + self.global_batch_size
                     is_last = end >= self.examples
                     batch = self.share(order[start:end], epoch, ends_epoch=is_last)
-                    current.enter(batch.items, batch.global_size)
+                    current.make_current(batch.items, batch.global_size)
                     self._positions[replica] = (epoch + 1, 0) if is_last else (epoch, end)
                     yield batch
                 first = 0
         finally:
-            current.leave()
+            current.withdraw()
 
     def state(self) -> dict[str, Any]:
         """Return this replica's position, as JSON can hold it: a batch counts as done once it has been handed out.

@@ -53,10 +53,10 @@ def join(iterable: Iterable[Any]) -> Iterator[Any]:
             kind = _common_kind(reports)
             if kind is None:
                 return
-            current.enter(report["items"], sum(other["items"] for other in reports.values()))
+            current.make_current(report["items"], sum(other["items"] for other in reports.values()))
             yield _empty(kind) if item is _OUT else item
     finally:
-        current.leave()
+        current.withdraw()
 
 
 def _next_item(iterator: Iterator[Any]) -> tuple[Any, dict[str, Any]]:

@@ -73,7 +73,7 @@ def run_on(hub: Hub, fn: Callable[..., T], *args: Any, **kwargs: Any) -> list[T]
             failure.__cause__ = code
         if failure is not None:
             communicator.fail(failure)
-        hub.leave(index)
+        hub.note_end(index)
 
     threads = [threading.Thread(target=run, args=(r,), name=f"replica-{r}", daemon=True) for r in range(num_replicas)]
     with limit_threads(), simulation():

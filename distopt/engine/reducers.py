@@ -44,7 +44,7 @@ class Reducer(Protocol):
     def publish(self) -> None:
         """Bring what was updated to whoever has not updated it himself."""
 
-    def leave(self) -> None:
+    def finish(self) -> None:
         """Wait until nobody needs anything of this step any more."""
 
 

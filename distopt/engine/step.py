@@ -95,7 +95,7 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
         reducer.publish()
         if call.shares:
             engine.state_check.record_if_due(call.aggregating_strategy, gradients.listing)
-        reducer.leave()
+        reducer.finish()
         if observers:
             observers.tell(Moment.UPDATED, None if verdict is None else verdict.norm)
 

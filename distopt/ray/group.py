@@ -68,7 +68,7 @@ class Group:
             self.fail(error)
             raise
         if self._is_member:
-            self._communicator.leave()
+            self._communicator.announce_end()
             self._close()
 
     def fail(self, error: BaseException) -> None:

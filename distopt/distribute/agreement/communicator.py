@@ -250,7 +250,7 @@ class Communicator(abc.ABC):
         if watchdog.lost is not None:  # it has waited in vain itself: it can't come to a header
             self.fail(watchdog.lost)
         elif watchdog.status_channel is not None:
-            watchdog.status_channel.leave(watchdog.calls, error)
+            watchdog.status_channel.announce_left(watchdog.calls, error)
 
     def transfer(self, sends: Sequence[Array | None], receives: Sequence[Array | None]) -> None:
         """Prepare a transfer and do it once."""

@@ -73,7 +73,7 @@ class StatusChannel(Protocol):
     def explain_silence(self, replica: int) -> str:
         """Say what can be seen from here of a replica that does not answer."""
 
-    def leave(self, call: int, error: BaseException) -> None:
+    def announce_left(self, call: int, error: BaseException) -> None:
         """Tell the others that this replica has left its n-th call in the middle; never raises, waits for nobody."""
 
 

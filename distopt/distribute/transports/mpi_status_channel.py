@@ -70,7 +70,7 @@ class MPIStatusChannel:
         """Tell the others that this replica has failed: those who wait for it raise. Never raises."""
         self._tell_all(_ENDED, last_word(self._comm.rank, error))
 
-    def leave(self, call: int, error: BaseException) -> None:
+    def announce_left(self, call: int, error: BaseException) -> None:
         """Tell the others that this replica has left its n-th call in the middle. Never raises."""
         self._tell_all(_LEFT, last_word(self._comm.rank, error) | {"call": call})
 

@@ -90,7 +90,7 @@ class RayCommunicator(ProcessCommunicator):
         if isinstance(self.watchdog.status_channel, RayStatusChannel):
             self.watchdog.status_channel.end(error)
 
-    def leave(self) -> None:
+    def announce_end(self) -> None:
         """Tell the other replicas, which have all said goodbye, that the end of this one is no death."""
         if isinstance(self.watchdog.status_channel, RayStatusChannel):
             self.watchdog.status_channel.end(None)

@@ -71,7 +71,7 @@ class RayStatusChannel:
         """
         self._tell_all({"ended": None if error is None else last_word(self._index, error)})
 
-    def leave(self, call: int, error: BaseException) -> None:
+    def announce_left(self, call: int, error: BaseException) -> None:
         """Tell the others that this replica has left its n-th call in the middle."""
         self._tell_all({"left": call, "why": last_word(self._index, error)})
 

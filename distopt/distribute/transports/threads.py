@@ -109,7 +109,7 @@ class Hub:
                     watchdog.note_left(index, call, as_error(word, watchdog.index))
             self.changed.notify_all()
 
-    def leave(self, index: int) -> None:
+    def note_end(self, index: int) -> None:
         """Note that a replica's function is over, and wake those who wait for it."""
         with self.changed:
             self.left.add(index)
@@ -277,7 +277,7 @@ class _ThreadStatusChannel:
     def explain_silence(self, replica: int) -> str:
         raise AssertionError("threads of one process are never silent")
 
-    def leave(self, call: int, error: BaseException) -> None:
+    def announce_left(self, call: int, error: BaseException) -> None:
         self._hub.break_off(self._index, call, error)
 
 

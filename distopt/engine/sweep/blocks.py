@@ -161,6 +161,6 @@ class Blocks:
         if self._memory.is_shared:
             self._plan.publish_parameters()
 
-    def leave(self) -> None:
+    def finish(self) -> None:
         """Wait until the node's replicas have done their part: they read sums, or write parameters, of this one."""
         self._node.barrier()

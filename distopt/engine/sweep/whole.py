@@ -95,7 +95,7 @@ class Whole:
             for variable in [*self._gradients.listing.variables, *self._family.state()]:
                 variable.storage.note_difference()
 
-    def leave(self) -> None:
+    def finish(self) -> None:
         """Wait for nobody: no other replica reads what this one has."""
 
 
