@@ -177,9 +177,9 @@ class Checkpointer:
                 self._optimizer.cancel_step()
             if communicator.index == 0:
                 names.put_back(self.directory)
-            present = names.steps_in(self.directory)
+            saved_steps = names.steps_in(self.directory)
         agree(communicator, Call("Checkpointer.restore", lambda: {"directory": str(self.directory)}))
-        steps: list[int] = tell(communicator, present)[0]
+        steps: list[int] = tell(communicator, saved_steps)[0]
         self._goes_on = True
         bad: list[str] = []
         for step in reversed(steps):
@@ -221,16 +221,16 @@ class Checkpointer:
             failure = self._writer.join()
             if self._optimizer is not None:
                 family_of(self._optimizer).refuse_if_unusable(current_replica())
-            live, step, present = find(self._optimizer, self._variables), self._step, names.steps_in(self.directory)
+            live, step, saved_steps = find(self._optimizer, self._variables), self._step, names.steps_in(self.directory)
             if index == 0:
-                self._refuse_another_run(step, present)
+                self._refuse_another_run(step, saved_steps)
             own = own_state(live, self._data, self._random)
             described, pieces = live.described(replicas), live.pieces(replicas, index)
             self._snapshot.make_room(pieces)
         call = {"directory": str(self.directory), "keep": str(self._keep), "variables": str(described)}
         agree(communicator, Call("Checkpointer.save", lambda: call, step))
         sample = sample_of(live)
-        rows = tell(communicator, [failure, present[-1:], os.urandom(8).hex(), digest(sample.values())])
+        rows = tell(communicator, [failure, saved_steps[-1:], os.urandom(8).hex(), digest(sample.values())])
         text = self._failure(rows)
         if len({row[3] for row in rows}) > 1:
             raise_difference(communicator, sample)
@@ -243,11 +243,11 @@ class Checkpointer:
         if text is not None and index == 0:
             warnings.warn(text, stacklevel=3)
 
-    def _refuse_another_run(self, step: int, present: Sequence[int]) -> None:
-        if not self._goes_on and present and present[-1] > step:
+    def _refuse_another_run(self, step: int, saved_steps: Sequence[int]) -> None:
+        if not self._goes_on and saved_steps and saved_steps[-1] > step:
             raise CheckpointError(
-                f"{self.directory} holds a checkpoint of step {present[-1]}, and this run saves step {step} without "
-                "having restored it: call restore() before the first step, or take another directory"
+                f"{self.directory} holds a checkpoint of step {saved_steps[-1]}, and this run saves step {step} "
+                "without having restored it: call restore() before the first step, or take another directory"
             )
 
     def _failure(self, rows: Sequence[Sequence[Any]]) -> str | None:

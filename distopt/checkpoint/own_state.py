@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from distopt.checkpoint.files import checksum
-from distopt.checkpoint.random_state import set_state, state_of
+from distopt.checkpoint.random_state import generator_state, set_state
 from distopt.checkpoint.state import Live
 from distopt.errors import CheckpointError, InvalidArgumentError
 
@@ -32,7 +32,7 @@ def own_state(live: Live, data: Resumable | None, generators: Sequence[Any]) -> 
     """
     state = {
         "data": None if data is None else dict(data.state()),
-        "random": list(map(state_of, generators)),
+        "random": list(map(generator_state, generators)),
         OWN_VARIABLES: {key: checksum(entry.bytes.tobytes()) for key, entry in live.own.items()},
     }
     try:

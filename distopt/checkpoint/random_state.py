@@ -21,11 +21,11 @@ def checked_generators(generators: Any) -> list[Any]:
             f"Checkpointer(random={generators!r}): expected a tuple of generators; write (rng,) for one"
         )
     for generator in generators:
-        state_of(generator)
+        generator_state(generator)
     return list(generators)
 
 
-def state_of(generator: Any) -> Any:
+def generator_state(generator: Any) -> Any:
     """Return the state of a generator.
 
     Args:
@@ -38,7 +38,7 @@ def state_of(generator: Any) -> Any:
     Example:
         >>> import random
         >>> source = random.Random(1)
-        >>> state, first = state_of(source), source.random()
+        >>> state, first = generator_state(source), source.random()
         >>> set_state(source, state)
         >>> source.random() == first
         True
@@ -56,7 +56,7 @@ def state_of(generator: Any) -> Any:
 
 
 def set_state(generator: Any, state: Any) -> None:
-    """Set the state of a generator to one that ``state_of`` returned.
+    """Set the state of a generator to one that ``generator_state`` returned.
 
     Raises:
         ValueError: the state is from another kind of generator (TypeError and KeyError are possible too).

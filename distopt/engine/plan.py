@@ -36,7 +36,7 @@ class Plan:
         self.digests: dict[Listing, int] = {}
         """Digests of calls over lists that need not be described again."""
 
-    def settle(self, memory: NodeMemory | None) -> None:
+    def note_agreement(self, memory: NodeMemory | None) -> None:
         """Note that the replicas have agreed."""
         self.memory, self.is_agreed = memory, True
 

@@ -44,7 +44,7 @@ def set_up_plan(call: StepCall, listing: Listing) -> Plan | None:
     engine.options.build_aggregator(slab.variables)
     if strategy.broadcast:
         synchronise(call.family, engine, communicator, slab.variables)
-    plan.settle(_share(call, slab))
+    plan.note_agreement(_share(call, slab))
     engine.note_plan(plan)
     call.note_mode(strategy)
     return plan
@@ -73,7 +73,7 @@ def share_new_slots(call: StepCall, slab: Slab) -> None:
     """In shared mode, make the slots that this step has made those of the node (collective)."""
     node, slots = call.aggregating_strategy.node(), call.engine.slots
     assert node is not None
-    if slots.left_behind:
+    if slots.not_shared:
         share_state(call.family.kind, slots, slab, node)
     mark_shared_slots(slots, node)
 

@@ -72,5 +72,5 @@ def choose_reducer(call: StepCall, plan: Plan | None, gradients: Gradients, agre
     if (call.observers is not None or not is_plain) and call.needs_whole_sum(gradients.listing) is not None:
         return Whole(options, family, gradients, rescaling, memory)
     # Nothing may have been written since the header; without one nobody knows whether the others have written yet.
-    is_settled = call.has_header and agreed.kinds is gradients.kinds and gradients.stream is None
-    return Blocks(memory, family, gradients, rescaling, is_settled=is_settled)
+    slabs_are_final = call.has_header and agreed.kinds is gradients.kinds and gradients.stream is None
+    return Blocks(memory, family, gradients, rescaling, slabs_are_final=slabs_are_final)

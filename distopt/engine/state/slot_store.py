@@ -52,7 +52,7 @@ class SlotStore:
         return [(label, slot) for (owner, label), slot in self.table.items() if owner is variable]
 
     @property
-    def left_behind(self) -> list[Key]:
+    def not_shared(self) -> list[Key]:
         """The keys of the slots that every replica has for itself, though their variables are the node's."""
         return [key for key in self.segments if key not in self.shared and key[0].shared_by is not None]
 

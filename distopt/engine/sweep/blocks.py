@@ -31,7 +31,7 @@ class Blocks:
         family: whose rule updates.
         gradients: what takes part; the slab is overwritten.
         rescaling: what is done to the sums; None leaves them as they are.
-        is_settled: whether every replica's slab is as it will be summed: the header came after the last writing.
+        slabs_are_final: whether every replica's slab is as it will be summed: the header came after the last writing.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Blocks:
         gradients: Gradients,
         rescaling: Rescaling | None,
         *,
-        is_settled: bool,
+        slabs_are_final: bool,
     ) -> None:
         self._memory, self._family, self._gradients, self.rescaling = memory, family, gradients, rescaling
-        self._node, self._is_settled = memory.node, is_settled
+        self._node, self._slabs_are_final = memory.node, slabs_are_final
         self.rows_travel_by = memory.communicator
         is_everything = gradients.entries is memory.slab.all_entries and not gradients.sparse
         self._plan = (memory.everything if is_everything else None) or memory.plan(gradients.dense)
@@ -66,7 +66,7 @@ class Blocks:
         stream = self._gradients.stream
         if stream is not None:
             stream.wait()
-        if not self._is_settled:
+        if not self._slabs_are_final:
             self._node.barrier()
         if not self._sums_by_block and stream is None:
             for total in self._plan.sums:

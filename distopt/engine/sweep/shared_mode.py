@@ -142,9 +142,7 @@ def share_state(kind: str, slots: SlotStore, slab: Slab, node: Node) -> None:
         NoSharedMemoryError: there is no room.
     """
     buffers = [buffer for buffer in slab.buffers if buffer.shared_by is None]
-    keys = [
-        key for key in slots.segments if key in slots.left_behind or (key[0] in buffers and key not in slots.shared)
-    ]
+    keys = [key for key in slots.segments if key in slots.not_shared or (key[0] in buffers and key not in slots.shared)]
     agree(node.communicator, Call(f"sharing of parameters and slots by {kind}", lambda: _layout(slab, buffers, keys)))
     node.unite([buffer.segment for buffer in buffers] + [slots.segments[key] for key in keys])
     for buffer in buffers:
