@@ -11,10 +11,10 @@ def process_replicas(transport, nodes=()):
     """The processes of an MPI job or of a Ray group, on the nodes where they are or on others that they pretend."""
     if transport == "mpi":
         return MPIReplicas(nodes)
-    communicator = distopt.get_strategy().communicator.twin()
+    communicator = distopt.get_strategy().communicator.clone()
     if nodes:
         communicator.nodes = nodes
-    return ProcessReplicas(communicator, communicator.twin())
+    return ProcessReplicas(communicator, communicator.clone())
 
 
 def transport_of(config):

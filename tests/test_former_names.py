@@ -58,6 +58,39 @@ def test_a_location_was_a_place() -> None:
     assert location == distopt.distribute.Location(0, 0, 1)
 
 
+def test_a_transport_may_still_have_twins_and_a_line() -> None:
+    with pytest.warns(DeprecationWarning, match="is now called") as caught:
+
+        class Old(distopt.distribute.LocalCommunicator):
+            def twin(self) -> "Old":
+                return Old()
+
+            def line(self) -> None:
+                raise NotImplementedError("asked")
+
+    assert {str(each.message).partition(":")[0] for each in caught} == {
+        "Old.twin is now called clone", "Old.line is now called status_channel",
+    }  # fmt: skip
+    assert isinstance(Old().clone(), Old)
+    with pytest.raises(NotImplementedError, match="asked"):
+        Old().status_channel()
+
+
+def test_a_transport_may_still_tell_its_watch_that_it_waits() -> None:
+    communicator = distopt.distribute.LocalCommunicator()
+    with pytest.warns(DeprecationWarning, match=r"Communicator\.watch is now called watchdog"):
+        watch = communicator.watch
+    assert watch is communicator.watchdog
+    with pytest.warns(DeprecationWarning, match=r"Watchdog\.begin_wait is now called wait_started"):
+        watch.begin_wait(1.0)
+    assert watch.waiting_since == 1.0
+    with pytest.warns(DeprecationWarning, match=r"Watchdog\.look is now called check"):
+        assert watch.look(1.0) > 1.0
+    with pytest.warns(DeprecationWarning, match=r"Watchdog\.end_wait is now called wait_ended"):
+        watch.end_wait()
+    assert not watch.waiting_since
+
+
 def test_the_present_name_wins() -> None:
     class Both(Greeter):
         def greet(self) -> str:

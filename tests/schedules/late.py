@@ -103,8 +103,8 @@ class LateCommunicator(Communicator):
 
         return late
 
-    def twin(self) -> Communicator:
-        return LateCommunicator(self._inner.twin(), self._lateness, self._nodes)
+    def clone(self) -> Communicator:
+        return LateCommunicator(self._inner.clone(), self._lateness, self._nodes)
 
     def status_channel(self) -> Any:
         return self._inner.status_channel()

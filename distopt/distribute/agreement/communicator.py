@@ -122,7 +122,8 @@ class Communicator(abc.ABC):
     staging: SharedSums | None = None
     """Sums arrays of the replicas' own; None: transfers do."""
     _optimizers: int = 0
-    watch, line, place = FormerName("watchdog"), FormerName("status_channel"), FormerName("location")
+    watch, line = FormerName("watchdog"), FormerName("status_channel")
+    place, twin = FormerName("location"), FormerName("clone")
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -191,7 +192,7 @@ class Communicator(abc.ABC):
         """
 
     @abc.abstractmethod
-    def twin(self) -> Communicator:
+    def clone(self) -> Communicator:
         """Return another communicator of the same replicas, for another thread; all replicas call it together.
 
         What its thread sends never pairs with what goes through this one. Both have the same ``watchdog``.
@@ -219,7 +220,7 @@ class Communicator(abc.ABC):
 
     @abc.abstractmethod
     def fail(self, error: BaseException) -> None:
-        """Tell the other replicas that this one has failed: the last that it does here and in all twins.
+        """Tell the other replicas that this one has failed: the last that it does here and in all clones.
 
         Whoever waits for this replica, now or later, in a header, a payload or a node's memory, raises
         ReplicaFailedError within a second or so, and has a dead communicator. What this replica itself was told of

@@ -22,7 +22,7 @@ class LocalCommunicator(Communicator):
     size = 1
     nodes = (0,)
 
-    def twin(self) -> LocalCommunicator:
+    def clone(self) -> LocalCommunicator:
         """Return another one."""
         return LocalCommunicator()
 

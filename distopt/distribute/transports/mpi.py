@@ -138,7 +138,7 @@ class MPICommunicator(ProcessCommunicator):
             self._nodes = tuple(names.index(host) for host in hosts)
         return self._nodes
 
-    def twin(self) -> Self:
+    def clone(self) -> Self:
         """Return a communicator over a duplicate, which the ending leaves alone: its thread may be anywhere."""
         other = type(self)(self.comm, self.nodes)
         other.use(self.duplicate())

@@ -73,7 +73,7 @@ class RayCommunicator(ProcessCommunicator):
         distinct = list(dict.fromkeys(names))
         return tuple(distinct.index(name) for name in names)
 
-    def twin(self) -> RayCommunicator:
+    def clone(self) -> RayCommunicator:
         """Return a communicator over connections of its own."""
         return RayCommunicator(self.peers, self.nodes, self.watchdog)
 

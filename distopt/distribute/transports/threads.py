@@ -54,7 +54,7 @@ class Hub:
         self.late: set[int] = set()
         self.stopped: str | None = None
         self.channels: list[tuple[_Channel, _Channel]] = []
-        """For headers and payloads, of each communicator and its twins."""
+        """For headers and payloads, of each communicator and its clones."""
         self.barriers: dict[tuple[int, ...], list[_Channel]] = {}
         self.watchdogs = [Watchdog(index, _ThreadStatusChannel(self, index)) for index in range(size)]
 
@@ -193,7 +193,7 @@ class ThreadCommunicator(Communicator):
     Args:
         hub: the meeting point, shared by all replicas of the simulation.
         index: this replica's index.
-        counters: of the communicator that it is a twin of.
+        counters: of the communicator that it is a clone of.
     """
 
     name = "threads"
@@ -229,7 +229,7 @@ class ThreadCommunicator(Communicator):
         """This replica's, that of all its communicators."""
         return self._hub.watchdogs[self._index]
 
-    def twin(self) -> ThreadCommunicator:
+    def clone(self) -> ThreadCommunicator:
         """Return a communicator over channels of its own."""
         return ThreadCommunicator(self._hub, self._index, self._counters)
 

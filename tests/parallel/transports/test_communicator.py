@@ -27,7 +27,7 @@ class WithFreshCommunicators:
             if replicas.transport == "threads":
                 return fn(ThreadCommunicator(hub, distopt.replica_index()))
             if replicas.transport == "ray":
-                return fn(distopt.get_strategy().communicator.twin())
+                return fn(distopt.get_strategy().communicator.clone())
             from mpi4py import MPI
 
             communicator = MPICommunicator(MPI.COMM_WORLD.Dup())

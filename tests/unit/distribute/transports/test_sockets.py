@@ -37,7 +37,7 @@ class TestCommunicator(CommunicatorConformance):
 class WithFreshCommunicators:
     def with_fresh_communicators(self, replicas, fn):
         def run():
-            return fn(distopt.get_strategy().communicator.twin())
+            return fn(distopt.get_strategy().communicator.clone())
 
         return replicas(run)
 
