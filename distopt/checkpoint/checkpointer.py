@@ -17,7 +17,7 @@ from distopt.checkpoint.preemption import Preemption
 from distopt.checkpoint.random_state import checked_generators
 from distopt.checkpoint.reader import Found, load, open_checkpoint, owner_of, targets_of
 from distopt.checkpoint.snapshot import Snapshot, raise_difference, sample_of
-from distopt.checkpoint.state import Entry, Live, find, make_slots
+from distopt.checkpoint.state import CheckpointEntry, Live, find, make_slots
 from distopt.checkpoint.writer import Whole, Write, Writer
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.header import Call, agree, telling_the_others
@@ -265,7 +265,7 @@ class Checkpointer:
         """Restore a step. If its files are damaged, change nothing and return what is wrong with them."""
         found: Found
         owner: int
-        targets: dict[str, Entry]
+        targets: dict[str, CheckpointEntry]
 
         def check() -> None:
             nonlocal found, owner, targets

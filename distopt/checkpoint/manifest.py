@@ -28,7 +28,7 @@ class Described(msgspec.Struct, frozen=True):
             raise ValueError(f"a variable of shape {self.shape} and dtype {self.dtype!r}")
 
 
-class Part(msgspec.Struct, frozen=True):
+class FilePart(msgspec.Struct, frozen=True):
     """One file: its size, its checksum, and the pieces in it."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"\Apart-[0-9]{5,9}\.safetensors\Z")]
@@ -55,7 +55,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     step: Count
     variables: dict[str, Described]
     trained: list[str]
-    parts: list[Part] = msgspec.field(name="files")
+    parts: list[FilePart] = msgspec.field(name="files")
     replicas: list[dict[str, Any]]
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from distopt.checkpoint import directory as names
 from distopt.checkpoint.files import BadFileError, Stored, check_file, locate, read_into
 from distopt.checkpoint.manifest import Described, Manifest, read_manifest
-from distopt.checkpoint.state import Entry, Live, own_key
+from distopt.checkpoint.state import CheckpointEntry, Live, own_key
 from distopt.distribute.node.node import Node
 from distopt.engine.sweep.shared_mode import SharedByNode
 from distopt.errors import CheckpointError
@@ -75,7 +75,7 @@ def owner_of(manifest: Manifest, replicas: int, index: int, parts: Iterable[str]
     return 0
 
 
-def targets_of(live: Live, manifest: Manifest, owner: int) -> dict[str, Entry]:
+def targets_of(live: Live, manifest: Manifest, owner: int) -> dict[str, CheckpointEntry]:
     """Return the variable of this run for each name in the files.
 
     Raises:
@@ -102,7 +102,7 @@ def targets_of(live: Live, manifest: Manifest, owner: int) -> dict[str, Entry]:
     return targets
 
 
-def load(found: Found, targets: Mapping[str, Entry]) -> None:
+def load(found: Found, targets: Mapping[str, CheckpointEntry]) -> None:
     """Overwrite the variables; where replicas of a node share memory, each replica reads a part for all of them.
 
     Raises:
@@ -120,7 +120,7 @@ def load(found: Found, targets: Mapping[str, Entry]) -> None:
         entry.variable.storage.may_differ = False
 
 
-def _node(entry: Entry) -> Node | None:
+def _node(entry: CheckpointEntry) -> Node | None:
     shared_by = None if entry.buffer is None else entry.buffer.shared_by
     return shared_by.node if isinstance(shared_by, SharedByNode) else None
 

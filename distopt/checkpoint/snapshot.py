@@ -9,7 +9,7 @@ import numpy as np
 from distopt.arrays import Array
 from distopt.checkpoint.agreement import tell
 from distopt.checkpoint.pieces import Piece
-from distopt.checkpoint.state import Entry, Live
+from distopt.checkpoint.state import CheckpointEntry, Live
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.errors import CheckpointError
 from distopt.memory.digests import digest
@@ -24,13 +24,13 @@ class Snapshot:
     def __init__(self) -> None:
         self.buffer = np.empty(0, np.uint8)
 
-    def make_room(self, pieces: Sequence[tuple[Piece, Entry]]) -> None:
+    def make_room(self, pieces: Sequence[tuple[Piece, CheckpointEntry]]) -> None:
         """Allocate the memory, unless it has the right size already."""
         count = sum(_bytes(*each).size for each in pieces)
         if self.buffer.size != count:
             self.buffer = np.empty(count, np.uint8)
 
-    def copy_from(self, pieces: Sequence[tuple[Piece, Entry]]) -> None:
+    def copy_from(self, pieces: Sequence[tuple[Piece, CheckpointEntry]]) -> None:
         """Copy the pieces, one after another."""
         begin = 0
         for each in pieces:
@@ -39,7 +39,7 @@ class Snapshot:
             begin += source.size
 
 
-def _bytes(piece: Piece, entry: Entry) -> Array:
+def _bytes(piece: Piece, entry: CheckpointEntry) -> Array:
     return entry.bytes[piece.begin : piece.end].reshape(-1)
 
 

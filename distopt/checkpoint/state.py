@@ -36,7 +36,7 @@ _NUMBERED = re.compile(r"Variable(_\d+)?")
 
 
 @dataclass(frozen=True)
-class Entry:
+class CheckpointEntry:
     """A variable of a checkpoint.
 
     Args:
@@ -70,11 +70,11 @@ class Live:
         trained: the names of the variables that the optimizer updates, in its order.
     """
 
-    common: Mapping[str, Entry]
-    own: Mapping[str, Entry]
+    common: Mapping[str, CheckpointEntry]
+    own: Mapping[str, CheckpointEntry]
     trained: Sequence[str]
 
-    def pieces(self, replicas: int, index: int) -> list[tuple[Piece, Entry]]:
+    def pieces(self, replicas: int, index: int) -> list[tuple[Piece, CheckpointEntry]]:
         """Return the pieces that one replica writes: those that it owns in shared memory, and its part of the rest."""
         private = {
             k: (e.variable.size, e.variable.storage.array.itemsize) for k, e in self.common.items() if e.buffer is None
@@ -125,12 +125,16 @@ def _find(optimizer: BaseOptimizer, variables: Sequence[Variable]) -> Live:
         )
     names = {variable: key.removeprefix("variables/") for key, variable in named.items()}
     engine = engine_of(optimizer)
-    found = _entries(named) | {"iterations": Entry(counter_of(optimizer))}
+    found = _entries(named) | {"iterations": CheckpointEntry(counter_of(optimizer))}
     for (variable, label), slot in _slots(optimizer).items():
         is_shared = (variable.storage.buffer, label) in engine.slots.shared
-        entry = Entry(slot, variable.storage.buffer, variable.storage.start) if is_shared else Entry(slot)
+        entry = (
+            CheckpointEntry(slot, variable.storage.buffer, variable.storage.start)
+            if is_shared
+            else CheckpointEntry(slot)
+        )
         found[f"slots/{names[variable]}/{label}"] = entry
-    found |= {f"hyperparameters/{name}": Entry(each) for name, each in _hyperparameters(optimizer).items()}
+    found |= {f"hyperparameters/{name}": CheckpointEntry(each) for name, each in _hyperparameters(optimizer).items()}
     seen = {entry.variable for entry in found.values()}
     found |= _numbered("optimizer", (v for v in family_of(optimizer).state() if v not in seen), f"{optimizer.name}/")
     found |= _numbered("schedule", getattr(_schedule(optimizer), "variables", []))
@@ -138,13 +142,13 @@ def _find(optimizer: BaseOptimizer, variables: Sequence[Variable]) -> Live:
     return Live(found, own, [f"variables/{names[v]}" for v in updated])
 
 
-def _accumulators(optimizer: BaseOptimizer, names: Mapping[Variable, str]) -> dict[str, Entry]:
+def _accumulators(optimizer: BaseOptimizer, names: Mapping[Variable, str]) -> dict[str, CheckpointEntry]:
     accumulation = engine_of(optimizer).training.accumulation
     if accumulation is None:
         return {}
-    sums = {f"accumulators/{names[variable]}": Entry(each) for variable, each in accumulation.sums.items()}
+    sums = {f"accumulators/{names[variable]}": CheckpointEntry(each) for variable, each in accumulation.sums.items()}
     # With another number of micro-steps the counter means something else: nothing of this name is found then.
-    return sums | {f"accumulators/items of {accumulation.steps} micro-steps": Entry(accumulation.items)}
+    return sums | {f"accumulators/items of {accumulation.steps} micro-steps": CheckpointEntry(accumulation.items)}
 
 
 def _updated(optimizer: BaseOptimizer) -> list[Variable]:
@@ -170,12 +174,14 @@ def _schedule(optimizer: BaseOptimizer) -> Any:
     return family_of(optimizer).sources().get("learning_rate")
 
 
-def _entries(named: Mapping[str, Variable]) -> dict[str, Entry]:
+def _entries(named: Mapping[str, Variable]) -> dict[str, CheckpointEntry]:
     entries = {}
     for key, variable in named.items():
         buffer = variable.storage.buffer
         is_shared = buffer is not None and buffer.shared_by is not None
-        entries[key] = Entry(variable, buffer, variable.storage.start) if is_shared else Entry(variable)
+        entries[key] = (
+            CheckpointEntry(variable, buffer, variable.storage.start) if is_shared else CheckpointEntry(variable)
+        )
     return entries
 
 
@@ -192,12 +198,12 @@ def _by_name(variables: Iterable[Variable]) -> dict[str, Variable]:
     return named
 
 
-def _numbered(room: str, variables: Iterable[Variable], prefix: str = "") -> dict[str, Entry]:
+def _numbered(room: str, variables: Iterable[Variable], prefix: str = "") -> dict[str, CheckpointEntry]:
     named = {}
     for k, variable in enumerate(variables):
         name = variable.name.removeprefix(prefix)
         name = str(k) if _NUMBERED.fullmatch(name) or f"{room}/{name}" in named else name
-        named[f"{room}/{name}"] = Entry(variable)
+        named[f"{room}/{name}"] = CheckpointEntry(variable)
     return named
 
 

@@ -23,7 +23,7 @@ import msgspec
 from distopt.arrays import Array
 from distopt.checkpoint import directory as names
 from distopt.checkpoint.files import write_tensors, write_text
-from distopt.checkpoint.manifest import Described, Manifest, Part
+from distopt.checkpoint.manifest import Described, FilePart, Manifest
 from distopt.checkpoint.pieces import Piece
 from distopt.process.exiting import is_exiting
 
@@ -98,7 +98,7 @@ class Write:
 class Note(msgspec.Struct, frozen=True):
     """What a replica says in a file when its part is on the disk."""
 
-    file: Part
+    file: FilePart
     own: dict[str, Any]
 
 
@@ -158,7 +158,7 @@ def _write(write: Write) -> None:
         names.remove_leftovers(whole.directory, whole.token)
     whole.aside.mkdir(parents=True, exist_ok=True)
     size, digest = write_tensors(write.path, write.pieces, write.buffer)
-    part = Part(write.path.name, size, digest, [piece for piece, _ in write.pieces])
+    part = FilePart(write.path.name, size, digest, [piece for piece, _ in write.pieces])
     write_text(whole.note(write.index), json.dumps(msgspec.to_builtins(Note(part, write.own))))
     if write.index == 0:
         _wait_for_parts(whole)

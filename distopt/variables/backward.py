@@ -11,13 +11,13 @@ from autograd.util import toposort
 
 from distopt.errors import InvalidArgumentError
 from distopt.variables.indexed_slices import IndexedSlices
-from distopt.variables.tracing import Node, Rows, convert
+from distopt.variables.tracing import Rows, TapeNode, convert
 from distopt.variables.variable import Variable
 
-Found = dict[Node | None, tuple[Any, list[Rows]]]
+Found = dict[TapeNode | None, tuple[Any, list[Rows]]]
 
 
-def backward(ends: list[Node], seeds: list[Any], wanted: set[Node], release: bool) -> Found:
+def backward(ends: list[TapeNode], seeds: list[Any], wanted: set[TapeNode], release: bool) -> Found:
     """Propagate gradients from the ends to the roots.
 
     Args:
@@ -29,8 +29,8 @@ def backward(ends: list[Node], seeds: list[Any], wanted: set[Node], release: boo
     Returns:
         Dense gradient (or None) and gathered rows of each wanted node that was reached.
     """
-    dense: dict[Node, Any] = {}
-    rows: dict[Node, list[Rows]] = {}
+    dense: dict[TapeNode, Any] = {}
+    rows: dict[TapeNode, list[Rows]] = {}
     found: Found = {}
     for end, seed in zip(ends, seeds, strict=True):
         dense[end] = add_outgrads(dense.get(end), seed)

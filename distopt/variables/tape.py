@@ -15,7 +15,7 @@ from distopt.process.replica import current_replica
 from distopt.variables.array_like import Traced, stop_gradient
 from distopt.variables.backward import backward, finish
 from distopt.variables.indexed_slices import IndexedSlices
-from distopt.variables.tracing import Node, TracedArray, convert, inside_of, node_of, trace_numbers, trace_of
+from distopt.variables.tracing import TapeNode, TracedArray, convert, inside_of, node_of, trace_numbers, trace_of
 from distopt.variables.variable import Variable
 
 __all__ = ["GradientTape", "compute_gradients", "stop_gradient"]
@@ -49,7 +49,7 @@ class GradientTape:
     def __init__(self, persistent: bool = False, watch_accessed_variables: bool = True) -> None:
         self._persistent = persistent
         self._watch_accessed = watch_accessed_variables
-        self._roots: dict[Variable, Node] = {}
+        self._roots: dict[Variable, TapeNode] = {}
         self._trace = -1
         self._spent = False
 
@@ -94,7 +94,7 @@ class GradientTape:
             return type(x)(map(self.watch, x))
         if isinstance(x, Variable):
             if x not in self._roots and is_floating(x.dtype):
-                self._roots[x] = Node.new_root(x, x)
+                self._roots[x] = TapeNode.new_root(x, x)
             return x
         value: Any = x if isinstance(x, Traced) else to_array(x, "what tape.watch received")
         if trace_of(value) == self._trace:
@@ -103,7 +103,7 @@ class GradientTape:
             raise InvalidArgumentError(
                 f"tape.watch received an array of {value.dtype}, which has no derivative. Use x.astype('float32')."
             )
-        return TracedArray(value, self._trace, Node.new_root(value, None))
+        return TracedArray(value, self._trace, TapeNode.new_root(value, None))
 
     def watched_variables(self) -> tuple[Variable, ...]:
         """Return the variables that this tape follows, in the order in which they were first read or watched."""
@@ -171,7 +171,7 @@ class GradientTape:
             value = inside_of(value)
         return value if trace_of(value) == self._trace else None
 
-    def _ends(self, target: Any, output_gradients: Any) -> tuple[list[Node], list[Any]]:
+    def _ends(self, target: Any, output_gradients: Any) -> tuple[list[TapeNode], list[Any]]:
         """Return the nodes of those targets that depend on a watched value, and the gradient that enters at each."""
         ends, seeds = [], []
         for value, seed in _matched(target, output_gradients):
@@ -186,7 +186,7 @@ class GradientTape:
                 seeds.append(_seed(box, seed))
         return ends, seeds
 
-    def _source_node(self, source: Any) -> Node | None:
+    def _source_node(self, source: Any) -> TapeNode | None:
         if isinstance(source, Variable):
             return self._roots.get(source)
         box = self._here(source)

@@ -49,7 +49,7 @@ _OVERLOOKED = frozenset({"where", "initial", "correction", "mean"})
 _REFUSALS = (NotImplementedError, TypeError, ValueError, AssertionError)
 
 
-class Node(VJPNode):  # type: ignore[misc]
+class TapeNode(VJPNode):  # type: ignore[misc]
     """One recorded operation, or a root: a value that a tape watches. Gradients are kept in the dtype of the value.
 
     ``watched`` of a root is (variable or None, its version when the tape began to watch it), of an operation None.
@@ -105,9 +105,9 @@ def inside_of(box: Any) -> Any:
     return box._value
 
 
-def node_of(box: Any) -> Node:
+def node_of(box: Any) -> TapeNode:
     """Return where a followed value stands in the record of its tape."""
-    node: Node = box._node
+    node: TapeNode = box._node
     return node
 
 
@@ -117,7 +117,7 @@ class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # typ
     __slots__ = ()
     __hash__ = object.__hash__
 
-    def __init__(self, value: Any, trace: int, node: Node) -> None:
+    def __init__(self, value: Any, trace: int, node: TapeNode) -> None:
         if trace_of(value) >= trace:
             raise UntraceableError(
                 "A traced value was used by autograd.numpy or autograd.grad, where tapes cannot follow. "
@@ -263,7 +263,7 @@ def _as_row_indices(index: Any) -> Indices | None:
     return array.astype(np.int64, copy=False)
 
 
-notrace_primitives[Node] = notrace_primitives[VJPNode]
+notrace_primitives[TapeNode] = notrace_primitives[VJPNode]
 for _type in [known for known, box in Box.type_mappings.items() if box is ArrayBox]:
     TracedArray.register(_type)
 TracedArray.register(ml_dtypes.bfloat16)
