@@ -41,7 +41,7 @@ class CheckpointEntry:
 
     Args:
         variable: the variable.
-        buffer: the memory that the replicas of the node share, if the variable lies in such; for a slot its parameter's.
+        buffer: the memory that the replicas of the node share, if the variable lies in it; of a slot its parameter's.
         start: the position of the variable in ``buffer``.
     """
 

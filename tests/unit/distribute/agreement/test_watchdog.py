@@ -1,6 +1,7 @@
 """The watchdog among simulated replicas."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_a_replica_that_does_not_come_ends_the_simulation(missing, update, capfd
         released.set()
     assert caught.value.missing == [missing]
     assert f"for replica {missing} (its last call was apply_gradients of SGD (step 0); it is at " in str(caught.value)
-    assert "test_watchdog_of_threads.py:" in str(caught.value)
+    assert f"{Path(__file__).name}:" in str(caught.value)
     assert "in stay_away" in str(caught.value)
     assert "Deadlines(end=...)" in str(caught.value)
     assert capfd.readouterr().err.count("The stacks of all replicas are in") == 1
