@@ -1,6 +1,5 @@
 """The same tests over one process, threads and MPI; under mpirun the first failure ends the job."""
 
-import collections
 import functools
 import os
 import shutil
@@ -84,27 +83,8 @@ def pytest_generate_tests(metafunc):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """In a Ray process only what replicas do together is tested; with ``--only-mpi`` pytest-mpi sees to that."""
-    _leave_the_rest_to_test_slow([item for item in items if item.get_closest_marker("each_value")])
     if config.getoption("--on-ray"):
         items[:] = [item for item in items if {"replicas", "several", "placed", "few"} & set(item.fixturenames)]
-
-
-def _leave_the_rest_to_test_slow(items):
-    """Mark as slow what shows no value of a parameter that another test of the same function does not show."""
-    shown = {
-        item: {(item.function, name, repr(value)) for name, value in item.callspec.params.items()} for item in items
-    }
-    times = collections.Counter()
-
-    def familiarity(item):
-        return len(shown[item] & times.keys()), sum(times[value] for value in shown[item])
-
-    while new := [item for item in items if shown[item] - times.keys()]:
-        newest = min(new, key=familiarity)
-        times.update(shown[newest])
-        items.remove(newest)
-    for item in items:
-        item.add_marker(pytest.mark.slow)
 
 
 def _parametrize_placed(metafunc):

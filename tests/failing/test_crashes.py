@@ -1,8 +1,10 @@
 """A replica that crashes in compiled code shows where; a thread that ends itself is no failure."""
 
 import re
+from itertools import product
 
 import pytest
+from quick import cases
 from support import DISTOPT, run, script_file
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
@@ -29,9 +31,16 @@ def job(script, update):
         return run([DISTOPT, "run", "-n", "2", path], env=ENVIRONMENT | {"DISTOPT_UPDATE": update})
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("update", ["replicated", "shared"])
-@pytest.mark.parametrize("where", CRASHES)
+@pytest.mark.parametrize(
+    ("where", "update"),
+    cases(
+        product(CRASHES, ["replicated", "shared"]),
+        quick=[
+            ("main thread", "replicated"),
+            ("another thread", "shared"),
+        ],
+    ),
+)
 def test_the_python_stack_of_a_crash_is_shown(where, update):
     result = job(f"if distopt.replica_index() == 1: {CRASHES[where]}\nstep()\n", update)
     assert result.status != 0

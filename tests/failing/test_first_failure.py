@@ -1,9 +1,11 @@
 """One replica of four fails: the whole job ends in seconds, non-zero, and says who failed and why."""
 
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
+from quick import cases
 from support import DISTOPT, SOON, Result, run, run_replicas
 
 VICTIM = Path(__file__).with_name("victim.py")
@@ -24,9 +26,20 @@ def last_traceback(text: str) -> str:
     return before.splitlines()[-1] + "\n" + after
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    cases(
+        product(KINDS, PLACES),
+        quick=[
+            ("raise", "before MPI"),
+            ("thread", "before the first step"),
+            ("exit", "between steps"),
+            ("leave", "in a step"),
+            ("kill", "before MPI"),
+            ("crash", "before the first step"),
+        ],
+    ),
+)
 def test_the_job_ends_at_once(kind: str, place: str) -> None:
     result = run_replicas(4, VICTIM, [kind, place, "1"], env=ENVIRONMENT)
     assert seconds_since_failure(result, time.time()) < SOON

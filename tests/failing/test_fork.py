@@ -1,8 +1,10 @@
 """Processes forked from a replica: they may work and end like any other, but are told that they are no replicas."""
 
 import sys
+from itertools import product
 
 import pytest
+from quick import cases
 from support import run, run_replicas, script_file
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
@@ -65,9 +67,18 @@ def check_goes_on(result, replicas=2):
     assert "Replica" not in result.errors
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("update", ["replicated", "shared"])
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(
+    ("use", "update"),
+    cases(
+        product(USES, ["replicated", "shared"]),
+        quick=[
+            ("a step", "replicated"),
+            ("a collective", "shared"),
+            ("the number of replicas and a sum", "replicated"),
+            ("a strategy of its own", "shared"),
+        ],
+    ),
+)
 def test_a_child_that_calls_distopt_gets_an_error_and_the_job_goes_on(use, update):
     script = f"""
 step()

@@ -4,10 +4,12 @@ import os
 import re
 import signal
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 from failing.processes import that_do_not_end
+from quick import cases
 from support import DISTOPT, descendants, mpirun, mpirun_command, script_file, started
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
@@ -53,9 +55,19 @@ def interrupted(command, script, times, *arguments, ready=2, **environment):
     return result
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize(("times", "update"), [(1, "replicated"), (2, "shared")])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "times", "update"),
+    cases(
+        [(place, *way) for place in PLACES for way in [(1, "replicated"), (2, "shared")]],
+        quick=[
+            ("in steps", 1, "replicated"),
+            ("between steps", 2, "shared"),
+            ("while another is awaited", 1, "replicated"),
+            ("in checkpoints", 2, "shared"),
+            ("at exit", 1, "replicated"),
+        ],
+    ),
+)
 def test_distopt_run_says_one_line(place, times, update, tmp_path):
     command = [DISTOPT, "run", "-n", "2"]
     result = interrupted(command, TRAINING + PLACES[place], times, tmp_path, DISTOPT_UPDATE=update)
@@ -63,9 +75,19 @@ def test_distopt_run_says_one_line(place, times, update, tmp_path):
     assert result.errors.strip() == "distopt run: stopped by SIGINT"
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "times"),
+    cases(
+        product(PLACES, [1, 2]),
+        quick=[
+            ("in steps", 1),
+            ("between steps", 2),
+            ("while another is awaited", 1),
+            ("in checkpoints", 2),
+            ("at exit", 1),
+        ],
+    ),
+)
 def test_plain_mpirun_shows_no_traceback(place, times, tmp_path):
     result = interrupted(mpirun_command(3), TRAINING + PLACES[place], times, tmp_path, ready=3)
     assert result.status != 0 or times == 2  # MPICH's launcher may crash at the second one, and say 0

@@ -1,14 +1,17 @@
 """However a job ends, nothing of its shared memory is left; where there is none, the job goes on without."""
 
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
 from failing.processes import that_do_not_end
+from quick import cases
 from support import mpirun_command, run_replicas, script_file, started
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
 NO_MEMFD = "import os\ndel os.memfd_create\n"
+MEMORY = {"memfd": "", "dev-shm": NO_MEMFD}
 TRAINING = """
 import os, signal, sys
 import numpy as np, distopt
@@ -51,11 +54,21 @@ def check_nothing_is_left(result, replicas):
     assert not list(Path("/dev/shm").glob("*distopt*"))
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("memory", ["", NO_MEMFD], ids=["memfd", "dev-shm"])
-@pytest.mark.parametrize("end", END)
+@pytest.mark.parametrize(
+    ("end", "memory"),
+    cases(
+        product(END, MEMORY),
+        quick=[
+            ("returns", "memfd"),
+            ("raises", "dev-shm"),
+            ("exits", "memfd"),
+            ("is killed", "dev-shm"),
+            ("is killed in a sweep", "memfd"),
+        ],
+    ),
+)
 def test_nothing_is_left_when_a_replica(end, memory):
-    result = job(memory + TRAINING + END[end], DISTOPT_UPDATE="shared")
+    result = job(MEMORY[memory] + TRAINING + END[end], DISTOPT_UPDATE="shared")
     assert (result.status == 0) == (end == "returns"), result.text
     check_nothing_is_left(result, 2)
 
@@ -84,9 +97,19 @@ NO_ROOM = {
 }
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("update", ["replicated", "shared"])
-@pytest.mark.parametrize("reason", NO_ROOM)
+@pytest.mark.parametrize(
+    ("reason", "update"),
+    cases(
+        product(NO_ROOM, ["replicated", "shared"]),
+        quick=[
+            ("file size limit", "replicated"),
+            ("small file size limit", "shared"),
+            ("full /dev/shm", "replicated"),
+            ("no /dev/shm", "shared"),
+            ("one replica has none", "replicated"),
+        ],
+    ),
+)
 def test_without_room_the_job_goes_on_by_messages_and_says_so_once(reason, update):
     # Momentum 0.5: -3, then -(1.5 + 6) more, where replicas 0, 1 and 2 bring k, 1 + k and 2 + k in step k.
     check = "step(1)\nprint(f'value {v.numpy().min()} {v.numpy().max()}\\n', end='', flush=True)\n"
@@ -122,9 +145,17 @@ step(1)
 }
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("update", ["replicated", "shared"])
-@pytest.mark.parametrize("place", LATE_FAILURES)
+@pytest.mark.parametrize(
+    ("place", "update"),
+    cases(
+        product(LATE_FAILURES, ["replicated", "shared"]),
+        quick=[
+            ("in the sum, while others wait in the barrier", "replicated"),
+            ("between begin_step and end_step", "shared"),
+            ("in the update", "replicated"),
+        ],
+    ),
+)
 def test_a_replica_that_raises_late_ends_the_job_in_seconds(place, update):
     result = job(TRAINING + LATE_FAILURES[place], 3, DISTOPT_UPDATE=update, DISTOPT_BUCKET_BYTES="1000")
     assert result.status != 0

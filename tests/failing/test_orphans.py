@@ -3,10 +3,12 @@
 import os
 import re
 import signal
+from itertools import product
 from pathlib import Path
 
 import pytest
 from failing.processes import that_do_not_end
+from quick import cases
 from support import DISTOPT, descendants, mpirun_command, script_file, started
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
@@ -56,9 +58,18 @@ def check_the_job_ends(command, script, choose, **environment):
     return result
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("update", ["replicated", "shared"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "update"),
+    cases(
+        product(PLACES, ["replicated", "shared"]),
+        quick=[
+            ("in steps", "replicated"),
+            ("between steps", "shared"),
+            ("while others are awaited", "replicated"),
+            ("at exit", "shared"),
+        ],
+    ),
+)
 def test_a_killed_mpirun(place, update):
     check_the_job_ends(mpirun_command(2), TRAINING + PLACES[place], lambda found: found[:1], DISTOPT_UPDATE=update)
 

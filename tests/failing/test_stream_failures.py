@@ -1,6 +1,9 @@
 """Jobs that end while gradients are streamed: no hang, the first failure's name, and no thread in the way."""
 
+from itertools import product
+
 import pytest
+from quick import cases
 from support import run_replicas
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1", "DISTOPT_BUCKET_BYTES": "1"}
@@ -32,7 +35,8 @@ def step():
 
 step()
 """
-BOTH_PLACEMENTS = pytest.mark.parametrize("arguments", [[], ["nodes"]], ids=["one node", "nodes"])
+PLACEMENTS = {"one node": [], "nodes": ["nodes"]}
+"""What the script is given, by where its replicas are."""
 FAILURES = {
     "raise": "raise ValueError('boom')",
     "exit": "sys.exit(3)",
@@ -45,12 +49,21 @@ def job(script, arguments=(), replicas=3, environment=ENVIRONMENT):
     return run_replicas(replicas, PREAMBLE + script, arguments, env=environment)
 
 
-@pytest.mark.each_value
-@BOTH_PLACEMENTS
-@pytest.mark.parametrize("kind", FAILURES)
-def test_a_replica_that_ends_within_a_step_ends_the_job(kind, arguments):
+@pytest.mark.parametrize(
+    ("kind", "placement"),
+    cases(
+        product(FAILURES, PLACEMENTS),
+        quick=[
+            ("raise", "one node"),
+            ("exit", "nodes"),
+            ("leave", "one node"),
+            ("kill", "nodes"),
+        ],
+    ),
+)
+def test_a_replica_that_ends_within_a_step_ends_the_job(kind, placement):
     script = f"optimizer.begin_step(variables)\npush(3 if me != 1 else 1)\nif me == 1:\n    {FAILURES[kind]}\n"
-    result = job(script + "optimizer.end_step()\nprint('finished')\n", arguments)
+    result = job(script + "optimizer.end_step()\nprint('finished')\n", PLACEMENTS[placement])
     assert result.status != 0
     assert "finished" not in result.output
     if kind == "raise":
@@ -64,19 +77,28 @@ def test_a_replica_that_ends_within_a_step_ends_the_job(kind, arguments):
         assert "ReplicaLeftError: replica 1 of 3 has ended" in result.errors
 
 
-@pytest.mark.each_value
-@BOTH_PLACEMENTS
-@pytest.mark.parametrize("pushed", ["0", "1 + me", "3"])
-def test_a_script_may_end_with_a_step_that_has_only_begun(pushed, arguments):
+@pytest.mark.parametrize(
+    ("pushed", "placement"),
+    cases(
+        product(["0", "1 + me", "3"], PLACEMENTS),
+        quick=[
+            ("0", "one node"),
+            ("1 + me", "nodes"),
+            ("3", "one node"),
+        ],
+    ),
+)
+def test_a_script_may_end_with_a_step_that_has_only_begun(pushed, placement):
     """The communication thread waits for a gradient, for the other replicas of its node, or for a message."""
-    result = job(f"step()\noptimizer.begin_step(variables)\npush({pushed})\nprint('done', flush=True)\n", arguments)
+    script = f"step()\noptimizer.begin_step(variables)\npush({pushed})\nprint('done', flush=True)\n"
+    result = job(script, PLACEMENTS[placement])
     assert result.status == 0, result.text
     assert result.output.count("done") == 3
     assert "Replica" not in result.errors
 
 
-@BOTH_PLACEMENTS
-def test_a_script_ends_well_with_an_idle_communication_thread(arguments):
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_script_ends_well_with_an_idle_communication_thread(placement):
     script = """
 assert step() == 2
 names = [thread.name for thread in threading.enumerate()]
@@ -84,13 +106,13 @@ assert names.count("distopt communication") == 1
 assert all((v.numpy() == -2 * size).all() for v in variables)
 print("done", flush=True)
 """
-    result = job(script, arguments)
+    result = job(script, PLACEMENTS[placement])
     assert result.status == 0, result.text
     assert result.output.count("done") == 3
 
 
-@BOTH_PLACEMENTS
-def test_a_backward_pass_that_failed_and_was_caught(arguments):
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_backward_pass_that_failed_and_was_caught(placement):
     """One replica begins the next step while the others wait in ``end_step``: all are told, and can go on."""
     script = """
 optimizer.begin_step(variables)
@@ -110,15 +132,15 @@ assert step() == 2
 assert all((v.numpy() == -2 * size).all() for v in variables)
 print("done", flush=True)
 """
-    result = job(script, arguments)
+    result = job(script, PLACEMENTS[placement])
     assert result.status == 0, result.text
     assert result.output.count("done") == 3
 
 
-@BOTH_PLACEMENTS
-def test_one_replica_says_how_gradients_are_summed(arguments):
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_one_replica_says_how_gradients_are_summed(placement):
     environment = {key: value for key, value in ENVIRONMENT.items() if key != "DISTOPT_BUCKET_BYTES"}
-    result = job("step()\n", arguments, environment=environment)
+    result = job("step()\n", PLACEMENTS[placement], environment=environment)
     assert result.status == 0, result.text
     assert result.errors.count("distopt: gradients are summed") == 1
     assert "(DISTOPT_BUCKET_BYTES=n fixes n bytes)" in result.errors

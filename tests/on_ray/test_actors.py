@@ -3,11 +3,13 @@
 import os
 import signal
 import time
+from itertools import product
 
 import numpy as np
 import pytest
 import ray
 from on_ray.actors import Actor
+from quick import cases
 from support import SOON
 
 import distopt
@@ -58,9 +60,18 @@ def train(update):
         return digests
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("update", ["replicated", "shared"])
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("count", "update"),
+    cases(
+        product([1, 2, 3, 4], ["replicated", "shared"]),
+        quick=[
+            (1, "replicated"),
+            (2, "shared"),
+            (3, "replicated"),
+            (4, "shared"),
+        ],
+    ),
+)
 def test_after_every_step_the_bits_are_those_of_simulated_replicas(actors, count, update):
     on_ray = as_replicas(actors[:count], train, update)
     assert on_ray == distopt.simulate(count, train, update)
@@ -128,9 +139,16 @@ def test_a_replica_that_ends_early_is_named(actors):
     assert "replica 1 failed: distopt.errors.ReplicaLeftError" in str(outcomes[0])
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-@pytest.mark.parametrize("update", ["replicated", "shared"])
+@pytest.mark.parametrize(
+    ("update", "number"),
+    cases(
+        product(["replicated", "shared"], [signal.SIGKILL, signal.SIGSEGV]),
+        quick=[
+            ("replicated", signal.SIGKILL),
+            ("shared", signal.SIGSEGV),
+        ],
+    ),
+)
 def test_survivors_of_a_death_know_in_seconds_and_form_a_new_group(mortals, update, number, tmp_path):
     actors, _ = mortals
 

@@ -4,9 +4,11 @@ import copy
 import importlib.util
 import re
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
+from quick import cases
 from support import DISTOPT, ROOT, run, run_replicas
 
 import distopt
@@ -122,9 +124,16 @@ def test_a_config_of_ones_own_is_read(tmp_path):
     assert float(rows["loss"]) > 0.1
 
 
-@pytest.mark.each_value
-@pytest.mark.parametrize("name", ["sum_by_hand", "median"])
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("count", "name"),
+    cases(
+        product([1, 3], ["sum_by_hand", "median"]),
+        quick=[
+            (1, "sum_by_hand"),
+            (3, "median"),
+        ],
+    ),
+)
 def test_the_hooks(name, count):
     script = EXAMPLES / f"{name}.py"
     result = run([sys.executable, script]) if count == 1 else run_replicas(count, script)
