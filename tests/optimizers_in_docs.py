@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from distopt import Variable, optimizers
+from distopt.optimizers.common.access import family_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "optimizers.md"
 BEGIN, END = "<!-- optimizers, from the code -->\n", "<!-- end of optimizers -->\n"
@@ -53,7 +54,7 @@ def cells(family, name, optimizer):
     held, size = slots(optimizer)
     more = further_slots(optimizer) if name != "Muon" else []
     shown = ", ".join([f"`{each}`" for each in held] + [f"(`{each}`)" for each in more]) or "none"
-    is_flat = optimizer._updates_flat
+    is_flat = family_of(optimizer).updates_flat
     if family == "legacy":
         sparse = SPARSE[optimizer._known_rule().sparse]
     else:

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 
 from distopt.distribute.simulation import run_on
 from distopt.distribute.transports.threads import Hub
+from distopt.optimizers.common.access import counter_of
 
 DEADLINE = 30
 """Seconds: a thousand times what a program takes."""
@@ -113,7 +114,7 @@ def compare_states(world: World, replica: Replica, who: str) -> None:
     for variable, value in zip(world.variables, replica.values, strict=True):
         compare(variable.storage.array, value, f"{who}: {variable.name}")
     for optimizer, wanted in zip(world.optimizers, replica.optimizers, strict=True):
-        compare(int(optimizer._step_counter.storage.array), wanted.iterations, f"{who}: iterations")
+        compare(int(counter_of(optimizer).storage.array), wanted.iterations, f"{who}: iterations")
 
 
 def compare(actual: Any, expected: Any, what: str) -> None:

@@ -20,6 +20,7 @@ from frameworks.torch_cases import (  # noqa: E402
     share,
     train,
     values,
+    variables_of,
 )
 from torch import nn  # noqa: E402
 
@@ -102,7 +103,7 @@ def test_parameters_and_gradients_lie_in_distopts_memory(replicas, mode):
         before = list(model.parameters())
         optimizer = DistributedOptimizer(model.named_parameters(), Adam(0.01))
         addresses = [parameter.data_ptr() for parameter in model.parameters()]
-        buffers = optimizer._optimizer.gradient_buffers(optimizer._variables)
+        buffers = optimizer._optimizer.gradient_buffers(variables_of(optimizer))
         for _ in range(2):
             items = backward(model, *map(share, data()))
             grads = [parameter.grad.data_ptr() for parameter in reversed(before) if parameter.grad is not None]
@@ -110,8 +111,8 @@ def test_parameters_and_gradients_lie_in_distopts_memory(replicas, mode):
             optimizer.step(items=items)
         assert all(parameter is old for parameter, old in zip(model.parameters(), before, strict=True))
         assert addresses == [parameter.data_ptr() for parameter in model.parameters()]
-        assert addresses[::-1] == [variable.storage.array.ctypes.data for variable in optimizer._variables]
-        assert [variable.name for variable in optimizer._variables] == [n for n, _ in model.named_parameters()][::-1]
+        assert addresses[::-1] == [variable.storage.array.ctypes.data for variable in variables_of(optimizer)]
+        assert [variable.name for variable in variables_of(optimizer)] == [n for n, _ in model.named_parameters()][::-1]
 
     replicas(run)
 
@@ -217,7 +218,7 @@ def test_names_of_one_parameter_are_one_variable():
     both = list(model.named_parameters(remove_duplicate=False))
     assert len(both) == 2
     optimizer = DistributedOptimizer(both, SGD(0.1))
-    assert [variable.name for variable in optimizer._variables] == ["embedding.weight"]
+    assert [variable.name for variable in variables_of(optimizer)] == ["embedding.weight"]
 
 
 @pytest.mark.parametrize("inside", [1, 2])

@@ -11,6 +11,11 @@ from distopt.adapters.torch import DistributedOptimizer
 EXAMPLES, FEATURES, CLASSES = 24, 6, 4
 
 
+def variables_of(optimizer):
+    """The variables that the adapter has made of the parameters, last first."""
+    return optimizer._variables
+
+
 def filled(model, seed=0):
     """The model with values that depend on nothing but the seed: PyTorch's own generator is one for all threads."""
     random = np.random.default_rng(seed)

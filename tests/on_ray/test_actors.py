@@ -205,6 +205,11 @@ def test_a_stopped_replica_is_named_after_the_short_deadline(mortals, tmp_path):
         assert f"replica 2, which is stopped (process {pids[2]}" in str(error)
 
 
+def meeting_of(group, count):
+    """The actor at which a group meets: the first who asks makes it, and it ends when they drop the handle."""
+    return Rendezvous(group, 0, count, 60)._find()
+
+
 def test_who_does_not_come_is_named(actors):
     def alone():
         groups.MEET_SECONDS = 2.0
@@ -213,7 +218,7 @@ def test_who_does_not_come_is_named(actors):
         finally:
             groups.MEET_SECONDS = 60.0
 
-    meeting = Rendezvous("nobody comes", 0, 3, 60)._find()
+    meeting = meeting_of("nobody comes", 3)
     assert ray.get(meeting.missing.remote(0), timeout=60) == [0, 1, 2]  # it runs: starting it takes seconds at times
     (error,) = causes([actors[0].call.remote(alone)])
     assert isinstance(error, ReplicaError)
@@ -228,7 +233,7 @@ def test_who_does_not_come_is_named(actors):
     ],
 )
 def test_who_contradicts_is_refused_and_harms_nobody(actors, index, count, complaint):
-    meeting = Rendezvous(complaint, 0, 2, 60)._find()  # kept: it ends when who has made it drops the handle
+    meeting = meeting_of(complaint, 2)
     first = actors[0].replica.remote(0, 2, complaint, distopt.replica_index)
     while ray.get(meeting.missing.remote(0), timeout=60) != [1]:
         time.sleep(0.05)

@@ -16,6 +16,7 @@ from distopt.checkpoint import Checkpointer
 from distopt.data import batches
 from distopt.errors import CheckpointError, CollectiveMismatchError, DamagedOptimizerError
 from distopt.optimizers import SGD, Adam, LossScaleOptimizer, legacy
+from distopt.optimizers.common.access import counter_of
 from distopt.optimizers.schedules import CosineDecay, ExponentialDecay
 from distopt.testing import LocalReplica, SimulatedReplicas
 
@@ -66,7 +67,7 @@ class Run:
         for batch in self.data:
             self.optimizer.apply_gradients(zip(self.gradients(batch.arrays), self.variables, strict=True))
             self.checkpointer.save_every(every)
-            if int(self.optimizer._iterations) == until:  # with accumulation, in the middle of a step
+            if int(counter_of(self.optimizer)) == until:  # with accumulation, in the middle of a step
                 break
         return self
 
@@ -175,7 +176,7 @@ class Exact:
             gathered = distopt.all_gather(np.resize(np.append(examples, [-1] * 6), 6))
             self.seen.append([int(n) for row in gathered for n in row if n >= 0])
             self.checkpointer.save_every(4)
-            if int(self.optimizer._iterations) == until:  # with accumulation, in the middle of a step
+            if int(counter_of(self.optimizer)) == until:  # with accumulation, in the middle of a step
                 break
         self.checkpointer.wait()
         return self.seen, distopt.digest([self.w, self.b]), [distopt.digest([w]) for w in self.optimizer.get_weights()]

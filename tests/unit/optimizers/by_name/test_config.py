@@ -9,6 +9,7 @@ import pytest
 
 from distopt import Variable, optimizers
 from distopt.optimizers import legacy
+from distopt.optimizers.common.access import family_of
 from distopt.optimizers.schedules import CosineDecay, ExponentialDecay, LearningRateSchedule
 
 ALL = [optimizers.SGD, optimizers.Adam, legacy.SGD, legacy.Adam, legacy.NonFusedAdam]
@@ -168,4 +169,4 @@ def test_copied_before_its_variables_it_steps_the_originals(cls):
         run(twin, y, 1)
     twin, y = pickle.loads(pickle.dumps((optimizer, x)))
     run(twin, y, 1)
-    assert len(list(twin._trained())) == 1
+    assert len(list(family_of(twin).trained())) == 1
