@@ -6,14 +6,14 @@ import warnings
 from typing import Any
 
 
-def warn_of_former_name(former: str, present: str) -> None:
+def warn_of_former_name(former: str, new_name: str) -> None:
     """Warn the caller's caller that a name has become another.
 
     Args:
         former: the name that was used.
-        present: the name to use.
+        new_name: the name to use.
     """
-    text = f"{former} is now called {present}: use that name. The former one will go"
+    text = f"{former} is now called {new_name}: use that name. The former one will go"
     warnings.warn(text, DeprecationWarning, stacklevel=3)
 
 
@@ -21,11 +21,11 @@ class FormerName:
     """A former name of an attribute or a method, as an attribute of its class.
 
     Args:
-        present: the name that it has now.
+        new_name: the name that it has now.
     """
 
-    def __init__(self, present: str) -> None:
-        self.present, self._former = present, ""
+    def __init__(self, new_name: str) -> None:
+        self.new_name, self._former = new_name, ""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._former = f"{owner.__name__}.{name}"
@@ -33,21 +33,21 @@ class FormerName:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
-        warn_of_former_name(self._former, self.present)
-        return getattr(instance, self.present)
+        warn_of_former_name(self._former, self.new_name)
+        return getattr(instance, self.new_name)
 
     def __set__(self, instance: Any, value: Any) -> None:
-        warn_of_former_name(self._former, self.present)
-        setattr(instance, self.present, value)
+        warn_of_former_name(self._former, self.new_name)
+        setattr(instance, self.new_name, value)
 
 
 def adopt_former_names(subclass: type) -> None:
-    """Give what a subclass still defines under a former name the present name as well, and warn."""
+    """Give what a subclass still defines under a former name the new name as well, and warn."""
     former_names = {
         name: value for base in subclass.__mro__ for name, value in vars(base).items() if isinstance(value, FormerName)
     }
     for name, former in former_names.items():
         own = vars(subclass)
-        if name in own and not isinstance(own[name], FormerName) and former.present not in own:
-            warn_of_former_name(f"{subclass.__name__}.{name}", former.present)
-            setattr(subclass, former.present, own[name])
+        if name in own and not isinstance(own[name], FormerName) and former.new_name not in own:
+            warn_of_former_name(f"{subclass.__name__}.{name}", former.new_name)
+            setattr(subclass, former.new_name, own[name])

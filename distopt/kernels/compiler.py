@@ -122,14 +122,14 @@ def _announce() -> None:
 
 
 @functools.cache
-def _holder() -> tempfile.TemporaryDirectory[str]:
+def _process_directory() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="distopt-kernels-")
 
 
 def _temporary_directory(wanted: Path, error: OSError) -> Path:
     """Return a directory that is removed when this process ends, and print once why it is used."""
-    first = not _holder.cache_info().currsize
-    path = Path(_holder().name)
+    first = not _process_directory.cache_info().currsize
+    path = Path(_process_directory().name)
     if first:
         print(
             f"distopt: compiled kernels can't be kept in {wanted} ({error}); compiling them for this process "

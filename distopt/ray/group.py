@@ -127,9 +127,9 @@ def init_group(index: int, count: int, name: str = "default") -> Group:
         )
     rendezvous = Rendezvous(name, index, count, MEET_SECONDS)
     me = announce()
-    members, _ = rendezvous.meet(0, me)
+    members, _ = rendezvous.exchange(0, me)
     listener = listen(me, [member.node for member in members])
-    ports, secret = rendezvous.meet(1, listener.getsockname()[1])
+    ports, secret = rendezvous.exchange(1, listener.getsockname()[1])
     members = [Member(m.node, m.address, m.pid, port) for m, port in zip(members, ports, strict=True)]
     group = join(Peers(index, members, secret, listener))
     if index == 0:

@@ -107,7 +107,7 @@ def _run_script(config: dict[str, Any]) -> None:
     script, terminal = config["script"], config["console"]
     with printing_to(terminal):
         attempt = ray.get(terminal.attempt.remote(replica_index()))
-        _enter(script.directory)
+        _change_directory(script.directory)
         sys.path.insert(0, str(Path(script.path).parent))
         if script.faults and not attempt:
             faulty.main([*script.faults, script.path, *script.arguments])
@@ -116,7 +116,7 @@ def _run_script(config: dict[str, Any]) -> None:
             runpy.run_path(script.path, run_name="__main__")
 
 
-def _enter(directory: str) -> None:
+def _change_directory(directory: str) -> None:
     try:
         os.chdir(directory)
     except OSError as error:

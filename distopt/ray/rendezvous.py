@@ -28,7 +28,7 @@ class _Rendezvous:
         self._rounds: list[dict[int, Any]] = [{}, {}]
         self._changed = asyncio.Condition()
 
-    async def meet(self, number: int, index: int, count: int, mine: Any) -> tuple[list[Any], bytes] | str:
+    async def exchange(self, number: int, index: int, count: int, mine: Any) -> tuple[list[Any], bytes] | str:
         """Return all contributions in the order of the replicas, and the group's secret; or a complaint as a text."""
         brought = self._rounds[number]
         if count != self._count:
@@ -62,7 +62,7 @@ class Rendezvous:
         self._seconds = seconds
         self._actor: Any = None  # kept: it ends when who has made it drops the handle
 
-    def meet(self, number: int, mine: Any) -> tuple[list[Any], bytes]:
+    def exchange(self, number: int, mine: Any) -> tuple[list[Any], bytes]:
         """Contribute ``mine`` to a round; return the contributions of all replicas and the group's secret.
 
         Raises:
@@ -71,7 +71,7 @@ class Rendezvous:
         """
         answer: tuple[list[Any], bytes] | str = self._patiently(
             lambda actor: ray.get(
-                actor.meet.remote(number, self._index, self._count, mine), timeout=self._deadline - time.monotonic()
+                actor.exchange.remote(number, self._index, self._count, mine), timeout=self._deadline - time.monotonic()
             ),
             number,
         )

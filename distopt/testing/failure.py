@@ -49,7 +49,7 @@ class FailureConformance:
 
     def test_who_waits_in_a_header_is_told(self, replicas: Replicas) -> None:
         """Let a replica fail while the others wait for its record."""
-        _assert_raised(self._while_others(replicas, _meet, _fail_later), "ReplicaFailedError", "ValueError: boom")
+        _assert_raised(self._while_others(replicas, _agree, _fail_later), "ReplicaFailedError", "ValueError: boom")
 
     def test_who_waits_for_a_payload_is_told(self, replicas: Replicas) -> None:
         """Let a replica fail while the others wait for its array."""
@@ -58,20 +58,20 @@ class FailureConformance:
     def test_who_waits_in_the_memory_of_a_node_is_told(self, replicas: Replicas) -> None:
         """Let a replica fail while the others of its node wait in a barrier, and those of other nodes in a header."""
         _assert_raised(
-            self._while_others(replicas, _meet_on_node, _fail_later), "ReplicaFailedError", "ValueError: boom"
+            self._while_others(replicas, _agree_after_barrier, _fail_later), "ReplicaFailedError", "ValueError: boom"
         )
 
     def test_who_comes_later_is_told(self, replicas: Replicas) -> None:
         """Let a replica fail between two calls, before the others come to the second."""
-        _assert_raised(self._while_others(replicas, _meet_later, _fail), "ReplicaFailedError", "ValueError: boom")
+        _assert_raised(self._while_others(replicas, _agree_later, _fail), "ReplicaFailedError", "ValueError: boom")
 
     def test_what_a_replica_was_told_is_passed_on(self, replicas: Replicas) -> None:
         """Check that a replica that has only heard of a failure is not taken for the one that failed."""
-        _assert_raised(self._while_others(replicas, _meet, _pass_on), "ReplicaFailedError", "replica 71 failed", 71)
+        _assert_raised(self._while_others(replicas, _agree, _pass_on), "ReplicaFailedError", "replica 71 failed", 71)
 
     def test_a_replica_may_fail_twice(self, replicas: Replicas) -> None:
         """Check that a second failure, when the others may have ended, does nothing."""
-        _assert_raised(self._while_others(replicas, _meet, _fail_twice), "ReplicaFailedError", "ValueError: boom")
+        _assert_raised(self._while_others(replicas, _agree, _fail_twice), "ReplicaFailedError", "ValueError: boom")
 
     def test_who_waits_for_a_payload_of_a_call_that_was_left_is_told(self, replicas: Replicas) -> None:
         """Let a replica leave a call in the middle: in the next header it learns that the others have given up."""
@@ -181,11 +181,11 @@ def _end_while_others_wait(communicator: Communicator, make_wait: _Make, end: Ca
     return end(communicator) if _is_last(communicator) else _outcome_of(wait)
 
 
-def _meet(communicator: Communicator) -> Callable[[], Any]:
+def _agree(communicator: Communicator) -> Callable[[], Any]:
     return partial(agree, communicator, Call("barrier"))
 
 
-def _meet_later(communicator: Communicator) -> Callable[[], Any]:
+def _agree_later(communicator: Communicator) -> Callable[[], Any]:
     def wait() -> None:
         time.sleep(_LATER)
         agree(communicator, Call("barrier"))
@@ -198,7 +198,7 @@ def _receive(communicator: Communicator) -> Callable[[], Any]:
     return communicator.prepare(sent, [np.zeros(1000) for _ in sent])
 
 
-def _meet_on_node(communicator: Communicator) -> Callable[[], Any]:
+def _agree_after_barrier(communicator: Communicator) -> Callable[[], Any]:
     barrier = Node(communicator).barrier if communicator.size > 1 else None
 
     def wait() -> None:
@@ -224,7 +224,7 @@ def _leave_a_call(communicator: Communicator, make_wait: _Make) -> _LeftCall:
     if _is_last(communicator) or in_call is not None:
         communicator.break_off(ValueError("boom"))
     waits = make_wait is _receive or communicator.nodes[communicator.index] == communicator.nodes[-1]
-    return _LeftCall(waits, in_call, _outcome_of(_meet(communicator)))
+    return _LeftCall(waits, in_call, _outcome_of(_agree(communicator)))
 
 
 def _leave_an_exchange(communicator: Communicator) -> _Outcome | None:
@@ -232,11 +232,11 @@ def _leave_an_exchange(communicator: Communicator) -> _Outcome | None:
     agree(communicator, Call("step"))
     if _is_last(communicator):
         communicator.break_off(ValueError("boom"))
-        outcome = _outcome_of(_meet(communicator))
+        outcome = _outcome_of(_agree(communicator))
     else:
         outcome = _outcome_of(partial(exchange_bytes, communicator, b"in the middle"))
         communicator.break_off(ReplicaError("it has met a header"))
-    _meet(communicator)()
+    _agree(communicator)()
     return outcome
 
 
@@ -246,7 +246,7 @@ def _leave_together(communicator: Communicator) -> _Outcome | None:
     communicator.break_off(ValueError("boom"))
     if _is_last(communicator):
         time.sleep(_LATER)
-    return _outcome_of(_meet(communicator))
+    return _outcome_of(_agree(communicator))
 
 
 class _Fails(Constraint):
@@ -309,11 +309,11 @@ def _err_before_a_header(communicator: Communicator) -> Any:
         except ValueError as error:
             outcome = f"ValueError: {error}"
     else:
-        outcome = _outcome_of(_meet(communicator))
-    _meet(communicator)()
+        outcome = _outcome_of(_agree(communicator))
+    _agree(communicator)()
     return outcome
 
 
 def _end_early(communicator: Communicator) -> tuple[_Outcome | None, int | None]:
-    outcome = None if _is_last(communicator) else _outcome_of(_meet(communicator))
+    outcome = None if _is_last(communicator) else _outcome_of(_agree(communicator))
     return outcome, say_goodbye(communicator)

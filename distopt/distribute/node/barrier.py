@@ -18,7 +18,7 @@ SPIN_SECONDS = 0.002
 _NAPS = 50e-6, 1e-3
 """The shortest and the longest sleep, seconds."""
 
-_LINE = 64
+_CACHE_LINE = 64
 """Bytes of a cache line: each count has one of its own."""
 
 
@@ -32,10 +32,10 @@ class FlagBarrier:
 
     def __init__(self, node: Node, *, is_for_records: bool = False) -> None:
         count = len(node.members)
-        segment = new_segment(_LINE * count)
+        segment = new_segment(_CACHE_LINE * count)
         node.unite([segment])
         assert segment is not None
-        self._counts = segment.bytes.view(np.int64).data[:: _LINE // 8]
+        self._counts = segment.bytes.view(np.int64).data[:: _CACHE_LINE // 8]
         self._index, self._others = node.index_on_node, [k for k in range(count) if k != node.index_on_node]
         self._awaited = [() if is_for_records else (replica,) for replica in node.members]
         self._arrivals = 0

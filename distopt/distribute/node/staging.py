@@ -21,7 +21,7 @@ _PIECE_BYTES = 1 << 22
 _SMALL_BYTES = 1 << 15
 """Up to here every replica adds all of it: waiting once more takes longer."""
 
-_LINE = 64
+_CACHE_LINE = 64
 _BOX_BYTES = 1 << 22
 """What a replica sends to another at once. Replicas that outnumber the cores do not meet more often than that."""
 
@@ -99,7 +99,9 @@ class Exchange:
     def __init__(self, node: Node) -> None:
         count = len(node.members)
         self._me, self._members, self._barrier = node.index_on_node, range(count), node.barrier
-        self._box_bytes = min(_BOX_BYTES, max(_LINE, _NODE_BYTES // (2 * count * count) // _LINE * _LINE))
+        self._box_bytes = min(
+            _BOX_BYTES, max(_CACHE_LINE, _NODE_BYTES // (2 * count * count) // _CACHE_LINE * _CACHE_LINE)
+        )
         boxes = 2 * count * count * self._box_bytes
         segment = new_segment(boxes + 2 * count * count * 8)
         node.unite([segment])

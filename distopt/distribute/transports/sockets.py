@@ -142,7 +142,7 @@ class RayCommunicator(ProcessCommunicator):
     @contextlib.contextmanager
     def _operation(self) -> Iterator[None]:
         """What surrounds all that the replicas do together; where it fails, nothing more can be done together."""
-        self._enter()
+        self._check_user()
         self._wire.check()
         if self.watchdog.lost is not None:
             raise self.watchdog.lost
@@ -153,7 +153,7 @@ class RayCommunicator(ProcessCommunicator):
             self._wire.dead = self._wire.dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
             raise
 
-    def _enter(self) -> None:
+    def _check_user(self) -> None:
         if forked.in_child:
             forked.refuse(f"replica {self.index}")
         if self._user.identifier != threading.get_ident():

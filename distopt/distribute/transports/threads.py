@@ -58,7 +58,7 @@ class Hub:
         self.barriers: dict[tuple[int, ...], list[_Channel]] = {}
         self.watchdogs = [Watchdog(index, _ThreadStatusChannel(self, index)) for index in range(size)]
 
-    def meet(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
+    def exchange(self, channel: _Channel, index: int, contribution: Any, deadline: float | None = None) -> list[Any]:
         """Bring a contribution and wait for everybody's."""
         if os.getpid() != self.process:
             forked.refuse(f"simulated replica {index}")
@@ -240,29 +240,29 @@ class ThreadCommunicator(Communicator):
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every replica everybody's record."""
         # The copy lets the caller reuse its record at once, while slower replicas still read it.
-        return np.stack(self._meet(self._headers, mine.copy(), deadline))
+        return np.stack(self._exchange(self._headers, mine.copy(), deadline))
 
     def prepare(
         self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
     ) -> Transfer:
         """Prepare to copy from the senders' arrays."""
-        return _ThreadTransfer(self._meet_for_payload, self._index, sends, receives)
+        return _ThreadTransfer(self._exchange_payload, self._index, sends, receives)
 
     def fail(self, error: BaseException) -> None:
         """Tell the other replicas."""
         self._hub.fail(self._index, error)
 
-    def _meet(self, channel: _Channel, contribution: Any, deadline: float | None = None) -> list[Any]:
+    def _exchange(self, channel: _Channel, contribution: Any, deadline: float | None = None) -> list[Any]:
         if self._dead:
             raise DeadCommunicatorError("this communicator can't be used any more: a deadline has passed")
         try:
-            return self._hub.meet(channel, self._index, contribution, deadline)
+            return self._hub.exchange(channel, self._index, contribution, deadline)
         except TimeoutError:
             self._dead = True  # what was contributed can't be taken back
             raise
 
-    def _meet_for_payload(self, contribution: Any) -> list[Any]:
-        return self._meet(self._payloads, contribution)
+    def _exchange_payload(self, contribution: Any) -> list[Any]:
+        return self._exchange(self._payloads, contribution)
 
 
 class _ThreadStatusChannel:
@@ -284,19 +284,19 @@ class _ThreadStatusChannel:
 class _ThreadTransfer:
     def __init__(
         self,
-        meet: Callable[[Any], list[Any]],
+        exchange: Callable[[Any], list[Any]],
         index: int,
         sends: Sequence[Array | None],
         receives: Sequence[Array | None],
     ) -> None:
-        self._meet, self._index, self._sends, self._receives = meet, index, sends, receives
+        self._exchange, self._index, self._sends, self._receives = exchange, index, sends, receives
 
     def __call__(self) -> None:
-        offers = self._meet(self._sends)
+        offers = self._exchange(self._sends)
         for source, target in enumerate(self._receives):
             if target is not None:
                 np.copyto(target, offers[source][self._index])
-        self._meet(None)  # the senders may write again after this
+        self._exchange(None)  # the senders may write again after this
 
 
 class _ThreadBarrier:
@@ -304,7 +304,7 @@ class _ThreadBarrier:
         self._hub, self._rounds, self._index = hub, rounds, index
 
     def __call__(self) -> None:
-        self._hub.meet(self._rounds, self._index, None)
+        self._hub.exchange(self._rounds, self._index, None)
 
     def abandon(self) -> None:
         self._hub.abandon([self._rounds], self._index)

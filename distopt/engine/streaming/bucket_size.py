@@ -78,5 +78,5 @@ def _say(node: Node, text: str) -> None:
 
 
 @functools.cache
-def _print_once(line: str) -> None:
-    print(line, file=sys.stderr)
+def _print_once(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -102,7 +102,7 @@ class Injection:
         if self._is_over:
             return None
         if moment is Moment.STEP:
-            self._enter(subject)
+            self._note_step(subject)
         step = self._steps.get(current_replica())
         if moment is Moment.GRADIENT and step is not None:
             step.parameters[subject.variable] = None
@@ -113,7 +113,7 @@ class Injection:
         parameters, slots = ([], []) if step is None else (list(step.parameters), step.slots)
         return KINDS[fault.kind].act(Occasion(fault, subject, parameters, slots))
 
-    def _enter(self, optimizer: Any) -> None:
+    def _note_step(self, optimizer: Any) -> None:
         """Note that a step of this optimizer begins on this replica."""
         strategy, replica = get_strategy(), current_replica()
         if strategy.communicator.name == "threads":
