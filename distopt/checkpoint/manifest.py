@@ -18,7 +18,7 @@ FORMAT: Final = 1
 
 
 class Described(msgspec.Struct, frozen=True):
-    """What is known of a variable."""
+    """The shape and dtype of a variable."""
 
     shape: tuple[Count, ...]
     dtype: str

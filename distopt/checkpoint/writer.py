@@ -96,7 +96,7 @@ class Write:
 
 
 class Note(msgspec.Struct, frozen=True):
-    """What a replica says in a file when its part is on the disk."""
+    """The note that a replica writes when its part is on the disk."""
 
     file: FilePart
     own: dict[str, Any]

@@ -41,13 +41,6 @@ _STORE_SUBSCR = dis.opmap["STORE_SUBSCR"]
 # autograd's derivatives take these and do not look at them.
 _OVERLOOKED = frozenset({"where", "initial", "correction", "mean"})
 
-_JOIN = "Join values with np.stack or np.concatenate; say x.numpy() where the plain value is meant."
-_STORE_SUBSCR = dis.opmap["STORE_SUBSCR"]
-
-# autograd's derivatives take these and do not look at them.
-_OVERLOOKED = frozenset({"where", "initial", "correction", "mean"})
-_REFUSALS = (NotImplementedError, TypeError, ValueError, AssertionError)
-
 
 class TapeNode(VJPNode):  # type: ignore[misc]
     """One recorded operation, or a root: a value that a tape watches. Gradients are kept in the dtype of the value.
