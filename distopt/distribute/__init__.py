@@ -1,4 +1,4 @@
-"""Who the replicas are and how they talk to each other."""
+"""The replicas, and how they talk to each other."""
 
 from distopt.lazy import attach
 

@@ -1,4 +1,4 @@
-"""What users build hooks, metrics and evaluation from: named collectives, agreed on like a step.
+"""Named collectives, agreed on like a step: users build hooks, metrics and evaluation from them.
 
 All replicas must make the same calls in the same order. Where they do not, every one of them gets an error that
 says who called what; where one fails in the middle of preparing its call, the others are told instead of waiting.
@@ -21,7 +21,7 @@ from distopt.variables.variable import Variable
 T = TypeVar("T", bound="Sequence[Variable] | Variable")
 
 _SUMMED = ("float16", "bfloat16", "float32", "float64")
-"""What the kernels add; integers, complex numbers and the like are gathered and added by NumPy, in the same tree."""
+"""The dtypes that kernels add; NumPy adds integers, complex numbers and the like, gathered, in the same tree."""
 
 _EXACT: dict[str, Callable[..., Array]] = {"max": np.maximum.reduce, "min": np.minimum.reduce}
 

@@ -1,4 +1,4 @@
-"""How a replica that a launcher started ends, so that nobody waits for it.
+"""The end of a replica that a launcher started: nobody is left to wait for it.
 
 * It returned: at exit it says goodbye in place of a header and waits for the others; when all have said it, MPI
   is finalised. Others that are still stepping get ``ReplicaLeftError`` instead of waiting for ever.
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from distopt.distribute.agreement.communicator import Communicator
 
 OFFER_SECONDS = 3.0
-"""How long a failing replica offers its failure to the others before it ends the job."""
+"""Seconds that a failing replica offers its failure to the others before it ends the job."""
 
 BROKEN_STEP_SECONDS = 1.0
 """The same after a failure inside a step, where the others wait for a payload and come to no header, and after Ctrl-C,

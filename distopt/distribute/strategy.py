@@ -1,4 +1,4 @@
-"""Who the replicas of this program are: the strategy, and how the current one is found."""
+"""The strategy, which knows the replicas of this program, and how the current one is found."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Strategy:
         self.deadlines = Deadlines.from_environment(DEADLINES) if deadlines is None else deadlines
         self.receipt = RECEIPT.read() if receipt is None else receipt
         self.inspects = self.checks.on_nonfinite is not None or self.receipt is not None
-        """Whether the sums of gradients are looked at before they are used."""
+        """True where the sums of gradients are looked at before they are used."""
         self._is_ready = False
         self._location: Location | None = None
         self._node: Node | None = None
@@ -130,7 +130,7 @@ class Strategy:
 
     @property
     def shares_parameters(self) -> bool:
-        """Whether parameters and slots are those of the node."""
+        """Return whether parameters and slots are those of the node."""
         return self.update == "shared" and self.num_replicas_in_sync > 1
 
     def node(self) -> Node | None:

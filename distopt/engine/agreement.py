@@ -19,7 +19,7 @@ from distopt.slabs.listing import DENSE, SPARSE
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """What the replicas agreed on: which gradients exist on any of them, and the items of all."""
+    """The agreement on one step: which gradients exist on any replica, and the items of all."""
 
     kinds: bytearray
     items: float | None

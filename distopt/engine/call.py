@@ -18,7 +18,7 @@ from distopt.telemetry.receipt_observer import observe_for_receipt
 
 
 class StepCall:
-    """What ``apply_gradients``, ``begin_step`` and ``end_step`` are called with.
+    """One call of ``apply_gradients``, ``begin_step`` or ``end_step``, and who takes part in it.
 
     Args:
         family: the optimizer.
@@ -35,15 +35,15 @@ class StepCall:
     def __init__(self, family: Family, engine: Engine, strategy: Strategy | None, replica: Replica, name: str) -> None:
         self.family, self.engine, self.strategy, self.replica, self.name = family, engine, strategy, replica, name
         self.communicator: Communicator | None = None if strategy is None else strategy.communicator
-        """How the replicas reach each other; None where nothing is communicated."""
+        """The communicator of the replicas; None where nothing is communicated."""
         self.has_header = strategy is not None and engine.options.lockstep
-        """Whether the replicas agree on this step."""
+        """True where the replicas agree on this step."""
         self.looks = False
-        """Whether the sums are looked at before anything is updated, and the replicas can talk about it."""
+        """True where the sums are looked at before anything is updated, and the replicas can talk about it."""
         self.shares = False
-        """Whether parameters and slots are those of the node."""
+        """True where parameters and slots are those of the node."""
         self.observers: Observers | None = None
-        """Who is told of this step; None where nobody is."""
+        """The observers of this step; None where there are none."""
         if strategy is not None:
             self.looks = self.has_header and (strategy.inspects or engine.training.skips_nonfinite)
             self.note_mode(strategy)

@@ -1,4 +1,4 @@
-"""What an optimizer has of the engine: options, training state, slots, gradients, plans."""
+"""The engine of one optimizer: options, training state, slots, gradients, plans."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Engine:
         """The gradients of all variables that some replicas step together; None: of those nobody has agreed on."""
         self._agreed: dict[Variable, None] = {}
         self.plans: dict[tuple[Slab, Communicator | None], Plan] = {}
-        """What is prepared for the lists among some replicas, once they have agreed on their variables."""
+        """The plans for lists among some replicas, once they have agreed on their variables."""
         self._synchronised: dict[Communicator, set[Variable]] = {}
         self._numbers: dict[Communicator, int] = {}
         self.builds_share_values = True
-        """Whether making state for variables also makes replicas start from replica 0's values of them."""
+        """True where making state for variables also makes replicas start from replica 0's values of them."""
 
     def find_listing(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing | None:
         """Return a list as part of a slab that there is; None where there is none.

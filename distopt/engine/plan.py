@@ -1,4 +1,4 @@
-"""What is prepared for the lists of variables in one slab among one group of replicas; it goes with either of them."""
+"""The plan for the lists of variables in one slab among one group of replicas; it goes with either of them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Plan:
     def __init__(self, slab: Slab, communicator: Communicator) -> None:
         self.slab, self.communicator = slab, communicator
         self.is_agreed = False
-        """Whether the replicas have agreed on the variables, and have begun from the same values."""
+        """True where the replicas have agreed on the variables, and have begun from the same values."""
         self.memory: NodeMemory | None = None
-        """How the replicas of a node read each other's gradients; None where they share no memory."""
+        """The memory in which replicas of a node read each other's gradients; None where they share none."""
         self.reductions = Reductions(communicator)
         self._stream: BucketSums | None = None
         self._has_stream = False

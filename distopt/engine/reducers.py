@@ -1,4 +1,4 @@
-"""Which way a step takes: the sum whole in each replica's slab, or block by block in the node's memory."""
+"""The ways that a step can take: the sum whole in each replica's slab, or block by block in the node's memory."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Reducer(Protocol):
 
     @property
     def rows_travel_by(self) -> Communicator | None:
-        """How the rows of sparse gradients are gathered; None: they are not."""
+        """Return the communicator that gathers the rows of sparse gradients; None: they are not gathered."""
 
     @property
     def rescaling(self) -> Rescaling | None:
-        """What divides the sums, rows too, and limits them; None leaves them as they are."""
+        """Return what divides the sums, rows too, and limits them; None leaves them as they are."""
 
     def collect(self) -> None:
         """Bring together what the sum needs: messages, waiting, a user's aggregator."""

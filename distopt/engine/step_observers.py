@@ -1,4 +1,4 @@
-"""What a step tells those who observe it."""
+"""The observers of one step, and what a step tells them."""
 
 from __future__ import annotations
 

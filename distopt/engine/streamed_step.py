@@ -103,7 +103,7 @@ class StreamedStep:
 
     @property
     def sums_meanwhile(self) -> bool:
-        """Whether gradients are summed while they come."""
+        """Return whether gradients are summed while they come."""
         return self._buckets is not None
 
     @property
@@ -113,7 +113,7 @@ class StreamedStep:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether a gradient was pushed: a sum may have been made."""
+        """Return whether a gradient was pushed: a sum may have been made."""
         return any(kind in (DENSE, SPARSE) for kind in self._gradients.kinds)
 
     def abandon(self) -> None:

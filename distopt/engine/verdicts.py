@@ -1,4 +1,4 @@
-"""Who judges the sum before anything is written."""
+"""The verdicts on the sum, before anything is written."""
 
 from __future__ import annotations
 

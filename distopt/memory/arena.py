@@ -12,7 +12,7 @@ from distopt.memory.storage import Storage
 
 
 class HasStorage(Protocol):
-    """What an arena needs of a variable."""
+    """The part of a variable that an arena needs."""
 
     storage: Storage
 

@@ -21,7 +21,7 @@ CHUNK = 1 << 20
 
 
 class SharedBy(Protocol):
-    """Who shares a buffer: what a variable needs to be written."""
+    """The replicas that share a buffer: what a variable needs to be written."""
 
     @property
     def node(self) -> object:

@@ -1,4 +1,4 @@
-"""How arrays lie in flat memory, and where that memory comes from.
+"""The layout of arrays in flat memory, and where that memory comes from.
 
 Every array begins on a 64-byte limit; the padding between arrays is zero and takes part in nothing.
 """

@@ -51,7 +51,7 @@ class Segment:
 
     @property
     def ticket(self) -> bytes:
-        """What others need to map it."""
+        """Return the ticket that others need to map the segment."""
         status = os.fstat(self._fd)
         return TICKET.pack(os.getpid(), self._fd, status.st_dev, status.st_ino, self.nbytes)
 

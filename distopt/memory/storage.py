@@ -1,4 +1,4 @@
-"""Where the value of a variable lies, and how often it was written."""
+"""The storage of a variable: where its value lies, and how often it was written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distopt.memory.flat_buffer import FlatBuffer
 
 
 class Writer(Protocol):
-    """Who writes a value that exists once per node."""
+    """A writer of a value that exists once per node."""
 
     def write(self, name: str, target: Array, value: Array) -> None:
         """Give all replicas of the job a new value (collective)."""
@@ -32,16 +32,16 @@ class Storage:
         self.buffer: FlatBuffer | None = None
         """The flat buffer that the value lies in; None before an optimizer was built over the variable."""
         self.start = 0
-        """Where in the flat buffer."""
+        """The start of the value in the flat buffer."""
         self.writes = 0
         self.may_differ = False
-        """Whether a step that did not aggregate has written it, and nobody has broadcast it since."""
+        """True where a step that did not aggregate has written it, and nobody has broadcast it since."""
         self._shared_by: Writer | None = None
         self._show(array)
 
     @property
     def shared_by(self) -> Writer | None:
-        """Who writes the value where it exists once per node, or None."""
+        """Return the writer of a value that exists once per node, or None."""
         if self._shared_by is not None:
             return self._shared_by
         return None if self.buffer is None else self.buffer.shared_by

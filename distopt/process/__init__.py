@@ -1,1 +1,1 @@
-"""What this process is: its launcher, its replicas, its threads, its forks."""
+"""This process: its launcher, its replicas, its threads, its forks."""

@@ -1,4 +1,4 @@
-"""Whether this is the end of the program, where Python starts no more threads (from 3.12 on)."""
+"""The end of the program, where Python starts no more threads (from 3.12 on)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 def is_exiting() -> bool:
-    """Whether the caller is an exit handler: then what a thread would do is left to the main thread, or left out.
+    """Return whether the caller is an exit handler: what a thread would do is then left to the main thread, or out.
 
     Threads that the program still waits for are no exit handlers: they may start others.
 

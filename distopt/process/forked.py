@@ -11,7 +11,7 @@ from typing import NoReturn
 from distopt.errors import ForkedProcessError
 
 in_child = False
-"""Whether this process was forked from a replica that a launcher started."""
+"""True where this process was forked from a replica that a launcher started."""
 
 _CURE = (
     "Only the replica itself may make collectives and steps: let such processes do other work (loading data, NumPy) "

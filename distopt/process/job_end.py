@@ -1,4 +1,4 @@
-"""How a replica ends its process, and with it the job: a failure is printed under the replica's name, then Abort.
+"""The end of a replica's process, and of the job with it: a failure is printed under the replica's name, then Abort.
 
 After a failure MPI is never finalised: that would wait for the others. Where MPI was not initialised the others can't
 be told, so the process ends by a signal, which every launcher takes as the end of the job.
@@ -22,10 +22,10 @@ from distopt.process.system import describe_memory
 from distopt.settings import RUN_DIR
 
 DRAIN_SECONDS = 0.25
-"""How long the launcher is given to pass on what was printed."""
+"""Seconds that the launcher has to pass on what was printed."""
 
 STAGGER_SECONDS = 0.4
-"""How much later each replica prints a failure from before MPI was initialised, or an interruption."""
+"""Seconds by which each replica prints later a failure from before MPI was initialised, or an interruption."""
 
 INTERRUPTED = "interrupted (Ctrl-C)\n"
 
@@ -75,7 +75,7 @@ def end_child(status: int) -> None:
 
 
 def give_way(seconds: float = 0.0) -> None:
-    """Where replicas that can't agree on who was first fail alike, let the lowest one end the job before the rest.
+    """Let the lowest replica end the job before the rest, where all fail alike and can't agree on who was first.
 
     Args:
         seconds: how long that may take.

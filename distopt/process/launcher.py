@@ -1,4 +1,4 @@
-"""How this process was started, read from the environment alone: no MPI library is loaded."""
+"""The start of this process, read from the environment alone: no MPI library is loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from distopt.settings import REPLICA_PID, RUN_DIR
 
 DAEMONS = ("hydra_pmi", "mpiexec", "mpirun", "orted", "orterun", "prted", "prterun", "slurmstepd")
-"""How the programs that start replicas are called, or begin."""
+"""The names of the programs that start replicas, or the beginnings of their names."""
 
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0  # Slurm's numbers for the batch script, an interactive shell, ...
 _LAST_FILE = 500
@@ -87,7 +87,7 @@ def _step(environment: Mapping[str, str]) -> Launch | None:
 
 
 def _is_child_of_replica() -> bool:
-    """Whether a replica started this process, directly or not, with no launcher in between."""
+    """Return whether a replica started this process, directly or not, with no launcher in between."""
     replica = REPLICA_PID.read()
     if not replica or replica == os.getpid():
         return False

@@ -35,10 +35,10 @@ _PR_SET_PDEATHSIG = 1
 """Linux's number for the signal that a process gets when its parent ends."""
 
 _gone: list[str] = []
-"""Who was gone before it could be watched."""
+"""The processes that were gone before they could be watched."""
 
 _has_no_thread = False
-"""Whether the launcher is watched, but by no thread."""
+"""True where the launcher is watched, but by no thread."""
 
 
 def note_launcher() -> None:

@@ -49,11 +49,11 @@ class Moment(enum.Enum):
 
 
 WITH_GRADIENTS = frozenset({Moment.GRADIENTS, Moment.SUMS})
-"""Who observes these changes the way of a step, not its numbers: no sum is made while gradients come (GRADIENTS and
+"""Moments whose observers change the way of a step, not its numbers: no sum is made while gradients come (GRADIENTS and
 SUMS), or in parts (SUMS)."""
 
 SKIP = object()
-"""What an observer of STEP returns to leave the call out."""
+"""The value that an observer of STEP returns to leave the call out."""
 
 
 class StopAtMoment(SystemExit):
@@ -76,7 +76,7 @@ ACTIVE: set[int] = set()
 
 
 class Observers:
-    """Who is told of which moments; false where nobody is told of any."""
+    """The observers of moments; false where there are none."""
 
     def __init__(self) -> None:
         self._of: dict[Moment, list[Observer]] = {}

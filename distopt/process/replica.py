@@ -1,4 +1,4 @@
-"""What one replica keeps for itself while it runs: nothing here communicates.
+"""The state that one replica keeps for itself while it runs: nothing here communicates.
 
 A process is one replica unless ``distopt.simulate`` runs several in its threads; then each thread has its own record.
 """
@@ -28,7 +28,7 @@ class Replica:
     strategies: list[Any] = field(default_factory=list)
     """Open ``Strategy.scope()`` blocks, innermost last."""
     default_strategy: Any = None
-    """What ``get_strategy`` answers outside of every scope, once it has been decided."""
+    """The answer of ``get_strategy`` outside of every scope, once it has been decided."""
     global_size: int | None = None
     """Number of examples in the current global batch of ``distopt.data``."""
     averaged_loss: str | None = None
@@ -38,7 +38,7 @@ class Replica:
     stop_agreed: bool = False
     """Set on all replicas in the same step, when one of them was asked to stop."""
     observers: Observers = field(default_factory=Observers)
-    """Who is told of the moments of its steps."""
+    """The observers of its steps."""
     broken_by: type[BaseException] | None = None
     """The kind of error that left a step in the middle, until the replicas agree on going on together."""
     _threads: threading.local = field(default_factory=threading.local)

@@ -1,4 +1,4 @@
-"""What the operating system says of memory: limits, and processes that it has killed for want of it."""
+"""The operating system's word on memory: limits, and processes that it has killed for want of memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ControlGroup:
     limit: int | None
     """In bytes; None if there is none."""
     kills: int
-    """How many of its processes the kernel has killed for want of memory, its own limit or another."""
+    """The number of its processes that the kernel has killed for want of memory, its own limit or another."""
 
 
 def control_group(

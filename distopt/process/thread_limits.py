@@ -1,4 +1,4 @@
-"""How many threads a replica's libraries may use."""
+"""The number of threads that a replica's libraries may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What went wrong in this replica, as its end must know it and Python does not tell: an exit status, a broken step.
+"""Trouble in this replica that its end must know and Python does not tell: an exit status, a broken step.
 
 Replicas that go on together have nothing behind them: the next header that they agree on forgets a broken step.
 """

@@ -1,4 +1,4 @@
-"""Why a process does not answer, as its machine sees it."""
+"""The reason why a process does not answer, as its machine sees it."""
 
 from __future__ import annotations
 

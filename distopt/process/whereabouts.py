@@ -1,4 +1,4 @@
-"""Where in the user's code a replica is."""
+"""The line of the user's code that a replica is at."""
 
 from __future__ import annotations
 

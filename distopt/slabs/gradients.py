@@ -16,14 +16,14 @@ from distopt.variables.variable import Variable
 
 
 class SumsMeanwhile(Protocol):
-    """What sums gradients while they come."""
+    """A stream that sums gradients while they come."""
 
     def wait(self) -> None:
         """Return when everything is summed."""
 
 
 class Gradients:
-    """What this replica brings to one step, and what takes part in it.
+    """The gradients that this replica brings to one step, and those that take part in the step.
 
     Args:
         listing: the list of the step; dense gradients lie in the views of its slab.
@@ -38,13 +38,13 @@ class Gradients:
         self.entries: Sequence[int] = listing.entries
         """The entries that take part, in the order of the list: those that exist on any replica."""
         self.items: float | None = None
-        """What this replica's summed loss is over, or None."""
+        """The number of items that this replica's summed loss is over, or None."""
         self.stream: SumsMeanwhile | None = None
-        """What sums the dense gradients while they come, or None."""
+        """The stream that sums the dense gradients while they come, or None."""
 
     @property
     def are_summed(self) -> bool:
-        """Whether the dense gradients have been summed while they came."""
+        """Return whether the dense gradients have been summed while they came."""
         return self.stream is not None
 
     def part(self, entries: Sequence[int]) -> Gradients:

@@ -15,11 +15,11 @@ from distopt.slabs.slab import Slab, describe
 from distopt.variables.variable import Variable
 
 ABSENT, DENSE, SPARSE, UNLISTED = 0, 1, 2, 3
-"""What a replica has for an entry of the slab; ``UNLISTED`` is no part of the list."""
+"""The kinds of what a replica has for an entry of the slab; ``UNLISTED`` is no part of the list."""
 
 
 class Listing:
-    """Which entries of a slab a step lists, in which order.
+    """The entries of a slab that a step lists, in order.
 
     Args:
         slab: the memory for the gradients.
@@ -39,7 +39,7 @@ class Listing:
         self.entries: Sequence[int] = slab.all_entries if entries is None or is_whole else list(entries)
         """The listed entries, in the order of the list; of the whole list the slab's own ``all_entries``."""
         self.is_whole = is_whole
-        """Whether the slab is the list's own: nothing else lies in it."""
+        """True where the slab is the list's own: nothing else lies in it."""
         self.variables = slab.variables if is_whole else [slab.variables[k] for k in self.entries]
         """The listed variables, in the order of the list."""
         blank = bytearray([ABSENT if is_whole else UNLISTED]) * len(slab.variables)
@@ -48,9 +48,9 @@ class Listing:
         self.blank = bytes(blank)
         """The kinds of gradients before any has come: ABSENT where one may come, else UNLISTED."""
         self.has_duplicates = len({id(variable) for variable in self.variables}) < len(self.variables)
-        """Whether a variable stands in the list twice."""
+        """True where a variable stands in the list twice."""
         self.has_slots = False
-        """Whether every variable of the list has its slots."""
+        """True where every variable of the list has its slots."""
 
     def note_slots(self) -> None:
         """Note that every variable of the list has its slots."""
@@ -58,7 +58,7 @@ class Listing:
 
     @cached_property
     def buffers(self) -> list[FlatBuffer]:
-        """Where the listed variables lie."""
+        """Return the buffers that the listed variables lie in."""
         return list(dict.fromkeys(variable.storage.allocated_buffer for variable in self.variables))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a step tells those who observe it."""
+"""The report of a step to those who observe it."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Slab:
             for k, start, end in zip(members, starts, [*starts[1:], length], strict=True):
                 self.starts[k], self.ends[k] = start, end
         self.first_norm_block = [0, *itertools.accumulate(-(-v.size // SPAN_UNIT) for v in self.variables)]
-        """Where each entry's block sums of squares begin in ``squares``."""
+        """The index in ``squares`` at which each entry's block sums of squares begin."""
         number = None if index_on_node is None else _AFTER_SLOTS + index_on_node
         raw, self.segment = flat_memory(self._nbytes, np.dtype(np.uint8), number)
         self.flats, self.squares = self._carve(raw)
@@ -73,7 +73,7 @@ class Slab:
         self.dtypes = [view.dtype for view in self.views]
         self.all_entries = list(range(len(self.variables)))
         self.variants = [0] * len(self.variables) if variants is None else list(variants)
-        """Which variant of the optimizer's rule updates each variable."""
+        """The variant of the optimizer's rule that updates each variable."""
         self._spans: dict[tuple[np.dtype[Any], bytes], Array] = {}
         self._update_tables: dict[bytes, list[UpdateTable]] = {}
 
@@ -107,7 +107,7 @@ class Slab:
 
     @cached_property
     def buffers(self) -> list[FlatBuffer]:
-        """Where the variables lie."""
+        """Return the buffers that the variables lie in."""
         return list(dict.fromkeys(variable.storage.allocated_buffer for variable in self.variables))
 
     @cached_property

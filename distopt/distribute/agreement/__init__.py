@@ -1,1 +1,1 @@
-"""What replicas agree on before anything moves: the contract of a transport, the header, waiting."""
+"""Agreement before anything moves: the contract of a transport, the header, waiting."""

@@ -1,4 +1,4 @@
-"""What a strategy looks after while replicas train, and how long it waits: options, with defaults from the environment.
+"""Options of a strategy: its checks while replicas train, and its deadlines. Their defaults come from the environment.
 
 ``DISTOPT_CHECKS="state_every=10,on_nonfinite=skip"`` and ``DISTOPT_DEADLINES="warn=2,silent=5,end=5"`` set them without
 a change of the script.
@@ -40,7 +40,7 @@ class _Options:
 
 @dataclass(frozen=True)
 class Checks(_Options):
-    """What is checked in a step.
+    """The checks of a step.
 
     Args:
         state_every: parameters and slots are compared between replicas before every so many steps; 0 never does.
@@ -72,7 +72,7 @@ class Checks(_Options):
 
 @dataclass(frozen=True)
 class Deadlines(_Options):
-    """How long a replica waits for another one, in seconds.
+    """The seconds that a replica waits for another one.
 
     Args:
         warn: after this time the missing replicas are named, and all stacks are written into one file.

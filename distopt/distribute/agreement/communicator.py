@@ -35,7 +35,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Location:
-    """Where a replica runs: which node, which index on it, and how many replicas share it."""
+    """The location of a replica: its node, its index on the node, and the number of replicas there."""
 
     node: int
     index_on_node: int
@@ -115,7 +115,7 @@ class SharedSums(Protocol):
 
 
 class Communicator(abc.ABC):
-    """How the replicas of one job reach each other."""
+    """The connection of one replica to the others of its job."""
 
     name: str
     """The transport's name, as messages show it."""
@@ -200,7 +200,7 @@ class Communicator(abc.ABC):
 
     @cached_property
     def watchdog(self) -> Watchdog:
-        """What this replica does; a transport keeps it up to date where it waits, and looks at its clock there."""
+        """Return this replica's watchdog; a transport that waits keeps it up to date, and calls its ``check``."""
         return Watchdog(self.index)
 
     def status_channel(self) -> StatusChannel | None:

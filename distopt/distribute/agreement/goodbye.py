@@ -1,4 +1,4 @@
-"""How a replica ends in the others' headers: it takes part in them, well or with its failure, until all have ended.
+"""The end of a replica in the others' headers: it takes part in them, well or with its failure, until all have ended.
 
 Whoever still makes a call gets an error from the header and comes to its own end, so that in the last round all say
 how they end, and all know alike which failure came first.

@@ -35,7 +35,7 @@ _AT = "called at"
 
 
 class Kind(enum.IntEnum):
-    """What a replica brings to a header."""
+    """The kinds of records that a replica brings to a header."""
 
     CALL = 1
     RAISED = 2
@@ -47,7 +47,7 @@ class Kind(enum.IntEnum):
 
 @dataclass(slots=True)
 class Call:
-    """What a replica is about to do.
+    """A call that a replica is about to do.
 
     Args:
         name: the call as the user knows it, e.g. ``all_reduce(op='sum')``.
@@ -66,7 +66,7 @@ class Call:
 
 
 class Flag(enum.IntFlag):
-    """What a replica tells the others in passing."""
+    """Notes that a replica gives to the others in passing."""
 
     STOP = 1
     """It was asked to stop."""
@@ -78,7 +78,7 @@ class Flag(enum.IntFlag):
 
 @dataclass(slots=True)
 class Brought:
-    """What a replica brings to a header beside its call.
+    """The contribution of a replica to a header, beside its call.
 
     Args:
         call_digest: ``call.digest`` where the caller has it already (it costs more than the message).
@@ -102,7 +102,7 @@ NOTHING = Brought()
 
 @dataclass(slots=True)
 class Agreement:
-    """What the replicas agreed on; the rest is what each of them brought."""
+    """The agreement of the replicas; the rest is what each of them brought."""
 
     presence_differs: bool
     items: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Which communicators this process has open: at its end it says goodbye, or offers its failure, on each of them."""
+"""The communicators that this process has open: at its end it says goodbye, or offers its failure, on each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is late, and what they were doing.
+"""The watchdog: it names the replicas that are late, and what they were doing.
 
 A replica that waits looks at the clock while it waits. After ``Deadlines.warn`` it asks the others, who answer from a
 thread of their own (``StatusChannel``): those who have made fewer calls, or wait for nobody, or do not answer, are
@@ -26,17 +26,17 @@ from distopt.process.launcher_watch import check_launcher
 from distopt.process.whereabouts import stacks, user_line_of
 
 ASK_SECONDS = 1.0
-"""How long an answer may take."""
+"""Seconds that an answer may take."""
 
 _ASK_AGAIN_SECONDS = 1.0
 
 _CHECK_AGAIN_SECONDS = 0.25
 
 _ON_ITS_WAY_SECONDS = 0.5
-"""How long what a replica has sent before it left a call may take to arrive."""
+"""Seconds that a message may take to arrive which a replica has sent before it left a call."""
 
 _FIRST_SECONDS = 2.0
-"""How much longer all but one of those who wait do so: one error says it all."""
+"""Seconds that all but one of those who wait do so longer: one error says it all."""
 
 _WARNING = 2
 """So many replicas warn of one that nobody has met: one of them may be the one."""
@@ -50,22 +50,22 @@ _LONGER = (
 
 @dataclass
 class Status:
-    """What a replica is doing."""
+    """The present activity of a replica."""
 
     calls: int
-    """How many collective calls it has begun."""
+    """The number of collective calls that the replica has begun."""
     call: str
     """The last of them."""
     waiting: bool
-    """Whether it waits for other replicas."""
+    """True where the replica waits for others."""
     source_line: str
-    """Where its main thread is in the user's code."""
+    """The line of the user's code that the main thread is at."""
     stacks: str
     """Of all its threads."""
 
 
 class StatusChannel(Protocol):
-    """How a replica asks the others what they are doing, however busy they are."""
+    """A channel on which a replica asks the others what they are doing, however busy they are."""
 
     def ask(self, seconds: float) -> list[Status | None]:
         """Return every replica's status, None where there was no answer."""
@@ -78,7 +78,7 @@ class StatusChannel(Protocol):
 
 
 class _Left(NamedTuple):
-    """What is known of a replica that has left a call in the middle."""
+    """A note on a replica that has left a call in the middle."""
 
     call: int
     error: Exception
@@ -86,7 +86,7 @@ class _Left(NamedTuple):
 
 
 class Watchdog:
-    """What one replica does, as the others may ask; and its patience with them.
+    """The record of what one replica does, for others who ask; and its patience with them.
 
     Args:
         index: the replica's.
@@ -99,13 +99,13 @@ class Watchdog:
         self.call, self.step = "", -1
         self.thread = threading.get_ident()
         self._waiting: dict[int, float] = {}
-        """When each thread that waits began to: a communication thread waits beside the replica's own."""
+        """The time at which each waiting thread began to: a communication thread waits beside the replica's own."""
         self.waited, self.headers = 0.0, 0
         """Seconds waited in headers, and how many there were."""
         self._call_start = 0.0
         self.status_channel = channel
         self.lost: Exception | None = None
-        """What whoever waits here must know: another replica has failed or died."""
+        """The error that whoever waits here raises: another replica has failed or died."""
         self._left: dict[int, _Left] = {}
         self._deadlines: Deadlines | None = None
         self._next_question = math.inf
@@ -153,7 +153,7 @@ class Watchdog:
 
     @property
     def waiting_since(self) -> float:
-        """When this replica began to wait for others; 0 where it does not."""
+        """Return the time at which this replica began to wait for others; 0 where it does not wait."""
         return min(self._waiting.values(), default=0.0)
 
     def wait_started(self, now: float) -> None:

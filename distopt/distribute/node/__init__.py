@@ -1,1 +1,1 @@
-"""What the replicas of one node share: barriers, memory, sums in it."""
+"""The replicas of one node: their barriers, their memory, sums in it."""

@@ -13,7 +13,7 @@ from distopt.memory.fence import memory_fence
 from distopt.memory.layout import new_segment
 
 SPIN_SECONDS = 0.002
-"""How long a replica that waits only yields its core; then it also sleeps, so that it burns none."""
+"""Seconds that a waiting replica only yields its core; then it also sleeps, so that it burns none."""
 
 _NAPS = 50e-6, 1e-3
 """The shortest and the longest sleep, seconds."""

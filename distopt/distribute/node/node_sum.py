@@ -128,7 +128,7 @@ class _Partials:
 
 
 class Spread:
-    """What owners have, to the delegates on the other nodes; on one node nothing is to be done.
+    """A transfer of what owners have to the delegates on the other nodes; on one node there is nothing to do.
 
     Args:
         node: this replica's node.

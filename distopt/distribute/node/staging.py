@@ -23,14 +23,14 @@ _SMALL_BYTES = 1 << 15
 
 _CACHE_LINE = 64
 _BOX_BYTES = 1 << 22
-"""What a replica sends to another at once. Replicas that outnumber the cores do not meet more often than that."""
+"""Bytes that a replica sends to another at once. Replicas that outnumber the cores meet no more often than that."""
 
 _NODE_BYTES = 1 << 28
 """The most that all boxes of a node may take; many replicas have smaller ones."""
 
 
 class Staging:
-    """What the replicas of one communicator share for their sums.
+    """Memory that the replicas of one communicator share for their sums.
 
     Args:
         node: a node that holds the whole job; its replicas make the staging together.
@@ -87,7 +87,7 @@ class Staging:
 
 
 class Exchange:
-    """What the replicas of one communicator share for their transfers: a box for each ordered pair of them.
+    """Memory that the replicas of one communicator share for their transfers: a box for each ordered pair of them.
 
     Args:
         node: a node that holds the whole job; its replicas make the exchange together.
@@ -109,7 +109,7 @@ class Exchange:
         self._boxes = segment.bytes[:boxes].reshape(2, count, count, -1)
         """By turn, sender and receiver."""
         self._sizes = segment.bytes[boxes:].view(np.int64).reshape(2, count, count)
-        """How much is sent: in the turn in which a transfer begins."""
+        """The bytes that are sent, written in the turn in which a transfer begins."""
         self._turn = 0
 
     def __call__(self, sends: Mapping[int, Array], receives: Mapping[int, Array]) -> None:

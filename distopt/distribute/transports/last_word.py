@@ -1,4 +1,4 @@
-"""What a replica that has failed tells the others outside of headers: text, which becomes their error."""
+"""The last word of a failed replica to the others, outside of headers: text, which becomes their error."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _unfinished: list[Any] = []
 _yield_core = os.sched_yield
 
 _Message: TypeAlias = tuple[Callable[..., Any], Array, int]
-"""What makes the request, part of an array, and whom it goes to or comes from."""
+"""A function that makes a request, a part of an array, and the rank that it goes to or comes from."""
 
 
 @functools.cache
@@ -123,7 +123,7 @@ class MPICommunicator(ProcessCommunicator):
 
     @cached_property
     def watchdog(self) -> Watchdog:
-        """What this replica does; all communicators over the same one of the user's share it."""
+        """Return the watchdog of this replica: one for all communicators over the same one of the user's."""
         return watchdog_of(load_mpi(), self.comm)
 
     @property

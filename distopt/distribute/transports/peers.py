@@ -22,7 +22,7 @@ from distopt.errors import ReplicaError
 SECRET_BYTES = 32
 
 CONNECT_SECONDS = 60.0
-"""How long all replicas may take to connect to each other."""
+"""Seconds that all replicas may take to connect to each other."""
 
 _STRANGER_SECONDS = 2.0
 _MAGIC = b"distopt1"
@@ -33,7 +33,7 @@ _LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Member:
-    """Where one replica of a group is.
+    """The address of one replica of a group.
 
     Args:
         node: identifier of its node.
@@ -61,7 +61,7 @@ def listen(me: Member, nodes: Sequence[str]) -> socket.socket:
 
 
 class Peers:
-    """How one replica of a group connects to the others.
+    """The connections of one replica of a group to the others.
 
     Args:
         index: this replica's.

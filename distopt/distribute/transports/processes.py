@@ -1,4 +1,4 @@
-"""What the transports whose replicas are processes have in common, whatever carries their messages."""
+"""The common part of the transports whose replicas are processes, whatever carries their messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ProcessCommunicator(Communicator):
     def __init__(self) -> None:
         self._user = OneThread()
         self._mailbox: Mailbox | None = None
-        """Where short records go; None as long as no node is known to hold the whole job."""
+        """The memory for short records; None as long as no node is known to hold the whole job."""
         self._gathered = np.empty(0, np.uint8)
 
     def node_barrier(self, node: Node) -> FlagBarrier:

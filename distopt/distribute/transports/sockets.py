@@ -141,7 +141,7 @@ class RayCommunicator(ProcessCommunicator):
 
     @contextlib.contextmanager
     def _operation(self) -> Iterator[None]:
-        """What surrounds all that the replicas do together; where it fails, nothing more can be done together."""
+        """Surround all that the replicas do together; where it fails, nothing more can be done together."""
         self._check_user()
         self._wire.check()
         if self.watchdog.lost is not None:

@@ -37,7 +37,7 @@ class _Channel:
 
 
 class Hub:
-    """Where the replicas of one simulation meet.
+    """The meeting point of the replicas of one simulation.
 
     Args:
         size: number of replicas.
@@ -146,7 +146,7 @@ class Hub:
 
     @property
     def is_over(self) -> bool:
-        """Whether every replica has ended, but for those that somebody has waited for in vain."""
+        """Return whether every replica has ended, but for those that somebody has waited for in vain."""
         lost = {r for _, error in self.failures if isinstance(error, StalledError) for r in error.missing}
         return len(self.left | lost) == self.size
 
@@ -181,7 +181,7 @@ class Hub:
 
 
 class _Counters:
-    """What one replica has made on a hub: the n-th of each belongs with the n-th of the others."""
+    """Counts of what one replica has made on a hub: the n-th of each belongs with the n-th of the others."""
 
     def __init__(self) -> None:
         self.communicators, self.barriers = itertools.count(), itertools.count()

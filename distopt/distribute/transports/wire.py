@@ -21,13 +21,13 @@ from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLos
 _HEAD = struct.Struct("<QQ")
 _POLL_SECONDS = 0.05
 _REASON_SECONDS = 1.0
-"""How long the status channel is given to say why a connection was closed, or why something else was sent."""
+"""Seconds that the status channel has to say why a connection was closed, or why something else was sent."""
 
 _ERRORS = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
 class Message(enum.IntEnum):
-    """What is sent."""
+    """The kinds of messages."""
 
     RECORD = 1
     PAYLOAD = 2
@@ -44,7 +44,7 @@ class Wire:
     def __init__(self, sockets: Mapping[int, socket.socket], watchdog: Watchdog) -> None:
         self._sockets, self._watchdog = sockets, watchdog
         self.dead: str | None = None
-        """Why it can't be used any more; may be set by another thread."""
+        """The reason why the wire can't be used any more; may be set by another thread."""
 
     def exchange(
         self,

@@ -1,1 +1,1 @@
-"""What a step reads and writes between steps, each with one owner."""
+"""The state that a step reads and writes, each part with one owner."""

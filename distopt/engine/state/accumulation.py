@@ -15,7 +15,7 @@ from distopt.variables.variable import Variable
 
 
 class Accumulation:
-    """What this replica's micro-steps have brought so far; nothing of it is sent before the last one.
+    """The sums of this replica's micro-steps so far; nothing of them is sent before the last one.
 
     Args:
         steps: how many micro-steps make a step, 2 or more.
@@ -29,7 +29,7 @@ class Accumulation:
         """Of the micro-steps before this one; NaN where they gave none."""
 
     def is_last(self, counter: Variable) -> bool:
-        """Whether the micro-step that ``counter`` counts from 0 makes a step."""
+        """Return whether the micro-step that ``counter`` counts from 0 makes a step."""
         return int(counter.storage.array) % self.steps == self.steps - 1
 
     def add_micro_step(self, counter: Variable, gradients: Gradients) -> bool:

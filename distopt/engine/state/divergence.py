@@ -32,7 +32,7 @@ _BLOCK_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an owner left in a range of a variable after a step."""
+    """The digest of what an owner left in a range of a variable after a step."""
 
     variable: Variable
     content: Array
@@ -41,12 +41,12 @@ class Fingerprint:
 
     @property
     def is_broken(self) -> bool:
-        """Whether it has changed, and not by ``assign``."""
+        """Return whether the range has changed, and not by ``assign``."""
         return self.writes == self.variable.storage.writes and self.digest != _digest(self.content)
 
 
 class StateCheck:
-    """What every k-th header of one optimizer says about its parameters and slots, and what follows from it.
+    """The check of parameters and slots in every k-th header of one optimizer, and what follows from it.
 
     Args:
         training: whose state it is.
@@ -58,7 +58,7 @@ class StateCheck:
         self._fingerprints: list[Fingerprint] = []
 
     def is_due(self, strategy: Strategy) -> bool:
-        """Whether the state is checked before the next step."""
+        """Return whether the state is checked before the next step."""
         every, step = strategy.checks.state_every, self._training.steps
         wanted = every > 0 and step > 0 and step % every == 0
         return wanted and strategy.num_replicas_in_sync > 1 and strategy.broadcast

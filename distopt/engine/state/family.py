@@ -1,4 +1,4 @@
-"""What an optimizer family answers to the engine."""
+"""The answers of an optimizer family to the engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RuleCall: TypeAlias = "tuple[Rule, list[Array], Sequence[float]]"
 
 
 class Update(Protocol):
-    """How a family updates the variables that take part."""
+    """The update of a family of the variables that take part."""
 
     def __call__(self, gradients: Gradients, *, dense_done: bool) -> None:
         """Update the variables, apply their constraints, and average weights.
@@ -31,7 +31,7 @@ class Update(Protocol):
 
 
 class Missing(Protocol):
-    """How a family speaks of variables without gradients."""
+    """The message of a family on variables without gradients."""
 
     def __call__(self, names: list[str], *, everything: bool) -> None:
         """Say that variables have no gradient on any replica: a warning, or an error where none has."""
@@ -50,7 +50,7 @@ class Family:
     name: str
     """The optimizer's name."""
     updates_flat: bool
-    """Whether the rule updates dense gradients, whole buffers at a time."""
+    """True where the rule updates dense gradients, whole buffers at a time."""
     identity: Callable[[], str]
     """Describe the options that all replicas must share."""
     state: Callable[[], list[Variable]]

@@ -27,7 +27,7 @@ _BROUGHT, _SUMMED = 1, 2
 
 
 def is_finite(gradients: Gradients) -> bool:
-    """Whether all gradients that take part are, on this replica."""
+    """Return whether all gradients that take part are finite, on this replica."""
     dense = all(np.isfinite(gradients.slab.views[k]).all() for k in gradients.dense)
     return dense and all(np.isfinite(slices.values).all() for slices in gradients.sparse.values())
 
@@ -105,7 +105,7 @@ class Inspection:
         )
 
     def _is_finite(self, k: int, *, overwritten: bool) -> bool:
-        """Whether an entry is finite where this replica's sums overwrite it, or where they do not."""
+        """Return whether an entry is finite where this replica's sums overwrite it, or where they do not."""
         if k in self._gradients.sparse:  # replaced by the rows of all replicas
             return not overwritten or bool(np.isfinite(self._gradients.sparse[k].values).all())
         return all(np.isfinite(piece).all() for piece, is_sum in self._pieces(k) if is_sum is overwritten)

@@ -31,7 +31,7 @@ class LossScale:
 
     @property
     def is_dynamic(self) -> bool:
-        """Whether it follows the gradients."""
+        """Return whether the scale follows the gradients."""
         return self.growth_steps is not None
 
     def note(self, *, is_finite: bool) -> None:

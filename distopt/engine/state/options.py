@@ -18,7 +18,7 @@ Hook: TypeAlias = "Callable[[list[Pair]], Any]"
 
 
 class StepOptions:
-    """What the user has asked for; set by the optimizer, read by the engine.
+    """The options that the user has chosen; set by the optimizer, read by the engine.
 
     Args:
         aggregator: the user's, in place of the sum; None sums.
@@ -44,17 +44,17 @@ class StepOptions:
         self.transformers: list[Hook] = checked_transformers(transformers)
         self.clipping, self.casts, self.merges_rows = clipping, casts, merges_rows
         self.sums_flat = self.aggregator is None or isinstance(self.aggregator, Sum)
-        """Whether gradients are summed in distopt's own way, and nothing else."""
+        """True where gradients are summed in distopt's own way, and nothing else."""
         self.lockstep = bool(getattr(self.aggregator, "lockstep", True))
-        """Whether all replicas make the same steps, and say so in a header."""
+        """True where all replicas make the same steps, and say so in a header."""
         self._is_aggregator_built = False
         self._note_change()
 
     def _note_change(self) -> None:
         self.limits_gradients = self.clipping.active
-        """Whether any limit on the gradients is set."""
+        """True where any limit on the gradients is set."""
         self.is_plain = self.sums_flat and not self.transformers and not self.limits_gradients
-        """Whether gradients are summed, and no more."""
+        """True where gradients are summed, and no more."""
         limits = {name: value for name, value in vars(self.clipping).items() if value is not None}
         self.agreed: dict[str, float] = limits
         """The limits that are set, by name: replicas must agree on them in every step."""
@@ -66,7 +66,7 @@ class StepOptions:
 
     @property
     def hides_rows(self) -> bool:
-        """Whether nothing looks at single rows before equal ones are added."""
+        """Return whether nothing looks at single rows before equal ones are added."""
         return self.merges_rows or not (self.limits_gradients or self.transformers)
 
     def limit_by(self, name: str, value: float | None) -> None:

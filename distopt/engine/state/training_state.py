@@ -1,4 +1,4 @@
-"""What an optimizer's steps leave behind: the count, what is accumulated, the loss scale, damage."""
+"""The training state that an optimizer's steps leave: the count, what is accumulated, the loss scale, damage."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ class TrainingState:
         self.accumulation: Accumulation | None = None
         self.loss_scale: LossScale | None = None
         self.skips_nonfinite = False
-        """Whether a step is left out, on all replicas, when the sum of its gradients is not finite."""
+        """True where a step is left out, on all replicas, when the sum of its gradients is not finite."""
         self.damage: str | None = None
-        """What a failed step has left behind, or None."""
+        """The damage that a failed step has left, as a message says it, or None."""
 
     @property
     def calls(self) -> int:
-        """How many calls were counted: with accumulation, micro-steps."""
+        """Return how many calls were counted: with accumulation, micro-steps."""
         return int(self.iterations.storage.array)
 
     @property
     def micro_steps(self) -> int:
-        """How many calls make a step."""
+        """Return how many calls make a step."""
         return 1 if self.accumulation is None else self.accumulation.steps
 
     @property
     def steps(self) -> int:
-        """How many steps were done."""
+        """Return how many steps were done."""
         calls, accumulation = int(self.iterations.storage.array), self.accumulation
         return calls if accumulation is None else calls // accumulation.steps
 

@@ -1,4 +1,4 @@
-"""How large the buckets of a streamed step are: measured once, when the stream is made; no result depends on it."""
+"""The size of the buckets of a streamed step: measured once, when the stream is made; no result depends on it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def bucket_bytes(node: Node) -> int | None:
 
 
 def _has_free_core(node: Node) -> bool:
-    """Whether every replica has a core beside those that it and others with the same cores compute on."""
+    """Return whether every replica has a core beside those that it and others with the same cores compute on."""
     cores = exchange_bytes(node.communicator, repr(sorted(os.sched_getaffinity(0))).encode())
     sharing = [cores.count(each) for each in cores]
     return all(each.count(b",") + 1 > sharing[r] * THREADS.read() for r, each in enumerate(cores))

@@ -51,9 +51,9 @@ class Blocks:
         self._after_norms = rescaling is not None and rescaling.needs_every_sum
         can_sum_late = self._node.is_whole_job and gradients.stream is None
         self._in_one_sweep = can_sum_late and memory.is_shared and not self._after_norms
-        """Whether a block is summed, limited and updated in one go."""
+        """True where a block is summed, limited and updated in one go."""
         self._sums_by_block = can_sum_late and (self._in_one_sweep or self._after_norms)
-        """Whether a block is summed where it is worked on, while it stays in the cache."""
+        """True where a block is summed where it is worked on, while it stays in the cache."""
         self._rows: list[Buffer] = []
 
     @property

@@ -1,4 +1,4 @@
-"""How the replicas of a node read each other's gradients: the slab of each, mapped by all."""
+"""The memory in which replicas of a node read each other's gradients: the slab of each, mapped by all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who owns which part of the gradients.
+"""The partition of the gradients among their owners.
 
 What exists once per node is owned where it lies, so that an element of a parameter always has the same owner. Else
 the list decides alone: all replicas have agreed on it, and not on what each of them has done before.
@@ -99,12 +99,12 @@ class Block:
         self.dtype = slab.dtypes[parts[0].entry]
         self.begin, self.end = parts[0].begin, parts[-1].end
         self.rows = [flat[self.begin : self.end] for flat in flats]
-        """What each replica of the node has."""
+        """The part that each replica of the node has."""
         self.total = self.rows[delegate]
-        """Where their sum comes to lie."""
+        """The array that their sum comes to lie in."""
         self.entries = np.array([part.entry for part in parts])
         self.spans = np.array([(part.begin - self.begin, part.length) for part in parts], np.int64)
-        """Where the parts lie in the block: start, length."""
+        """The start and length of each part in the block."""
         self.buffer = self.total, self.spans, self.entries
         """The sum as division and limits take it."""
 

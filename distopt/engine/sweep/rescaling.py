@@ -1,4 +1,4 @@
-"""What is done to a sum of gradients before the update: its division and its limits, here and nowhere else."""
+"""The division and the limits of a sum of gradients before the update, here and nowhere else."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Rescaling:
         self._clipping, self._divisor, self._looks = clipping, divisor, looks
         self._factors: Factors | None = None
         self.needs_every_sum = clipping.needs_norms or looks
-        """Whether nothing can be updated before everything is summed."""
+        """True where nothing can be updated before everything is summed."""
         self._limits_before = clipping.clipvalue is not None and clipping.needs_norms
-        """Whether values are limited before the norms are taken, which are those of what is left."""
+        """True where values are limited before the norms are taken, which are those of what is left."""
         self.is_idle_before = divisor is None and not self._limits_before
-        """Whether sums stay as they are until the norms are known."""
+        """True where sums stay as they are until the norms are known."""
 
     def divide_rows(self, gradients: Gradients) -> None:
         """Divide the rows of sparse gradients."""
@@ -80,7 +80,7 @@ class Rescaling:
 
     @property
     def is_idle_after(self) -> bool:
-        """Whether nothing is left to be done once the norms are known."""
+        """Return whether nothing is left to be done once the norms are known."""
         limits_values = self._clipping.clipvalue is not None and not self._limits_before
         return not limits_values and (self._factors is None or self._factors.is_one)
 

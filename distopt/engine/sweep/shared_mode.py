@@ -28,7 +28,7 @@ from distopt.slabs.slab import Slab
 
 
 class SharedByNode:
-    """Who shares the parameters of a buffer: the replicas of a node, those of the others having the same in theirs.
+    """The replicas of a node, which share the parameters of a buffer; those of other nodes have the same in theirs.
 
     Args:
         node: this replica's node.
@@ -46,7 +46,7 @@ class SharedByNode:
 
 
 class SharedSlot:
-    """Who shares one slot: each replica of the job writes what it owns of it.
+    """The replicas that share one slot: each replica of the job writes what it owns of the slot.
 
     Args:
         node: this replica's node.
@@ -160,7 +160,7 @@ def mark_shared_slots(slots: SlotStore, node: Node) -> None:
 
 
 def _layout(slab: Slab, buffers: Sequence[FlatBuffer], slots: Sequence[Key]) -> dict[str, str]:
-    """What must be equal where memory becomes one: each variable has the same place in it."""
+    """Describe what must be equal where memory becomes one: each variable has the same place in it."""
     places = [
         f"{v.name} in buffer {slab.buffers.index(v.storage.allocated_buffer)} at {v.storage.start}"
         for v in slab.variables

@@ -1,4 +1,4 @@
-"""What a sweep over some entries of a slab consists of, made once: sums, the blocks of every owner, messages."""
+"""The plan of a sweep over some entries of a slab, made once: sums, the blocks of every owner, messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distopt.slabs.slab import Slab
 
 
 class OwnedPart:
-    """What one owner owns of one flat buffer.
+    """The part of one flat buffer that one owner has.
 
     Args:
         slab: the slab.
@@ -32,7 +32,7 @@ class OwnedPart:
 
     @property
     def totals(self) -> list[Array]:
-        """Where the sums come to lie."""
+        """Return the arrays that the sums come to lie in."""
         return [self._flats[self.delegate][begin:end] for begin, end in self.ranges]
 
     @cached_property

@@ -32,11 +32,11 @@ _PARTS = 64
 
 
 class Source(Protocol):
-    """What the sum of a step comes from: ``Reductions``, ``NodeMemory`` or ``UserHook``."""
+    """The source of a step's sum: ``Reductions``, ``NodeMemory`` or ``UserHook``."""
 
     @property
     def communicator(self) -> Communicator | None:
-        """Whose rows of sparse gradients are gathered; None: nobody's, the sum has them already."""
+        """Return whose rows of sparse gradients are gathered; None: the sum has all rows already."""
 
     def sum_whole(self, options: StepOptions, gradients: Gradients) -> None:
         """Put the sum of the dense gradients into this replica's slab; a hook makes that of the sparse ones too."""
