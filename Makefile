@@ -15,8 +15,8 @@ LAUNCHING := $(addprefix tests/failing/,going_on/test_elastic.py test_first_fail
 	tests/repository/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
 # What of the parallel tests is tried on Open MPI, and on 2 and 4 ranks: what rests on messages and on the node; make
 # chaos tries all
-ON_EITHER_MPI := $(addprefix tests/parallel/agreement/test_,beginning.py header.py) \
-	$(addprefix tests/parallel/modes/test_,bits.py shared_mode.py streaming.py) \
+ON_EITHER_MPI := $(addprefix tests/parallel/agreement/test_,beginning.py header.py header_mistakes.py) \
+	$(addprefix tests/parallel/modes/test_,bits.py shared_mode.py shared_state.py) tests/parallel/streaming \
 	$(addprefix tests/parallel/steps/test_,conformance.py oracle.py step.py uneven.py) \
 	$(addprefix tests/parallel/transports/test_,collectives.py communicator.py node.py summation.py)
 PARALLEL_2 := $(ON_EITHER_MPI) $(addprefix tests/parallel/steps/test_,every_row.py features.py step_profile.py)

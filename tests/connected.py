@@ -5,6 +5,8 @@ import os
 import secrets
 import threading
 
+import numpy as np
+
 from distopt.distribute.strategy import Strategy
 from distopt.distribute.transports.peers import Member, Peers, listen
 from distopt.distribute.transports.sockets import RayCommunicator
@@ -98,3 +100,11 @@ class ForkedReplicas(Replicas):
             process.join(1)
             process.kill()
         return outcomes
+
+
+def connected(ends):
+    return together([lambda each=each: RayCommunicator(each) for each in ends])
+
+
+def record(number):
+    return np.full(8, number, np.uint8)

@@ -46,6 +46,8 @@ def module_name(path: Path) -> str:
 
 FILES = sorted(ROOT.rglob("*.py"))
 MODULES = {module_name(path): path for path in FILES}
+TESTS = Path(__file__).parent
+FILES_OF_TESTS = sorted(TESTS.rglob("*.py"))
 
 
 def room(module: str) -> str | None:

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from support import ROOT, mpirun_command, run, run_replicas  # noqa: E402
 
 EXAMPLE = ROOT / "examples" / "digits_torch.py"
-TESTS = [ROOT / "tests" / "frameworks" / f"{name}.py" for name in ("test_torch", "test_torch_refusals")]
+TESTS = [ROOT / "tests" / "frameworks" / f"test_torch{part}.py" for part in ("", "_refusals", "_state")]
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])

@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 
 import distopt
 from distopt.adapters.torch import DistributedOptimizer
+from distopt.optimizers import SGD, Adam, legacy
 
 EXAMPLES, FEATURES, CLASSES = 24, 6, 4
 
@@ -75,3 +76,11 @@ def assert_close(left, right, **tolerance):
     assert left.keys() == right.keys()
     for name in left:
         np.testing.assert_allclose(left[name], right[name], err_msg=name, **tolerance)
+
+
+MAKERS = {
+    "Adam": lambda: Adam(0.01),
+    "SGD": lambda: SGD(0.1, momentum=0.9),
+    "clipped": lambda: Adam(0.01, global_clipnorm=0.1),
+    "legacy": lambda: legacy.Adam(0.01),
+}

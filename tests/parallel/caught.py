@@ -1,11 +1,15 @@
-"""What the parallel tests share: errors as values, and the tree of summation in its plainest form."""
+"""What the parallel tests share: errors as values, an odd replica, and the tree of summation in its plainest form."""
 
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 
+import distopt
 from distopt.arrays import wide_dtype
+
+ODD = 1
+"""The replica that does something else than the others."""
 
 
 class Failure(NamedTuple):
@@ -22,6 +26,10 @@ def caught(fn, *args):
     except Exception as error:
         return Failure(type(error), str(error))
     raise AssertionError(f"expected an exception, got {result!r}")
+
+
+def is_odd():
+    return distopt.replica_index() == ODD
 
 
 def tree_sum(rows):

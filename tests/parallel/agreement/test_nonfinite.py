@@ -4,53 +4,31 @@ import functools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from parallel.caught import caught, warned
-from parallel.random_steps import placements, runs, train
+from parallel.agreement.looking import (
+    LARGE,
+    LIMIT_NAMES,
+    LIMITS,
+    MODES,
+    good,
+    index,
+    looking,
+    state,
+    step,
+    two_good_steps,
+    variables,
+)
+from parallel.caught import caught
 
 import distopt
-from distopt import Checks, IndexedSlices, Strategy, Variable
+from distopt import IndexedSlices, Variable
 from distopt.aggregators import Stacked
 from distopt.errors import NonFiniteGradientError
 from distopt.optimizers import SGD, Adam, legacy
-from distopt.testing import SimulatedReplicas
 
-LARGE = 36_000
-"""Elements: every one of eight replicas owns a part."""
-MODES = ["replicated", "shared"]
-LIMITS = [{}, {"clipvalue": 0.5}, {"clipnorm": 1.0}, {"global_clipnorm": 1.0}]
-LIMIT_NAMES = ["none", "clipvalue", "clipnorm", "global_clipnorm"]
 FAMILIES = {"Adam": Adam, "legacy momentum": functools.partial(legacy.SGD, momentum=0.9)}
+
+
 FAMILY_AND_LIMITS = list(zip([*FAMILIES] * 2, LIMITS, strict=True))
-
-
-def index():
-    return distopt.replica_index()
-
-
-def looking(fn, *args, update="replicated", on_nonfinite="raise"):
-    """Call a function under a strategy that looks at the sums."""
-    checks = Checks(on_nonfinite=on_nonfinite)
-    with Strategy(distopt.get_strategy().communicator, update=update, checks=checks).scope():
-        return fn(*args)
-
-
-def variables(dtype="float32"):
-    return [Variable(np.full(n, 0.5), name=f"v{n}", dtype=dtype) for n in (5, LARGE)]
-
-
-def good(k, chosen):
-    rng = np.random.default_rng([k, index()])
-    return [(rng.random(v.shape, "f4") - 0.5).astype(v.dtype) for v in chosen]
-
-
-def step(optimizer, gradients, chosen, **options):
-    optimizer.apply_gradients(list(zip(gradients, chosen, strict=True)), **options)
-
-
-def state(optimizer, chosen):
-    return distopt.digest([*chosen, *optimizer.get_weights()]), int(optimizer.iterations.numpy())
 
 
 def around(optimizer, chosen, bad_step):
@@ -61,14 +39,6 @@ def around(optimizer, chosen, bad_step):
     after = state(optimizer, chosen)
     step(optimizer, good(1, chosen), chosen)
     return failure, before == after, state(optimizer, chosen)
-
-
-def two_good_steps(make, dtype="float32"):
-    """The state after the two good steps of ``around``."""
-    chosen, optimizer = variables(dtype), make()
-    step(optimizer, good(0, chosen), chosen)
-    step(optimizer, good(1, chosen), chosen)
-    return state(optimizer, chosen)
 
 
 def assert_refused(outcomes, expected, found, number=1):
@@ -286,80 +256,3 @@ def test_an_aggregator_that_does_not_aggregate_keeps_the_replicas_together(sever
         assert "'v': replica 1" in failure.text
         assert total == several.count
         assert value == [0.0] * 4
-
-
-# Skip, off
-
-
-@pytest.mark.parametrize("limits", LIMITS, ids=LIMIT_NAMES)
-@pytest.mark.parametrize("update", MODES)
-def test_a_skipped_step_is_as_if_it_had_not_been(placed, update, limits):
-    def make():
-        return Adam(0.1, **limits)
-
-    def run():
-        chosen, optimizer = variables(), make()
-        step(optimizer, good(0, chosen), chosen)
-        before = state(optimizer, chosen)
-        for element in (0, LARGE - 1):
-            gradients = good(9, chosen)
-            if index() == 1:
-                gradients[1][element] = np.nan
-            step(optimizer, gradients, chosen)
-        after = state(optimizer, chosen)
-        step(optimizer, good(1, chosen), chosen)
-        return before == after, state(optimizer, chosen)
-
-    outcomes, messages = warned(placed, lambda: looking(run, update=update, on_nonfinite="skip"))
-    expected = placed(lambda: looking(two_good_steps, make, update=update))
-    assert outcomes == [(True, end) for end in expected]
-    assert len(messages) == 2
-    for message in messages:
-        assert f"'v{LARGE}': replica 1. " in message
-        assert message.endswith(" Nothing was updated; the step is left out")
-
-
-def test_streamed_steps_are_skipped_too(several, monkeypatch):
-    monkeypatch.setenv("DISTOPT_BUCKET_BYTES", "1")
-
-    def run():
-        chosen, optimizer = variables(), Adam(0.1)
-        for bad in (False, True, False):
-            optimizer.begin_step(chosen)
-            for v in chosen:
-                optimizer.push(v, np.full(v.shape, np.nan if bad and index() == 1 else 1.0, "f4"))
-            optimizer.end_step()
-        return int(optimizer.iterations.numpy()), bool(np.isfinite(chosen[1].numpy()).all())
-
-    for update in MODES:
-        outcomes, messages = warned(several, lambda update=update: looking(run, update=update, on_nonfinite="skip"))
-        assert outcomes == [(2, True)] * several.count
-        assert len(messages) == 1
-
-
-@pytest.mark.parametrize("update", MODES)
-def test_by_default_nobody_looks(several, update):
-    def run():
-        chosen, optimizer = variables(), SGD(0.1)
-        step(optimizer, [np.full(5, np.nan), good(0, chosen)[1]], chosen)
-        return int(optimizer.iterations.numpy()), np.isnan(chosen[0].numpy()).all(), chosen[1].numpy().any()
-
-    for steps, is_nan, is_updated in several(lambda: looking(run, update=update, on_nonfinite=None)):
-        assert steps == 1
-        assert is_nan
-        assert is_updated
-
-
-# Bits
-
-
-@settings(max_examples=10)
-@given(run=runs(), nodes=placements(), update=st.sampled_from(MODES), streamed=st.booleans())
-@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")
-def test_the_look_changes_no_bit(run, nodes, update, streamed):
-    def kind(communicator, update, on_nonfinite):
-        return Strategy(communicator, update=update, checks=Checks(on_nonfinite=on_nonfinite))
-
-    replicas = SimulatedReplicas(len(nodes), nodes)
-    expected = replicas(train, run, functools.partial(kind, on_nonfinite=None), update, streamed)
-    assert replicas(train, run, functools.partial(kind, on_nonfinite="raise"), update, streamed) == expected
