@@ -155,10 +155,10 @@ class Lines:
     """Data of one's own."""
 
     def __init__(self):
-        self.status_channel = 0
+        self.line = 0
 
     def state(self):
-        return {"line": self.status_channel}
+        return {"line": self.line}
 
     def resume(self, state):
         self.line = state["line"]

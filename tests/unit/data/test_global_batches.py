@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from on_replicas import raised_everywhere
+from unit.on_replicas import raised_everywhere
 
 import distopt
 from distopt import replica_index, simulate

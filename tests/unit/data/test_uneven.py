@@ -1,7 +1,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from on_replicas import raised_everywhere
+from unit.on_replicas import raised_everywhere
 
 from distopt import replica_index, simulate
 from distopt.data import join

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from on_replicas import raised_everywhere
 from unit.losses.loss_cases import BITS, CLASSES, LABELS, LOGITS, ONE_HOT, RNG, WEIGHTS, N, every_loss, softmax
+from unit.on_replicas import raised_everywhere
 
 import distopt
 from distopt import simulate
