@@ -26,18 +26,23 @@ def wide_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype.name in _SIXTEEN_BIT else dtype
 
 
+def native(array: Array) -> Array:
+    """Return ``array`` in this machine's byte order, without a copy where it has it: names of dtypes do not tell it."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
 def to_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    """Return ``np.dtype(dtype)``, also for "bfloat16" before ``ml_dtypes`` is imported."""
+    """Return ``np.dtype(dtype)`` in this machine's byte order, also for "bfloat16" before ``ml_dtypes`` is imported."""
     if isinstance(dtype, str) and dtype == "bfloat16":
         import ml_dtypes
 
         dtype = ml_dtypes.bfloat16
     known: np.dtype[Any] = np.dtype(dtype)
-    return known
+    return known.newbyteorder("=")
 
 
 def to_array(value: Any, what: str, numbers: Any = np.float32) -> Array:
-    """Return ``value`` as an array, without a copy where possible; numbers of Python get the dtype ``numbers``.
+    """Return ``value`` as a native array, not copied where possible; numbers of Python get the dtype ``numbers``.
 
     Raises:
         InvalidArgumentError: ``value`` (called ``what`` in the message) does not consist of numbers.
@@ -51,7 +56,7 @@ def to_array(value: Any, what: str, numbers: Any = np.float32) -> Array:
             f"{what} has dtype {array.dtype} (a {type(value).__name__}); only numbers can be held. "
             "Convert it with np.asarray(..., dtype='float32')."
         )
-    return array
+    return native(array)
 
 
 def cast(array: Array, dtype: np.dtype[Any], what: str) -> Array:

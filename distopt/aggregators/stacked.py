@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from distopt.aggregators.aggregator import Aggregator
-from distopt.arrays import Array
+from distopt.arrays import Array, native
 from distopt.distribute.collectives import all_gather
 from distopt.errors import InvalidArgumentError
 from distopt.slabs.fitting import Pair
@@ -44,7 +44,7 @@ class Stacked(Aggregator):
 
     def __call__(self, grads_and_vars: list[Pair]) -> list[Pair]:
         """Return the aggregated gradients; sparse ones are made dense."""
-        arrays = [g.to_dense() if isinstance(g, IndexedSlices) else np.asarray(g) for g, _ in grads_and_vars]
+        arrays = [g.to_dense() if isinstance(g, IndexedSlices) else native(np.asarray(g)) for g, _ in grads_and_vars]
         results: list[Any] = [None] * len(arrays)
         for dtype in dict.fromkeys(a.dtype for a in arrays):
             members = [k for k, a in enumerate(arrays) if a.dtype == dtype]

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from distopt.arguments import as_int
+from distopt.arrays import native
 from distopt.data.agreement import same_everywhere
 from distopt.data.current import OpenBatch
 from distopt.data.structure import Array, leaves_of, rebuild
@@ -143,7 +144,7 @@ class Batches:
         index = strategy.replica_index
         start = index * size + min(index, longer)
         mine = chosen[start : start + size + (index < longer)]
-        arrays = rebuild(self.arrays, [leaf[mine] for leaf in self._leaves.values()])
+        arrays = rebuild(self.arrays, [native(leaf[mine]) for leaf in self._leaves.values()])
         return Batch(arrays, len(mine), len(chosen), epoch, ends_epoch)
 
     def agree(self, first_epoch: int, first: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from distopt.arrays import native
 from distopt.data.agreement import same_everywhere
 from distopt.data.current import OpenBatch
 from distopt.data.structure import Array, leaves_of, rebuild
@@ -65,7 +66,7 @@ def _next_item(iterator: Iterator[Any]) -> tuple[Any, dict[str, Any]]:
     if item is _OUT:
         return _OUT, {"items": 0}
     try:
-        arrays = list(leaves_of(item, "item").values())
+        arrays = list(map(native, leaves_of(item, "item").values()))
         kind = _kind(item, arrays)
     except InvalidArgumentError as error:
         return item, {"items": 0, "error": str(error)}

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from distopt.arrays import native
 from distopt.distribute.agreement.communicator import Array, Communicator
 from distopt.distribute.agreement.header import Call, agree, exchange_bytes, telling_the_others
 from distopt.distribute.agreement.summation import sum_in_place
@@ -195,7 +196,7 @@ def _as_array(x: Any, caller: str) -> Array:
         raise InvalidArgumentError(
             f"{caller}: expected an array of numbers, got dtype {array.dtype} from {type(x).__name__}"
         )
-    return array
+    return native(array)
 
 
 def _agree_on_array(communicator: Communicator, name: str, array: Array) -> None:

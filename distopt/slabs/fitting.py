@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from distopt.arrays import Array
+from distopt.arrays import Array, native
 from distopt.errors import InvalidArgumentError
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
@@ -64,4 +64,4 @@ def _as_array(gradient: Any, variable: Variable, said: str) -> Array:
             f"{said} of {variable.name!r} is {type(gradient).__name__} of dtype {array.dtype}: expected an "
             "array of numbers or IndexedSlices"
         )
-    return array
+    return native(array)

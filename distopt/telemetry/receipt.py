@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import xxhash
 
-from distopt.arrays import Array
+from distopt.arrays import Array, native
 from distopt.errors import InvalidArgumentError
 from distopt.process.replica import Replica, current_replica
 from distopt.variables.indexed_slices import IndexedSlices
@@ -144,7 +144,7 @@ def _digest_of(*parts: Array) -> str:
     result = xxhash.xxh3_64()
     for part in parts:
         # As bytes: not every dtype (bfloat16) has a buffer that others understand.
-        result.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        result.update(np.ascontiguousarray(native(part)).reshape(-1).view(np.uint8).data)
     return result.hexdigest()
 
 

@@ -182,3 +182,23 @@ def test_a_sum_of_bools_says_how_to_count(several):
             distopt.all_reduce(np.array([True]))
 
     several(call)
+
+
+def test_byte_order_of_one_replica_is_no_difference(several):
+    def call():
+        x = np.array([1.0, 2.0]).astype(">f8" if distopt.replica_index() == 1 else "=f8")
+        return (
+            distopt.all_gather(x),
+            distopt.broadcast(x, source=1),
+            distopt.all_reduce(x, op="max"),
+            distopt.all_reduce(x, op="min"),
+            distopt.all_reduce(x),
+            distopt.all_reduce(x.astype(x.dtype.str.replace("f8", "i4"))),
+        )
+
+    x = np.array([1.0, 2.0])
+    for rows, *results in several(call):
+        assert_same_bits(rows, np.stack([x] * several.count))
+        for result, factor in zip(results, [1, 1, 1, several.count, several.count], strict=True):
+            assert result.dtype.isnative
+            assert result.tolist() == (x * factor).tolist()

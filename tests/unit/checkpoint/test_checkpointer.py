@@ -270,3 +270,13 @@ def test_another_number_of_micro_steps_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="items of 3 micro-steps: only in the checkpoint"):
         Checkpointer(tmp_path, optimizer=trained(2)).restore()
     assert Checkpointer(tmp_path, optimizer=trained(3)).restore() == 1
+
+
+def test_byte_order_is_not_kept(tmp_path):
+    x = Variable(np.array([1.0], ">f4"), name="x")
+    y = Variable(np.array([1], np.int16), dtype=">i2", name="y")
+    with Checkpointer(tmp_path, variables=[x, y]) as checkpointer:
+        checkpointer.save()
+    restored = Variable([0.0], name="x"), Variable(np.int16([0]), name="y")
+    Checkpointer(tmp_path, variables=restored).restore()
+    assert [v.numpy().tolist() for v in restored] == [[1.0], [1]]

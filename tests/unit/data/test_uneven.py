@@ -108,3 +108,10 @@ def test_items_that_do_not_fit_raise_on_every_replica(items, message):
     assert len(set(messages)) == 1
     with pytest.raises(InvalidArgumentError, match=message):
         raise InvalidArgumentError(messages[0])
+
+
+def test_byte_order_of_an_item_is_no_difference():
+    made = uneven(2, lambda index: [np.array([1.0], ">f4" if index else "=f4")])
+    for ((item, size),) in made:
+        assert item.dtype.isnative
+        assert (item.tolist(), size) == ([1.0], 2)

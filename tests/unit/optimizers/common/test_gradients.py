@@ -37,7 +37,7 @@ def forms():
         "integers": (1, 2),
         "every other": np.array([1, 9, 2, 9], np.float32)[::2],
         "reversed": np.array([2, 1], np.float32)[::-1],
-        "big-endian": plain.astype(">f4").astype("=f4"),
+        "big-endian": plain.astype(">f4"),
         "tensor": Tensor(plain),
         "variable": Variable(plain),
         "matrix column": np.asfortranarray([[1, 5], [2, 5]]).astype(np.float32)[:, 0],
