@@ -8,6 +8,7 @@
 ``schedule/NAME``             variables of the schedule, where it has the attribute ``variables``
 ``aggregator/NAME``           variables of the aggregator: each replica's own
 ``accumulators/NAME``         gradients and items of micro-steps: each replica's own
+``accumulators exist/NAME``   whether a micro-step has brought a gradient: each replica's own
 
 A variable without a name of its own goes by its number in its list.
 """
@@ -147,6 +148,9 @@ def _accumulators(optimizer: BaseOptimizer, names: Mapping[Variable, str]) -> di
     if accumulation is None:
         return {}
     sums = {f"accumulators/{names[variable]}": CheckpointEntry(each) for variable, each in accumulation.sums.items()}
+    sums |= {
+        f"accumulators exist/{names[variable]}": CheckpointEntry(each) for variable, each in accumulation.exist.items()
+    }
     # With another number of micro-steps the counter means something else: nothing of this name is found then.
     return sums | {f"accumulators/items of {accumulation.steps} micro-steps": CheckpointEntry(accumulation.items)}
 

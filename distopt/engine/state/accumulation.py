@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -25,8 +24,17 @@ class Accumulation:
         self.steps = steps
         self.sums: dict[Variable, Variable] = {}
         """The accumulator of each trained variable; every replica has its own."""
+        self.exist: dict[Variable, Variable] = {}
+        """Of each trained variable, 1 where a micro-step has brought a gradient: the sum of zeros is one too."""
         self.items = Variable(np.float64(0), name="accumulated_items", trainable=False)
         """Of the micro-steps before this one; NaN where they gave none."""
+
+    def make_sum(self, variable: Variable, name: str) -> Variable:
+        """Make the accumulator of a variable."""
+        total = Variable(np.zeros_like(variable.storage.array), name=name, dtype=variable.dtype, trainable=False)
+        self.sums[variable] = total
+        self.exist[variable] = Variable(np.uint8(0), name=f"{name}_exists", trainable=False)
+        return total
 
     def is_last(self, counter: Variable) -> bool:
         """Return whether the micro-step that ``counter`` counts from 0 makes a step."""
@@ -56,21 +64,20 @@ class Accumulation:
         if is_last:
             self._check_nothing_is_left_out(gradients.listing)
         for k in gradients.entries:
-            gradient, total = slab.views[k].reshape(-1), self.sums[slab.variables[k]].storage.array.reshape(-1)
-            if is_last:
-                self._join(kinds, k, gradient, total)
-            elif kinds[k]:
+            variable = slab.variables[k]
+            gradient, total = slab.views[k].reshape(-1), self.sums[variable].storage.array.reshape(-1)
+            exists = self.exist[variable].storage.array
+            if not is_last and kinds[k]:
                 add_tree([total, gradient], total)
+                exists[...] = 1
+            elif kinds[k]:
+                add_tree([total, gradient], gradient)
+            elif is_last and exists:
+                gradient[...] = total
+                kinds[k] = DENSE
         if not is_last:
             self.items.storage.array += math.nan if items is None else items
         return is_last
-
-    def _join(self, kinds: bytearray, k: int, gradient: Any, total: Any) -> None:
-        if kinds[k]:
-            add_tree([total, gradient], gradient)
-        elif total.any():
-            gradient[...] = total
-            kinds[k] = DENSE
 
     def _check(self, counter: Variable, listing: Listing, items: float | None) -> None:
         if listing.has_duplicates:
@@ -84,7 +91,7 @@ class Accumulation:
 
     def _check_nothing_is_left_out(self, listing: Listing) -> None:
         listed = set(listing.variables)
-        left = [v.name for v, total in self.sums.items() if v not in listed and total.storage.array.any()]
+        left = [v.name for v, exists in self.exist.items() if v not in listed and exists.storage.array]
         if left:
             raise InvalidArgumentError(
                 f"the last of {self.steps} micro-steps lists no {left}, for which gradients have been accumulated: "
@@ -96,11 +103,13 @@ class Accumulation:
         return None if items is None else float(self.items.storage.array) + items
 
     def go_on(self, counter: Variable) -> None:
-        """Go on from sums that were made elsewhere, without items."""
+        """Go on from sums that were made elsewhere, without items; only those that are not zero are known to exist."""
+        for variable, total in self.sums.items():
+            self.exist[variable].storage.array[...] = total.storage.array.any()
         self.items.storage.array[...] = math.nan if int(counter.storage.array) % self.steps else 0
 
     def clear(self) -> None:
         """Begin anew."""
         self.items.storage.array[...] = 0
-        for total in self.sums.values():
-            total.storage.array[...] = 0
+        for each in (*self.sums.values(), *self.exist.values()):
+            each.storage.array[...] = 0

@@ -208,9 +208,7 @@ class Options(State):
         if accumulation is not None:
             for variable in self._trainable_variables:
                 name = f"{self.name}/{variable.path.replace('/', '_')}_gradient_accumulator"
-                sums = Variable(np.zeros_like(variable.storage.array), name=name, dtype=variable.dtype, trainable=False)
-                accumulation.sums[variable] = sums
-                self._own_variables.append(sums)
+                self._own_variables.append(accumulation.make_sum(variable, name))
 
     def _make_masters(self) -> None:
         for variable in filter(self._own_master_weights.has, self._trainable_variables):

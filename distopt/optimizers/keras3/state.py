@@ -80,12 +80,9 @@ class State(BaseOptimizer):
     def _state(self) -> list[Variable]:
         # Not the learning rate: replicas that were given different ones are told so in the next header.
         # Nor what this replica has accumulated.
-        return [self._step_counter, *(v for v in self._own_variables if v not in self._accumulators)]
-
-    @property
-    def _accumulators(self) -> set[Variable]:
         accumulation = self._engine.training.accumulation
-        return set() if accumulation is None else set(accumulation.sums.values())
+        local = set() if accumulation is None else set(accumulation.sums.values())
+        return [self._step_counter, *(variable for variable in self._own_variables if variable not in local)]
 
     def _trained(self) -> Iterable[Variable]:
         return self._trainable_variables

@@ -280,3 +280,20 @@ def test_byte_order_is_not_kept(tmp_path):
     restored = Variable([0.0], name="x"), Variable(np.int16([0]), name="y")
     Checkpointer(tmp_path, variables=restored).restore()
     assert [v.numpy().tolist() for v in restored] == [[1.0], [1]]
+
+
+def test_accumulation_of_zeros_goes_through_a_checkpoint(tmp_path):
+    def begun(*gradients):
+        x, y = Variable([0.0], name="x"), Variable([0.0], name="y")
+        sgd = SGD(0.1, momentum=0.9, gradient_accumulation_steps=2)
+        for gradient in gradients:
+            sgd.apply_gradients([([gradient], x), ([1.0], y)])
+        return x, y, sgd
+
+    x, y, sgd = begun(1.0, 1.0, 0.0)
+    with Checkpointer(tmp_path, optimizer=sgd) as checkpointer:
+        checkpointer.save()
+    x, y, sgd = begun(5.0)
+    assert Checkpointer(tmp_path, optimizer=sgd).restore() == 3
+    sgd.apply_gradients([(None, x), ([1.0], y)])
+    np.testing.assert_allclose(x.numpy(), -0.19, rtol=1e-6)

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from step_profile import observe
 
 from distopt import IndexedSlices, Variable
 from distopt.constraints import NonNeg
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers import SGD, Adam, LossScaleOptimizer
-from distopt.optimizers.common.access import engine_of
+from distopt.optimizers.common.access import engine_of, family_of
 
 
 def ones(*variables):
@@ -167,6 +168,38 @@ def test_a_gradient_that_is_missing_at_the_end_is_not_lost():
     sgd.apply_gradients(ones(x, y))
     sgd.apply_gradients([([1.0], x), (None, y)])
     assert (float(x[0]), float(y[0])) == (0.0, 0.5)
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_accumulation_of_zeros_then_none_is_a_gradient(form):
+    def zeros(v):
+        return IndexedSlices(np.zeros(1, v.dtype), [0], v.shape) if form == "sparse" else np.zeros(1, v.dtype)
+
+    x, y = Variable([0.0]), Variable([0.0])
+    sgd = SGD(0.1, momentum=0.9, gradient_accumulation_steps=2)
+    for _ in range(2):
+        sgd.apply_gradients(ones(x, y))
+    sgd.apply_gradients([(zeros(x), x), *ones(y)])
+    sgd.apply_gradients([(None, x), *ones(y)])
+    np.testing.assert_allclose([x.numpy(), y.numpy()], [[-0.19], [-0.29]], rtol=1e-6)
+    sgd.apply_gradients([(None, x), *ones(y)])
+    with pytest.warns(UserWarning, match="do not exist"):
+        sgd.apply_gradients([(None, x), *ones(y)])
+
+
+def test_accumulation_of_zeros_that_the_last_micro_step_leaves_out_is_missed():
+    x, y = Variable([1.0], name="x"), Variable([1.0], name="y")
+    sgd = SGD(1.0, gradient_accumulation_steps=2)
+    sgd.apply_gradients([([0.0], x), *ones(y)])
+    with pytest.raises(ValueError, match=r"lists no \['x'\]"):
+        sgd.apply_gradients(ones(y))
+
+
+def test_accumulators_are_looked_at_once_a_step():
+    variables = [Variable([1.0]) for _ in range(200)]
+    sgd = SGD(1.0, gradient_accumulation_steps=2)
+    sgd.build(variables)
+    assert observe(family_of(sgd).state).calls < 10
 
 
 def test_micro_steps_are_given_up_where_replicas_were_lost():
