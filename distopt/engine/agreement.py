@@ -83,7 +83,7 @@ def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbe
 def _refuse_gradients_of_nothing(communicator: Communicator, gradients: Gradients, step: int) -> None:
     slab = gradients.slab
     brought = {
-        k: gradients.sparse[k].values if kind == SPARSE else slab.views[k]
+        k: gradients.sparse[k].values if kind == SPARSE else gradients.views[k]
         for k, kind in enumerate(gradients.kinds)
         if kind in (DENSE, SPARSE)
     }

@@ -11,6 +11,7 @@ from distopt.engine.agreement import Agreed
 from distopt.engine.call import StepCall
 from distopt.engine.plan import Plan
 from distopt.engine.state.inspection import Ranges
+from distopt.engine.state.options import StepOptions
 from distopt.engine.sweep.blocks import Blocks
 from distopt.engine.sweep.rescaling import Rescaling
 from distopt.engine.sweep.whole import UserHook, Whole
@@ -59,8 +60,9 @@ def choose_reducer(call: StepCall, plan: Plan | None, gradients: Gradients, agre
     """
     family, options, looks = call.family, call.engine.options, call.looks
     divisor = call.engine.training.divisor(agreed.items)
-    rescales = not options.is_plain or looks or divisor is not None  # a hook may still set a limit
-    rescaling = Rescaling(options.clipping, divisor, looks=looks) if rescales else None
+    sums_wide = bool(gradients.slab.wide) and _sums_wide(plan, options, gradients, divides=divisor is not None)
+    rescales = not options.is_plain or looks or divisor is not None or sums_wide  # a hook may still set a limit
+    rescaling = Rescaling(options.clipping, divisor, looks=looks, sums_wide=sums_wide) if rescales else None
     if plan is None:
         return Whole(options, family, gradients, rescaling, None)
     if not isinstance(options.aggregator, FlatAggregator | None):
@@ -74,3 +76,11 @@ def choose_reducer(call: StepCall, plan: Plan | None, gradients: Gradients, agre
     # Nothing may have been written since the header; without one nobody knows whether the others have written yet.
     slabs_are_final = call.has_header and agreed.kinds is gradients.kinds and gradients.stream is None
     return Blocks(memory, family, gradients, rescaling, slabs_are_final=slabs_are_final)
+
+
+def _sums_wide(plan: Plan | None, options: StepOptions, gradients: Gradients, *, divides: bool) -> bool:
+    """Return whether sums of 16 bits must be divided, or rounded, after they are formed; a hook rounds its own."""
+    if plan is None:
+        return gradients.lie_wide
+    is_hook = not isinstance(options.aggregator, FlatAggregator | None)
+    return not is_hook and (divides or gradients.lie_wide or gradients.are_summed)

@@ -73,8 +73,8 @@ def add_tree(rows: Sequence[Array], out: Array) -> None:
     ((a + b) + (c + d)) + (e + f). 16-bit results are summed in float32 and rounded once.
 
     Args:
-        rows: R >= 1 arrays (n,), contiguous, not changed; in the dtype of ``out``, for a 16-bit ``out``
-            also float32.
+        rows: R >= 1 arrays (n,), contiguous, not changed; in the dtype of ``out``, or one of them of 16 bits
+            and the other float32.
         out: (n,) contiguous; overwritten. It may be one of the rows.
 
     Raises:

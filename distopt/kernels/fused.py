@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numba
@@ -134,10 +135,13 @@ def _consecutive(group: Sequence[tuple[int, ...]]) -> Spans:
     return np.stack([np.cumsum(lengths) - lengths, lengths], axis=1)
 
 
+_DTYPE_OF = attrgetter("dtype")
+
+
 def add_tree(rows: Sequence[Array], out: Array) -> None:
     """Write the tree sum of ``rows`` to ``out``; see ``distopt.kernels.add_tree``."""
     dtype = out.dtype
-    if len(rows) <= MAX_ROWS and dtype.itemsize > 2:
+    if len(rows) <= MAX_ROWS and dtype.itemsize > 2 and set(map(_DTYPE_OF, rows)) == {dtype}:
         out_row = None
         for r, row in enumerate(rows):
             if row is out:

@@ -31,6 +31,8 @@ class Gradients:
 
     def __init__(self, listing: Listing) -> None:
         self.listing, self.slab = listing, listing.slab
+        self.views: Sequence[Array] = self.slab.views
+        """Where the dense gradients lie now: where 16-bit ones are float32, ``slab.wide_views``."""
         self.kinds = bytearray(listing.blank)
         """For each entry of the slab ABSENT, DENSE or SPARSE: what this replica has; or UNLISTED."""
         self.sparse: dict[int, IndexedSlices] = {}
@@ -46,6 +48,37 @@ class Gradients:
     def are_summed(self) -> bool:
         """Return whether the dense gradients have been summed while they came."""
         return self.stream is not None
+
+    @property
+    def lie_wide(self) -> bool:
+        """Return whether dense gradients of 16 bits lie in float32: until their sum is divided and rounded."""
+        return self.views is not self.slab.views
+
+    def move_wide(self) -> None:
+        """Let 16-bit gradients lie in float32 from now on; who calls it puts them there."""
+        if self.slab.wide:
+            self.views = self.slab.wide_views
+
+    def widen(self) -> None:
+        """Bring 16-bit gradients to where they are float32."""
+        if not self.lie_wide:
+            self.move_wide()
+            for k in self.dense:
+                if self.views[k] is not self.slab.views[k]:
+                    self.views[k][...] = self.slab.views[k]
+
+    def narrow(self) -> None:
+        """Round what lies in float32 to the 16 bits of its variables."""
+        if self.lie_wide:
+            with np.errstate(over="ignore"):  # as in the kernels
+                for k in self.dense:
+                    if self.views[k] is not self.slab.views[k]:
+                        self.slab.views[k][...] = self.views[k]
+            self.note_narrow()
+
+    def note_narrow(self) -> None:
+        """Note that what lay in float32 has been rounded."""
+        self.views = self.slab.views
 
     def part(self, entries: Sequence[int]) -> Gradients:
         """Return some of the entries, in the same memory."""
@@ -68,7 +101,7 @@ class Gradients:
                 if wanted == DENSE and mine != DENSE:
                     rows = self.sparse.pop(k, None)
                     if not self.are_summed:  # a sum has everybody's already
-                        self.slab.views[k][...] = 0 if rows is None else rows.to_dense()
+                        self.views[k][...] = 0 if rows is None else rows.to_dense()
                 elif wanted == SPARSE and mine == ABSENT:
                     self.sparse[k] = _no_rows(self.slab.variables[k])
         if ABSENT not in kinds:
@@ -86,13 +119,12 @@ class Gradients:
 
     def pairs(self) -> list[Pair]:
         """Return the list of (gradient, variable) that hooks see."""
-        slab = self.slab
-        return [(self.sparse.get(k, slab.views[k]), slab.variables[k]) for k in self.entries]
+        return [(self.sparse.get(k, self.views[k]), self.slab.variables[k]) for k in self.entries]
 
     def by_variable(self) -> list[Gradient | None]:
         """Return each listed variable's gradient, None where it takes no part."""
         part = set(self.entries)
-        return [self.sparse.get(k, self.slab.views[k]) if k in part else None for k in self.listing.entries]
+        return [self.sparse.get(k, self.views[k]) if k in part else None for k in self.listing.entries]
 
     def replace_from_hook(self, pairs: Iterable[Pair], hook: str) -> None:
         """Adopt the list that a user's hook returned.

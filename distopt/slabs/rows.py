@@ -31,8 +31,9 @@ def merge_rows(gradients: Gradients, *, may_round: bool = True) -> None:
         gradients: this step's; the sparse ones are replaced.
         may_round: whether 16-bit sums are rounded now; else 16-bit rows stay single.
     """
+    dtypes = gradients.slab.dtypes
     gradients.sparse = {
-        k: slices.deduplicate() if may_round or slices.dtype.itemsize > 2 else slices
+        k: slices.deduplicate().astype(dtypes[k]) if may_round or slices.dtype.itemsize > 2 else slices
         for k, slices in gradients.sparse.items()
     }
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from distopt.arrays import Array
+from distopt.arrays import Array, wide_dtype
 from distopt.memory.flat_buffer import FlatBuffer, split_among
 from distopt.memory.layout import ALIGNMENT, SPAN_UNIT, flat_memory, layout
 from distopt.memory.storage import Storage
@@ -66,7 +66,7 @@ class Slab:
         """The index in ``squares`` at which each entry's block sums of squares begin."""
         number = None if index_on_node is None else _AFTER_SLOTS + index_on_node
         raw, self.segment = flat_memory(self._nbytes, np.dtype(np.uint8), number)
-        self.flats, self.squares = self._carve(raw)
+        self.flats, self.squares, self.wide = self._carve(raw)
         for variable, start in zip(self.variables, self.starts, strict=True):
             view = self.flats[variable.dtype][start : start + variable.size]
             self.views.append(view.reshape(variable.shape))
@@ -80,15 +80,34 @@ class Slab:
     @property
     def _nbytes(self) -> int:
         sizes = [_padded(length * dtype.itemsize) for dtype, length in self._lengths.items()]
-        return sum(sizes) + self.first_norm_block[-1] * 8
+        wide = [_padded(length * wide_dtype(dtype).itemsize) for dtype, length in self._narrow_lengths.items()]
+        return sum(sizes) + _padded(self.first_norm_block[-1] * 8) + sum(wide)
 
-    def _carve(self, raw: Array) -> tuple[dict[np.dtype[Any], Array], Array]:
-        """Cut bytes into the flat buffers and the block sums of squares."""
-        flats, begin = {}, 0
+    @property
+    def _narrow_lengths(self) -> dict[np.dtype[Any], int]:
+        return {dtype: length for dtype, length in self._lengths.items() if wide_dtype(dtype) != dtype}
+
+    def _carve(self, raw: Array) -> tuple[dict[np.dtype[Any], Array], Array, dict[np.dtype[Any], Array]]:
+        """Cut bytes into the flat buffers, the block sums of squares, and float32 for each flat buffer of 16 bits."""
+        flats, begin, wide = {}, 0, {}
         for dtype, length in self._lengths.items():
             flats[dtype] = raw[begin : begin + length * dtype.itemsize].view(dtype)
             begin += _padded(length * dtype.itemsize)
-        return flats, raw[begin : begin + self.first_norm_block[-1] * 8].view(np.float64)
+        squares = raw[begin : begin + self.first_norm_block[-1] * 8].view(np.float64)
+        begin += _padded(squares.nbytes)
+        for dtype, length in self._narrow_lengths.items():
+            wider = wide_dtype(dtype)
+            wide[dtype] = raw[begin : begin + length * wider.itemsize].view(wider)
+            begin += _padded(length * wider.itemsize)
+        return flats, squares, wide
+
+    @cached_property
+    def wide_views(self) -> list[Array]:
+        """One array per variable where sums of its gradient are formed: in float32 for those of 16 bits."""
+        return [
+            self.wide[v.dtype][start : start + v.size].reshape(v.shape) if v.dtype in self.wide else view
+            for v, start, view in zip(self.variables, self.starts, self.views, strict=True)
+        ]
 
     def split_among(self, dtype: np.dtype[Any], replicas: int) -> list[list[tuple[int, int]]]:
         """Cut the gradients of one dtype into the ranges of their owners: the list alone decides, not its history."""
@@ -96,8 +115,8 @@ class Slab:
         sizes = [self.variables[k].size for k in members]
         return split_among([self.starts[k] for k in members], sizes, self._lengths[dtype], replicas)
 
-    def of_another(self, segment: Array) -> tuple[dict[np.dtype[Any], Array], Array]:
-        """Return the flat buffers and the sums of squares in the segment of another replica's equal slab."""
+    def of_another(self, segment: Array) -> tuple[dict[np.dtype[Any], Array], Array, dict[np.dtype[Any], Array]]:
+        """Return flat buffers, sums of squares and wide buffers in the segment of another replica's equal slab."""
         return self._carve(segment[segment.size - self._nbytes :])  # each begins with a shift of its own
 
     @cached_property

@@ -33,27 +33,35 @@ class NodeSum:
         flats: the buffers of the node's replicas, by their index on it.
         ranges: for every replica of the job the (begin, end) of what it owns.
         wire: dtype of what travels between nodes; None is that of the sums: at least float32.
+        out: where this replica's sums come to lie, float32 or in the dtype of the buffers; None: in its own buffer.
     """
 
     def __init__(
-        self, node: Node, flats: Sequence[Array], ranges: Sequence[Ranges], wire: np.dtype[Any] | None = None
+        self,
+        node: Node,
+        flats: Sequence[Array],
+        ranges: Sequence[Ranges],
+        wire: np.dtype[Any] | None = None,
+        out: Array | None = None,
     ) -> None:
-        self._flats, self._index = flats, node.index_on_node
-        self._mine = ranges[node.communicator.index]
-        self._rows = [[flat[begin:end] for flat in flats] for begin, end in self._mine]
+        mine = ranges[node.communicator.index]
+        self._rows = [[flat[begin:end] for flat in flats] for begin, end in mine]
+        # The very row, where it is one: the kernel is faster then.
+        self._totals = [rows[node.index_on_node] for rows in self._rows]
+        if out is not None and out is not flats[node.index_on_node]:
+            self._totals = [out[begin:end] for begin, end in mine]
         self._partials = None if node.is_whole_job else _Partials(node, flats, ranges, wire)
 
     def __call__(self) -> None:
-        """Put the sums into what this replica owns of its own buffer; the others' are left as they are."""
+        """Put the sums into what this replica owns of the output; what the others own is left as it is."""
         if ACTIVE:
             observe(Moment.SUM)
         if self._partials is None:
-            for rows in self._rows:
-                add_tree(rows, rows[self._index])
+            for rows, mine in zip(self._rows, self._totals, strict=True):
+                add_tree(rows, mine)
             return
         total, begin = self._partials.collect(), 0
-        for rows in self._rows:
-            mine = rows[self._index]
+        for mine in self._totals:
             np.copyto(mine, total[begin : begin + mine.size], casting="same_kind")
             begin += mine.size
 

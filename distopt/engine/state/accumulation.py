@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from distopt.arrays import Array, wide_dtype
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import add_tree
 from distopt.slabs.gradients import Gradients
@@ -30,8 +31,8 @@ class Accumulation:
         """Of the micro-steps before this one; NaN where they gave none."""
 
     def make_sum(self, variable: Variable, name: str) -> Variable:
-        """Make the accumulator of a variable."""
-        total = Variable(np.zeros_like(variable.storage.array), name=name, dtype=variable.dtype, trainable=False)
+        """Make the accumulator of a variable: float32 for one of 16 bits."""
+        total = Variable(np.zeros(variable.shape, wide_dtype(variable.dtype)), name=name, trainable=False)
         self.sums[variable] = total
         self.exist[variable] = Variable(np.uint8(0), name=f"{name}_exists", trainable=False)
         return total
@@ -56,24 +57,22 @@ class Accumulation:
         """
         slab, kinds, items = gradients.slab, gradients.kinds, gradients.items
         self._check(counter, gradients.listing, items)
-        for k, slices in gradients.sparse.items():
-            slab.views[k][...] = slices.to_dense()
-            kinds[k] = DENSE
-        gradients.sparse.clear()
         is_last = self.is_last(counter)
         if is_last:
             self._check_nothing_is_left_out(gradients.listing)
+            gradients.move_wide()
         for k in gradients.entries:
-            variable = slab.variables[k]
-            gradient, total = slab.views[k].reshape(-1), self.sums[variable].storage.array.reshape(-1)
-            exists = self.exist[variable].storage.array
+            variable, rows = slab.variables[k], gradients.sparse.pop(k, None)
+            total, exists = self.sums[variable].storage.array, self.exist[variable].storage.array
+            gradient = slab.views[k] if rows is None else rows.astype(total.dtype).to_dense()
             if not is_last and kinds[k]:
-                add_tree([total, gradient], total)
+                _add(total, gradient, total)
                 exists[...] = 1
             elif kinds[k]:
-                add_tree([total, gradient], gradient)
+                _add(total, gradient, gradients.views[k])
+                kinds[k] = DENSE
             elif is_last and exists:
-                gradient[...] = total
+                gradients.views[k][...] = total
                 kinds[k] = DENSE
         if not is_last:
             self.items.storage.array += math.nan if items is None else items
@@ -113,3 +112,10 @@ class Accumulation:
         self.items.storage.array[...] = 0
         for each in (*self.sums.values(), *self.exist.values()):
             each.storage.array[...] = 0
+
+
+def _add(total: Array, gradient: Array, out: Array) -> None:
+    """Add two arrays; the kernel is faster where it can tell that the sum replaces one of them."""
+    rows = [total.reshape(-1), gradient.reshape(-1)]
+    place = next((r for r, array in enumerate((total, gradient)) if array is out), None)
+    add_tree(rows, out.reshape(-1) if place is None else rows[place])

@@ -23,6 +23,9 @@ from distopt.slabs.gradients import Gradients
 Ranges: TypeAlias = Mapping[np.dtype[Any], Sequence[tuple[int, int]]]
 """For each dtype, parts of the slab."""
 
+Flats: TypeAlias = Mapping[np.dtype[Any], Array]
+"""For each dtype, a flat buffer."""
+
 _BROUGHT, _SUMMED = 1, 2
 
 
@@ -56,10 +59,11 @@ class Inspection:
         self._by_hook = by_hook
         self.norm = math.nan
         """Of the sum of the gradients, after its division and before any clipping by norm."""
+        self._brought = {**gradients.slab.flats, **(gradients.slab.wide if gradients.lie_wide else {})}
         # What this replica's sums overwrite can be looked at only now: one part in R of a gradient, mostly.
         early = list(gradients.sparse) if gradients.are_summed else gradients.entries
         names = strategy.checks.on_nonfinite is not None
-        self._spoilt = {k for k in early if names and not self._is_finite(k, overwritten=True)}
+        self._spoilt = {k for k in early if names and not self._is_finite(k, self._brought, overwritten=True)}
 
     def accepts(self, squares: Array | None) -> bool:
         """Judge by the sums of squares of every variable's gradient; return whether the step goes on.
@@ -93,8 +97,8 @@ class Inspection:
 
     def _look_closer(self, suspects: Sequence[int]) -> str:
         mine = bytes(
-            (k in self._spoilt or not self._is_finite(k, overwritten=False)) * _BROUGHT
-            | (not self._is_finite(k, overwritten=True)) * _SUMMED
+            (k in self._spoilt or not self._is_finite(k, self._brought, overwritten=False)) * _BROUGHT
+            | (not self._is_finite(k, self._gradients.slab.flats, overwritten=True)) * _SUMMED
             for k in suspects
         )
         table = np.array([list(row) for row in exchange_bytes(self._strategy.communicator, mine)], np.uint8)
@@ -104,16 +108,16 @@ class Inspection:
             if any(column)
         )
 
-    def _is_finite(self, k: int, *, overwritten: bool) -> bool:
+    def _is_finite(self, k: int, flats: Flats, *, overwritten: bool) -> bool:
         """Return whether an entry is finite where this replica's sums overwrite it, or where they do not."""
         if k in self._gradients.sparse:  # replaced by the rows of all replicas
             return not overwritten or bool(np.isfinite(self._gradients.sparse[k].values).all())
-        return all(np.isfinite(piece).all() for piece, is_sum in self._pieces(k) if is_sum is overwritten)
+        return all(np.isfinite(piece).all() for piece, is_sum in self._pieces(k, flats) if is_sum is overwritten)
 
-    def _pieces(self, k: int) -> list[tuple[Array, bool]]:
-        """Cut an entry of the slab into what this replica has brought and the sums that it made."""
+    def _pieces(self, k: int, flats: Flats) -> list[tuple[Array, bool]]:
+        """Cut an entry of flat buffers into what this replica has brought and the sums that it made."""
         slab = self._gradients.slab
-        flat, begin = slab.flats[slab.dtypes[k]], slab.starts[k]
+        flat, begin = flats[slab.dtypes[k]], slab.starts[k]
         end = begin + slab.variables[k].size
         ranges = [(begin, end)] if self._ranges is None else self._ranges.get(slab.dtypes[k], [])
         pieces, position = [], begin

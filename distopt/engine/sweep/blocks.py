@@ -68,9 +68,8 @@ class Blocks:
             stream.wait()
         if not self._slabs_are_final:
             self._node.barrier()
-        if not self._sums_by_block and stream is None:
-            for total in self._plan.sums:
-                total()
+        if not self._sums_by_block:
+            self._memory.sum_own(self._plan, self._gradients, self.rescaling)
 
     def measure(self) -> Array | None:
         """Sum what could not be summed before, and bring it where it is updated from.
@@ -100,7 +99,7 @@ class Blocks:
                 if self._sums_by_block:
                     if ACTIVE:
                         observe(Moment.SUM)
-                    add_tree(block.rows, block.total)
+                    self._sum(block, block.total)
                 rescaling.before(block.buffer)
                 spans, indices = block.norm_blocks
                 self._memory.squares[indices] = square_sums(block.total, spans)
@@ -146,7 +145,7 @@ class Blocks:
         if self._in_one_sweep:
             if ACTIVE:
                 observe(Moment.SUM)
-            add_tree(block.rows, total)
+            self._sum(block, total)
         else:
             np.copyto(total, block.total)  # the other replicas read it too
         if rescaling is not None:
@@ -155,6 +154,18 @@ class Blocks:
                 rescaling.before(buffer)
             rescaling.after(buffer)
         return total
+
+    def _sum(self, block: Block, total: Array) -> None:
+        """Put the sum of a block into ``total``."""
+        rescaling, wide = self.rescaling, self._memory.memories.wide.get(block.dtype)
+        if rescaling is None or wide is None or not rescaling.sums_wide:
+            add_tree(block.rows, total)
+            return
+        lie_wide = self._gradients.lie_wide
+        rows = [flat[block.begin : block.end] for flat in wide] if lie_wide else block.rows
+        scratch = self._memory.wide_scratch[: total.size]
+        add_tree(rows, scratch)
+        rescaling.narrow(scratch, total)
 
     def publish(self) -> None:
         """Bring updated parameters to the other nodes."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distopt.arrays import Array
+from distopt.arrays import Array, wide_dtype
 from distopt.kernels import divide
 from distopt.slabs.gradients import Gradients
 from distopt.transformers import Buffer, Clipping, Factors, dense_buffers, sparse_buffers, squares_of
@@ -22,10 +22,13 @@ class Rescaling:
         clipping: the limits.
         divisor: what sums are divided by; None leaves them.
         looks: whether somebody looks at every sum before anything is updated.
+        sums_wide: whether sums of 16 bits are formed in float32, for ``narrow`` to divide and round.
     """
 
-    def __init__(self, clipping: Clipping, divisor: float | None = None, *, looks: bool = False) -> None:
-        self._clipping, self._divisor, self._looks = clipping, divisor, looks
+    def __init__(
+        self, clipping: Clipping, divisor: float | None = None, *, looks: bool = False, sums_wide: bool = False
+    ) -> None:
+        self._clipping, self._divisor, self._looks, self.sums_wide = clipping, divisor, looks, sums_wide
         self._factors: Factors | None = None
         self.needs_every_sum = clipping.needs_norms or looks
         """True where nothing can be updated before everything is summed."""
@@ -34,11 +37,33 @@ class Rescaling:
         self.is_idle_before = divisor is None and not self._limits_before
         """True where sums stay as they are until the norms are known."""
 
-    def divide_rows(self, gradients: Gradients) -> None:
-        """Divide the rows of sparse gradients."""
+    def narrow(self, wide: Array, out: Array) -> None:
+        """Divide a sum of 16 bits in the float32 in which it was formed (overwritten), and round it once."""
+        if self._divisor is not None:
+            divide(wide, np.array([[0, wide.size]]), self._divisor)
+        with np.errstate(over="ignore"):  # as in the kernels
+            np.copyto(out, wide, casting="same_kind")
+
+    def narrow_whole(self, gradients: Gradients) -> None:
+        """Do so with sums that lie whole, and wide, in the slab."""
+        slab = gradients.slab
+        for k in gradients.dense:
+            if slab.dtypes[k] in slab.wide:
+                self.narrow(slab.wide_views[k].reshape(-1), slab.views[k].reshape(-1))
+        gradients.note_narrow()
+
+    def divide_rows(self, gradients: Gradients, *, keep_wide: bool) -> None:
+        """Divide the rows of sparse gradients.
+
+        Args:
+            gradients: the sparse ones are replaced.
+            keep_wide: whether rows of 16 bits stay in float32: equal ones will be added before they are rounded.
+        """
         if self._divisor is not None:
             with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-                gradients.sparse = {k: slices / self._divisor for k, slices in gradients.sparse.items()}
+                for k, rows in gradients.sparse.items():
+                    wide = rows.astype(wide_dtype(rows.dtype)) if keep_wide else rows
+                    gradients.sparse[k] = wide / self._divisor
 
     def measure(self, gradients: Gradients) -> Array | None:
         """Divide dense sums that lie whole in the slab.
@@ -99,5 +124,5 @@ class Rescaling:
         return rows
 
     def _divide(self, buffer: Buffer) -> None:
-        if self._divisor is not None:
+        if self._divisor is not None and not (self.sums_wide and buffer[0].itemsize == 2):
             divide(buffer[0], buffer[1], self._divisor)

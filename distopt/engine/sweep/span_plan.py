@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,19 @@ from distopt.distribute.node.node_sum import NodeSum, Spread
 from distopt.engine.sweep.partition import Block, Part, blocks_of, parts_of, ranges_of, runs_of
 from distopt.memory.layout import SPAN_UNIT
 from distopt.slabs.slab import Slab
+
+
+@dataclass(frozen=True)
+class Memories:
+    """What the replicas of a node read of each other: for each dtype one buffer per replica, by place.
+
+    Args:
+        flats: the gradients.
+        wide: for each dtype of 16 bits float32, where sums are formed that are divided before they are rounded.
+    """
+
+    flats: Mapping[np.dtype[Any], Sequence[Array]]
+    wide: Mapping[np.dtype[Any], Sequence[Array]]
 
 
 class OwnedPart:
@@ -52,7 +66,7 @@ class SpanPlan:
     Args:
         node: the replicas.
         slab: the gradients.
-        flats: for each dtype the flat buffers of the node's replicas, by their index on it.
+        memories: the buffers of the node's replicas.
         entries: which.
         wire: dtype of what travels between nodes; None is float32 or wider.
     """
@@ -61,25 +75,63 @@ class SpanPlan:
         self,
         node: Node,
         slab: Slab,
-        flats: Mapping[np.dtype[Any], Sequence[Array]],
+        memories: Memories,
         entries: Sequence[int],
         wire: np.dtype[Any] | None,
     ) -> None:
-        self._node, self._slab, self._wire = node, slab, wire
+        self._node, self._slab, self._memories, self._wire = node, slab, memories, wire
+        self._wide_sums: dict[bool, list[NodeSum]] = {}
         self._squares_spread: Spread | None = None
         self._sums_spreads: dict[np.dtype[Any] | None, Spread] = {}
         replicas, me = node.communicator.size, node.communicator.index
-        self.sums: list[NodeSum] = []
-        """Each puts the sums of what this replica owns of one flat buffer into its slab."""
         self.by_owner: list[list[OwnedPart]] = [[] for _ in range(replicas)]
-        for dtype, of_members in flats.items():
+        for dtype, of_members in memories.flats.items():
             owned = parts_of(slab, dtype, entries, replicas)
             for owner, parts in enumerate(owned):
                 delegate = node.members.index(node.delegate(owner, node.here))
                 self.by_owner[owner].append(OwnedPart(slab, parts, of_members, delegate))
-            self.sums.append(NodeSum(node, of_members, [owned_part[-1].ranges for owned_part in self.by_owner], wire))
         self.owned_parts = self.by_owner[me]
         self.all_parts = [owned_part for of_owner in self.by_owner for owned_part in of_owner]
+
+    @cached_property
+    def sums(self) -> list[NodeSum]:
+        """Each puts the sums of what this replica owns of one flat buffer into its slab."""
+        return [
+            NodeSum(self._node, flats, ranges, self._wire)
+            for flats, ranges in zip(self._memories.flats.values(), self._ranges(), strict=True)
+        ]
+
+    def wide_sums(self, *, of_wide: bool) -> list[NodeSum]:
+        """Return ``sums`` that leave sums of 16 bits in float32.
+
+        Args:
+            of_wide: whether gradients of 16 bits lie in float32 too.
+        """
+        if of_wide not in self._wide_sums:
+            flats, wide, place = self._memories.flats, self._memories.wide, self._node.index_on_node
+            self._wide_sums[of_wide] = [
+                NodeSum(
+                    self._node,
+                    wide.get(dtype, flats[dtype]) if of_wide else flats[dtype],
+                    ranges,
+                    self._wire,
+                    wide.get(dtype, flats[dtype])[place],
+                )
+                for dtype, ranges in zip(flats, self._ranges(), strict=True)
+            ]
+        return self._wide_sums[of_wide]
+
+    def _ranges(self) -> list[list[list[tuple[int, int]]]]:
+        """For each flat buffer what every owner has of it."""
+        return [[owned_part[k].ranges for owned_part in self.by_owner] for k in range(len(self._memories.flats))]
+
+    def wide_totals(self) -> Iterator[tuple[Array, Array]]:
+        """Give what this replica owns of sums of 16 bits: as float32, and where they belong in its slab."""
+        place = self._node.index_on_node
+        for dtype, owned_part in zip(self._memories.flats, self.own, strict=True):
+            if dtype in self._memories.wide:
+                wide, flat = self._memories.wide[dtype][place], self._memories.flats[dtype][place]
+                yield from ((wide[begin:end], flat[begin:end]) for begin, end in owned_part.ranges)
 
     def copy_totals(self, index_on_node: int) -> None:
         """Copy the sums that others own into the slab of this replica."""

@@ -38,8 +38,14 @@ class Source(Protocol):
     def communicator(self) -> Communicator | None:
         """Return whose rows of sparse gradients are gathered; None: the sum has all rows already."""
 
-    def sum_whole(self, options: StepOptions, gradients: Gradients) -> None:
-        """Put the sum of the dense gradients into this replica's slab; a hook makes that of the sparse ones too."""
+    def sum_whole(self, options: StepOptions, gradients: Gradients, rescaling: Rescaling | None) -> None:
+        """Put the sum of the dense gradients into this replica's slab; a hook makes that of the sparse ones too.
+
+        Args:
+            options: the aggregator.
+            gradients: this replica's; then the sum.
+            rescaling: what divides sums of 16 bits before they are rounded.
+        """
 
 
 class Whole:
@@ -70,7 +76,9 @@ class Whole:
     def collect(self) -> None:
         """Put the sum into the slab."""
         if self._source is not None:
-            self._source.sum_whole(self._options, self._gradients)
+            self._source.sum_whole(self._options, self._gradients, self.rescaling)
+        elif self.rescaling is not None and self.rescaling.sums_wide:
+            self.rescaling.narrow_whole(self._gradients)
 
     def measure(self) -> Array | None:
         """Divide; return the sum of squares of every variable's gradient, where somebody looks."""
@@ -104,8 +112,9 @@ class UserHook:
 
     communicator = None
 
-    def sum_whole(self, options: StepOptions, gradients: Gradients) -> None:
-        """Call the hook."""
+    def sum_whole(self, options: StepOptions, gradients: Gradients, rescaling: Rescaling | None) -> None:
+        """Call the hook, with gradients in their variables' dtypes."""
+        gradients.narrow()
         assert options.aggregator is not None
         hook = f"gradient aggregator {hook_name(options.aggregator)}"
         gradients.replace_from_hook(options.aggregator(gradients.pairs()), hook)
@@ -116,19 +125,24 @@ class Reductions:
 
     def __init__(self, communicator: Communicator) -> None:
         self.communicator = communicator
-        self._prepared: dict[tuple[np.dtype[Any], int, int], Callable[[], None]] = {}
+        self._prepared: dict[tuple[np.dtype[Any], int, int, bool], Callable[[], None]] = {}
 
-    def sum_whole(self, options: StepOptions, gradients: Gradients) -> None:
+    def sum_whole(self, options: StepOptions, gradients: Gradients, rescaling: Rescaling | None) -> None:
         """Replace the dense gradients by their aggregate."""
         aggregator = options.aggregator if isinstance(options.aggregator, FlatAggregator) else _SUM
+        slab, is_wide = gradients.slab, rescaling is not None and rescaling.sums_wide
+        if is_wide:
+            gradients.widen()
         for dtype, begin, end in _runs(gradients):
-            key = dtype, begin, end
+            key = dtype, begin, end, is_wide
             if key not in self._prepared:
                 if len(self._prepared) > _PARTS:
                     self._prepared.clear()
-                flat = gradients.slab.flats[dtype][begin:end]
-                self._prepared[key] = aggregator.prepare(self.communicator, flat)
+                flat = slab.wide.get(dtype, slab.flats[dtype]) if is_wide else slab.flats[dtype]
+                self._prepared[key] = aggregator.prepare(self.communicator, flat[begin:end])
             self._prepared[key]()
+        if rescaling is not None and is_wide:
+            rescaling.narrow_whole(gradients)
 
 
 def _runs(gradients: Gradients) -> Iterator[tuple[np.dtype[Any], int, int]]:
