@@ -1,12 +1,14 @@
 """Clipping of the aggregated gradients: by value, by norm, by global norm, in this order.
 
-Norms are float64 sums of squares over fixed blocks, so they do not depend on how the work is cut.
+Norms are float64 sums of squares over fixed blocks, so they do not depend on how the work is cut. Where squares leave
+the range of float64, they are those of gradients times a power of two; and where a norm, or its product with a limit,
+leaves the range of the gradients' dtype, both are multiplied by one. All other bits are those of the plain formula.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,10 +18,14 @@ from distopt.arguments import as_float
 from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import clip, multiply, scale, square_sums, tree_sum
+from distopt.kernels.spans import compute_dtype
 from distopt.slabs.gradients import Gradients
 
 Buffer: TypeAlias = "tuple[Array, Array, Array]"
 """A flat array, the (start, length) of each gradient in it, and the number of each gradient in the list."""
+
+SHRINK = 2.0**-600
+"""What gradients are multiplied by where their squares overflow."""
 
 
 @dataclass
@@ -66,37 +72,116 @@ class Clipping:
             for flat, spans, _ in buffers:
                 clip(flat, spans, self.clipvalue)
 
-    def factors(self, squares: Array, entries: Sequence[int]) -> Factors:
+    def factors(self, squares: Squares, entries: Sequence[int]) -> Factors:
         """Return the factors to multiply gradients by.
 
         Args:
-            squares: the sum of squares of every variable's gradient, (k,).
+            squares: the sum of squares of every variable's gradient.
             entries: the numbers of the gradients that take part, in order.
         """
         each = None
         if self.clipnorm is not None and self.clipnorm < math.inf:  # inf / inf is NaN
             # max(norm, 1) where the limit is 0: the quotient is 0 then, also for a norm of 0.
-            each = self.clipnorm, np.maximum(np.sqrt(squares), self.clipnorm or 1.0)
+            limits = (self.clipnorm or 1.0) * squares.scales
+            each = Quotients(self.clipnorm, np.maximum(np.sqrt(squares.values), limits), squares.scales)
         if self.global_clipnorm is None:
             return Factors(each, 1.0)
-        total = tree_sum(squares[list(entries)]) if len(entries) else 0.0
-        return Factors(each, self._global_factor(math.sqrt(total)))
+        norm, scale = squares.total_norm(list(entries))
+        return Factors(each, *self._global_factor(norm, scale, len(squares.values)))
 
-    def _global_factor(self, norm: float) -> float:
+    def _global_factor(self, norm: float, scale: float, count: int) -> tuple[float, Quotients | None]:
+        """Return the factor of all gradients, and as quotients for where it is too small a number."""
         limit = self.global_clipnorm or 0.0
         if not math.isfinite(norm):
-            return math.nan
+            return math.nan, None
         if limit == math.inf:
-            return 1.0
-        return limit / max(norm, limit) if limit > 0 else 0.0
+            return 1.0, None
+        if limit == 0:
+            return 0.0, None
+        denominator = max(norm, limit * scale)
+        quotients = Quotients(limit, np.full(count, denominator), np.full(count, scale))
+        return limit / denominator * scale, quotients
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Sums of squares of gradients, each times a power of two.
+
+    Args:
+        values: the sums, (k,).
+        scales: what each gradient was multiplied by before it was squared, (k,).
+    """
+
+    values: Array
+    scales: Array
+
+    @classmethod
+    def of(cls, values: Array, shrunk: Callable[[], Array]) -> Squares:
+        """Return sums in the range of float64.
+
+        Args:
+            values: the sums as they are, the same on all replicas.
+            shrunk: returns those of gradients times ``SHRINK``.
+        """
+        is_finite = np.isfinite(values)
+        if is_finite.all():
+            return cls(values, np.ones(len(values)))
+        return cls(np.where(is_finite, values, shrunk()), np.where(is_finite, 1.0, SHRINK))
+
+    def total_norm(self, entries: Sequence[int]) -> tuple[float, float]:
+        """Return the norm of some gradients together, times a power of two, and this power."""
+        values, scales = self.values[entries], self.scales[entries]
+        total = tree_sum(values) if len(values) else 0.0
+        if math.isfinite(total) and (scales == 1).all():
+            return math.sqrt(total), 1.0
+        shrink = SHRINK / scales
+        return math.sqrt(tree_sum(values * shrink * shrink)), SHRINK
+
+
+@dataclass(frozen=True)
+class Quotients:
+    """A quotient for each variable, which gradients are multiplied by.
+
+    Args:
+        numerator: the dividend.
+        denominators: the divisors, each times a power of two, (k,).
+        scales: these powers, (k,).
+    """
+
+    numerator: float
+    denominators: Array
+    scales: Array
+
+    def __call__(self, buffer: Buffer) -> None:
+        """Multiply the gradients of a buffer in place; before, by a power of two where a number would be too large."""
+        flat, spans, entries = buffer
+        denominators, scales = self.denominators[entries], self.scales[entries]
+        largest = int(np.finfo(compute_dtype(flat.dtype)).maxexp) - 1
+        # A numerator that is too large is smaller than its denominator: both shrink.
+        excess = max(math.frexp(self.numerator)[1] - largest, 0)
+        numerator, denominators = math.ldexp(self.numerator, -excess), np.ldexp(denominators, -excess)
+        # No element is larger than the norm.
+        exponents = np.frexp(denominators)[1] + max(math.frexp(numerator)[1], 0)
+        excesses = np.maximum(exponents - largest, 0)
+        scales, denominators = np.ldexp(scales, -excesses), np.ldexp(denominators, -excesses)
+        if (scales != 1).any():
+            multiply(flat, spans, scales)
+        scale(flat, spans, numerator, denominators)
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The factors of gradients: a quotient for each variable, and one number for all of them."""
+    """The factors of gradients: a quotient for each variable, and one number for all of them.
 
-    each: tuple[float, Array] | None
+    Args:
+        each: the quotients.
+        all: the number.
+        all_quotients: the same number, for a dtype in which it has no exact place.
+    """
+
+    each: Quotients | None
     all: float
+    all_quotients: Quotients | None = None
 
     @property
     def is_one(self) -> bool:
@@ -105,20 +190,32 @@ class Factors:
 
     def __call__(self, buffer: Buffer) -> None:
         """Multiply the gradients of a buffer in place."""
-        flat, spans, entries = buffer
+        flat, spans, _ = buffer
         if self.each is not None:
-            numerator, denominators = self.each
-            scale(flat, spans, numerator, denominators[entries])
-        if self.all != 1.0:
+            self.each(buffer)
+        if self.all_quotients is not None and self.all < np.finfo(compute_dtype(flat.dtype)).tiny:
+            self.all_quotients(buffer)
+        elif self.all != 1.0:
             multiply(flat, spans, self.all)
 
 
-def squares_of(buffers: Sequence[Buffer], gradients: Gradients) -> Array:
-    """Return the sum of squares of every gradient; each repeated row of a sparse gradient counts on its own."""
+def squares_of(buffers: Sequence[Buffer], gradients: Gradients, *, shrinks: bool = False) -> Array:
+    """Return the sum of squares of every gradient; each repeated row of a sparse gradient counts on its own.
+
+    Args:
+        buffers: the gradients; not changed.
+        gradients: what takes part.
+        shrinks: whether the squares are those of gradients times ``SHRINK``.
+    """
     squares = np.zeros(len(gradients.slab.variables))
     for flat, spans, entries in buffers:
-        squares[entries] = square_sums(flat, spans)
+        squares[entries] = square_sums(shrunk(flat) if shrinks else flat, spans)
     return squares
+
+
+def shrunk(flat: Array) -> Array:
+    """Return float64 times ``SHRINK``; squares of smaller dtypes are in range as they are, or of what is not finite."""
+    return flat * SHRINK if flat.dtype == np.float64 else flat
 
 
 def checked_limit(name: str, value: Any) -> float | None:

@@ -20,7 +20,7 @@ from distopt.memory.flat_buffer import FlatBuffer
 from distopt.process.moments import ACTIVE, Moment
 from distopt.process.observers import observe
 from distopt.slabs.gradients import Gradients
-from distopt.transformers import Buffer, squares_of
+from distopt.transformers import Buffer, shrunk, squares_of
 
 
 class Blocks:
@@ -68,8 +68,12 @@ class Blocks:
             stream.wait()
         if not self._slabs_are_final:
             self._node.barrier()
-        if not self._sums_by_block:
-            self._memory.sum_own(self._plan, self._gradients, self.rescaling)
+        if self.rescaling is not None and self.rescaling.sums_wide:
+            if not self._sums_by_block:
+                self._memory.sum_wide(self._plan, self._gradients, self.rescaling)
+        elif not self._sums_by_block and stream is None:
+            for total in self._plan.sums:
+                total()
 
     def measure(self) -> Array | None:
         """Sum what could not be summed before, and bring it where it is updated from.
@@ -108,12 +112,29 @@ class Blocks:
         self._plan.publish_squares(self._memory.squares)
 
     def _squares(self, rescaling: Rescaling) -> Array:
-        squares, first = squares_of(self._rows, self._gradients), self._memory.slab.first_norm_block
-        for k in self._gradients.dense:
-            squares[k] = tree_sum(self._memory.squares[first[k] : first[k + 1]])
-        rescaling.set_factors(squares, self._gradients.entries)
+        squares = self._read_squares(shrinks=False)
+        rescaling.set_factors(squares, self._gradients.entries, self._shrunk_squares)
         if ACTIVE:
             observe(Moment.SQUARES)
+        return squares
+
+    def _shrunk_squares(self) -> Array:
+        """Measure the sums again, times a power of two: squares of some have overflowed."""
+        self._node.barrier()  # everybody has read the first ones
+        for owned_part in self._plan.owned_parts:
+            for block in owned_part.blocks:
+                spans, indices = block.norm_blocks
+                self._memory.squares[indices] = square_sums(shrunk(block.total), spans)
+        self._plan.publish_squares(self._memory.squares)
+        self._node.barrier()
+        return self._read_squares(shrinks=True)
+
+    def _read_squares(self, *, shrinks: bool) -> Array:
+        """Return the sum of squares of every gradient, of dense ones by the block sums of all owners."""
+        squares = squares_of(self._rows, self._gradients, shrinks=shrinks)
+        first = self._memory.slab.first_norm_block
+        for k in self._gradients.dense:
+            squares[k] = tree_sum(self._memory.squares[first[k] : first[k + 1]])
         return squares
 
     def update(self) -> None:

@@ -83,14 +83,18 @@ class NodeMemory:
             gradients.stream.wait()
         self.node.barrier()
         plan = self.plan(gradients.dense)
-        self.sum_own(plan, gradients, rescaling)
+        if rescaling is not None and rescaling.sums_wide:
+            self.sum_wide(plan, gradients, rescaling)
+        elif gradients.stream is None:
+            for total in plan.sums:
+                total()
         plan.publish(as_summed=True)
         self.node.barrier()
         plan.copy_totals(self.node.index_on_node)
         gradients.note_narrow()
         self.node.barrier()
 
-    def sum_own(self, plan: SpanPlan, gradients: Gradients, rescaling: Rescaling | None) -> None:
+    def sum_wide(self, plan: SpanPlan, gradients: Gradients, rescaling: Rescaling) -> None:
         """Bring the sums of what this replica owns into its slab; those of 16 bits are divided before they are rounded.
 
         Args:
@@ -98,10 +102,8 @@ class NodeMemory:
             gradients: what takes part; with a stream the sums are formed.
             rescaling: what divides.
         """
-        is_wide = rescaling is not None and rescaling.sums_wide
         if gradients.stream is None:
-            for total in plan.wide_sums(of_wide=gradients.lie_wide) if is_wide else plan.sums:
+            for total in plan.wide_sums(of_wide=gradients.lie_wide):
                 total()
-        if rescaling is not None and is_wide:
-            for wide, flat in plan.wide_totals():
-                rescaling.narrow(wide, flat)
+        for wide, flat in plan.wide_totals():
+            rescaling.narrow(wide, flat)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from distopt.arrays import Array, wide_dtype
 from distopt.kernels import divide
 from distopt.slabs.gradients import Gradients
-from distopt.transformers import Buffer, Clipping, Factors, dense_buffers, sparse_buffers, squares_of
+from distopt.transformers import Buffer, Clipping, Factors, Squares, dense_buffers, sparse_buffers, squares_of
 
 
 class Rescaling:
@@ -88,7 +89,9 @@ class Rescaling:
         # In this order: the global norm is that of what the norms of single variables have left.
         for stage in (Clipping(clipnorm=clipping.clipnorm), Clipping(global_clipnorm=clipping.global_clipnorm)):
             if stage.needs_norms:
-                factors = stage.factors(squares_of(buffers, gradients), gradients.entries)
+                again = functools.partial(squares_of, buffers, gradients, shrinks=True)
+                squares = Squares.of(squares_of(buffers, gradients), again)
+                factors = stage.factors(squares, gradients.entries)
                 for buffer in buffers:
                     factors(buffer)
 
@@ -98,10 +101,16 @@ class Rescaling:
         if self._limits_before:
             self._clipping.limit([buffer])
 
-    def set_factors(self, squares: Array, entries: Sequence[int]) -> None:
-        """Take the norms of all gradients that take part."""
+    def set_factors(self, squares: Array, entries: Sequence[int], shrunk: Callable[[], Array]) -> None:
+        """Take the norms of all gradients that take part.
+
+        Args:
+            squares: the sum of squares of every variable's gradient, the same on all replicas.
+            entries: the gradients that take part.
+            shrunk: measures gradients times ``SHRINK``; called on all replicas or on none.
+        """
         if self._clipping.needs_norms:
-            self._factors = self._clipping.factors(squares, entries)
+            self._factors = self._clipping.factors(Squares.of(squares, shrunk), entries)
 
     @property
     def is_idle_after(self) -> bool:

@@ -188,3 +188,51 @@ def test_a_global_norm_that_is_not_finite_makes_nan_also_where_the_limit_is_infi
     x = Variable([0.0, 0.0])
     optimizers.SGD(1.0, global_clipnorm=float("inf")).apply_gradients([([float("inf"), 1.0], x)])
     assert np.isnan(x.numpy()).all()
+
+
+ENDS = [
+    (np.float32, (3e38, 3e38), 1.0, (0.5**0.5, 0.5**0.5)),
+    (np.float32, (1e38, 1e38), 100.0, (100 * 0.5**0.5, 100 * 0.5**0.5)),
+    (np.float32, (3e38, 3e38), 1e-3, (1e-3 * 0.5**0.5, 1e-3 * 0.5**0.5)),
+    (np.float32, (3e38, 3e38), 1e39, (3e38, 3e38)),
+    (np.float32, (2e38, 2e38), 1e38, (1e38 * 0.5**0.5, 1e38 * 0.5**0.5)),
+    (np.float16, (60000, 60000), 1e3, (1e3 * 0.5**0.5, 1e3 * 0.5**0.5)),
+    (ml_dtypes.bfloat16, (3e38, 3e38), 1.0, (0.5**0.5, 0.5**0.5)),
+    (np.float64, (3e200, 4e200), 1.0, (0.6, 0.8)),
+    (np.float64, (3e200, 4e200), 1e-200, (0.6e-200, 0.8e-200)),
+    (np.float64, (1.5e308, 1.5e308), 1.0, (0.5**0.5, 0.5**0.5)),
+    (np.float64, (1.5e308, 1.5e308), 1e308, (1e308 * 0.5**0.5, 1e308 * 0.5**0.5)),
+]
+
+
+@pytest.mark.parametrize("limit_name", ["clipnorm", "global_clipnorm"])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize(("dtype", "values", "limit", "clipped"), ENDS, ids=str)
+def test_clipnorm_at_the_ends_of_the_range(sgd, limit_name, form, dtype, values, limit, clipped):
+    gradient = np.array(values, dtype)
+    others = [np.zeros(2, dtype)]
+    if limit_name == "clipnorm" and 1e-3 <= limit <= 1e38:
+        others.append(np.array([0.5 * limit, 0], dtype))
+    given = IndexedSlices(gradient, [0, 1], (2,)) if form == "sparse" else gradient
+    variables = [Variable(np.zeros(2, dtype)) for _ in [given, *others]]
+    optimizer = sgd(1.0, **{limit_name: limit})
+    optimizer.apply_gradients(zip([given, *others], variables, strict=True))
+    rtol = float(ml_dtypes.finfo(dtype).eps) * 4
+    np.testing.assert_allclose(-variables[0].numpy().astype(np.float64), np.array(clipped), rtol=rtol)
+    for variable, other in zip(variables[1:], others, strict=True):
+        np.testing.assert_allclose(-variable.numpy().astype(np.float64), other.astype(np.float64), rtol=rtol)
+
+
+def test_global_clipnorm_of_many_at_the_end_of_the_range(sgd):
+    gradients = [np.array([v]) for v in (1e154, 1e154, 1e154, 1e154, 1e-3)]
+    for taken in step_of(sgd(1.0, global_clipnorm=2.0), *gradients)[:4]:
+        np.testing.assert_allclose(taken, [1.0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_clipnorm_of_an_infinite_gradient_is_as_ever(sgd, dtype):
+    large = np.finfo(dtype).max
+    (taken,) = step_of(sgd(1.0, clipnorm=1.0), np.array([np.inf, 1.0, large], dtype))
+    np.testing.assert_array_equal(np.abs(taken), [np.nan, 0.0, 0.0])
+    for taken in step_of(sgd(1.0, global_clipnorm=1.0), np.array([np.inf, 1.0], dtype), np.array([1.0], dtype)):
+        assert np.isnan(taken).all()
