@@ -33,8 +33,28 @@ def _padded(nbytes: int) -> int:
 
 
 def describe(variables: Iterable[Variable], *, names: bool = True) -> str:
-    """Return names, shapes and dtypes, as the message about a mismatch shows them."""
-    return ", ".join(f"{v.name + ': ' if names else ''}{v.dtype.name}{list(v.shape)}" for v in variables) or "none"
+    """Return names, shapes and dtypes, as the message about a mismatch shows them.
+
+    Variables of one name, shape and dtype are told apart by the order in which they were made.
+    """
+    listed = list(variables)
+    texts = [f"{v.name + ': ' if names else ''}{v.dtype.name}{list(v.shape)}" for v in listed]
+    if names and len(set(texts)) < len(texts):
+        texts = _told_apart(listed, texts)
+    return ", ".join(texts) or "none"
+
+
+def _told_apart(variables: Sequence[Variable], texts: Sequence[str]) -> list[str]:
+    numbers: dict[str, set[int]] = {}
+    for variable, text in zip(variables, texts, strict=True):
+        numbers.setdefault(text, set()).add(variable.number)
+    places = {text: {n: k for k, n in enumerate(sorted(twins), 1)} for text, twins in numbers.items()}
+    return [
+        f"{text} (made as number {places[text][variable.number]} of {len(places[text])})"
+        if len(places[text]) > 1
+        else text
+        for variable, text in zip(variables, texts, strict=True)
+    ]
 
 
 class Slab:

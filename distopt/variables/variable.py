@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from distopt.variables.array_like import ArrayLike, Traced, snapshot
 from distopt.variables.indexed_slices import IndexedSlices
 
 Constraint = Callable[[Array], Any]
+
+_numbers = itertools.count()
 
 DEVICE = "CPU:0"
 """The device that holds the values of all variables."""
@@ -61,6 +64,8 @@ class Variable(ArrayLike):
     ) -> None:
         self.owner = current_replica()
         """The replica that made this variable."""
+        self.number = next(_numbers)
+        """Tells which of a replica's variables was made first; replicas make them in the same order."""
         self.name = unique_name("Variable") if name is None else str(name)
         self.trainable = bool(trainable)
         if not (constraint is None or callable(constraint)):

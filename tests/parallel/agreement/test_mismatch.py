@@ -250,3 +250,33 @@ def test_an_optimizer_that_could_not_be_built_can_be_built_again(several):
     results, warnings = warned(several, run)
     assert results == [(CollectiveMismatchError, [-1.0 * several.count] * 2)] * several.count
     assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("make", [SGD, legacy.SGD], ids=["keras3", "legacy"])
+@pytest.mark.parametrize("way", ["step", "streamed"])
+def test_variables_of_one_name_and_shape_in_another_order_are_told(several, make, way):
+    def run():
+        first, second = (Variable(np.zeros(2), name="w") for _ in range(2))
+        pairs = [(np.full(2, 1.0), first), (np.full(2, 10.0), second)]
+        optimizer = make(1.0)
+        turned = pairs[::-1] if distopt.replica_index() == ODD else pairs
+        begin = optimizer.begin_step if way == "streamed" else optimizer.apply_gradients
+        failure = caught(lambda: begin([v for _, v in turned] if way == "streamed" else turned))
+        optimizer.apply_gradients(pairs)
+        return failure.kind, failure.text, first.numpy().tolist(), second.numpy().tolist()
+
+    for kind, text, first, second in several(run):
+        assert kind is CollectiveMismatchError
+        assert "w: float64[2] (made as number 2 of 2), w: float64[2] (made as number 1 of 2)" in text
+        assert (first, second) == ([-1.0 * several.count] * 2, [-10.0 * several.count] * 2)
+
+
+def test_variables_of_one_name_and_shape_in_one_order_are_stepped(several):
+    def run():
+        first, second = (Variable(np.zeros(2), name="w") for _ in range(2))
+        sgd = SGD(1.0)
+        for pairs in ([(np.ones(2), first), (np.zeros(2), second)], [(np.zeros(2), second), (np.ones(2), first)]):
+            sgd.apply_gradients(pairs)
+        return first.numpy().tolist(), second.numpy().tolist()
+
+    assert several(run) == [([-2.0 * several.count] * 2, [0.0, 0.0])] * several.count
