@@ -28,6 +28,7 @@ nothing: it has no header, and takes this replica's gradients for the sum.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -87,7 +88,7 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
         if observers:
             observers.tell(Moment.SUMS)
         if verdict is not None and not verdict.accepts(squares):
-            training.skip()
+            _skip(call, verdict.found)
             return
         writing.begin()
         reducer.update()  # 5, 6
@@ -135,6 +136,13 @@ class Writing:
         self._call.engine.training.note_damage(error)
         if self._call.communicator is not None:
             self._call.communicator.break_off(error)
+
+
+def _skip(call: StepCall, found: str) -> None:
+    """Leave a step out; where that has become hopeless, say so once, on one replica."""
+    told = call.engine.training.skip(found)
+    if told is not None and (call.strategy is None or call.strategy.replica_index == 0):
+        warnings.warn(told, stacklevel=5)
 
 
 def _checked(items: Any, call: StepCall) -> float | None:

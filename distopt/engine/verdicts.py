@@ -7,7 +7,7 @@ from typing import Protocol
 from distopt.arrays import Array
 from distopt.engine.call import StepCall
 from distopt.engine.reducers import Reducer
-from distopt.engine.state.inspection import Inspection, is_finite
+from distopt.engine.state.inspection import Inspection, nonfinite
 from distopt.slabs.gradients import Gradients
 
 
@@ -17,6 +17,10 @@ class Verdict(Protocol):
     @property
     def norm(self) -> float | None:
         """The norm of all of them; None where nobody has looked."""
+
+    @property
+    def found(self) -> str:
+        """What is not finite, once ``accepts`` has said no."""
 
     def accepts(self, squares: Array | None) -> bool:
         """Return whether the step goes on; every replica returns the same.
@@ -36,11 +40,12 @@ class OwnVerdict:
     norm = None
 
     def __init__(self, gradients: Gradients) -> None:
-        self._gradients = gradients
+        self._gradients, self.found = gradients, ""
 
     def accepts(self, squares: Array | None) -> bool:
         """Return whether all gradients of this replica are finite."""
-        return is_finite(self._gradients)
+        self.found = ", ".join(nonfinite(self._gradients))
+        return not self.found
 
 
 def choose_verdict(call: StepCall, gradients: Gradients, reducer: Reducer) -> Verdict | None:

@@ -29,10 +29,11 @@ Flats: TypeAlias = Mapping[np.dtype[Any], Array]
 _BROUGHT, _SUMMED = 1, 2
 
 
-def is_finite(gradients: Gradients) -> bool:
-    """Return whether all gradients that take part are finite, on this replica."""
-    dense = all(np.isfinite(gradients.slab.views[k]).all() for k in gradients.dense)
-    return dense and all(np.isfinite(slices.values).all() for slices in gradients.sparse.values())
+def nonfinite(gradients: Gradients) -> list[str]:
+    """Return the variables whose gradients are not finite on this replica, of those that take part."""
+    slab, sparse = gradients.slab, gradients.sparse
+    arrays = {k: sparse[k].values if k in sparse else slab.views[k] for k in gradients.entries}
+    return [repr(slab.variables[k].name) for k, array in arrays.items() if not np.isfinite(array).all()]
 
 
 class Inspection:
@@ -59,10 +60,13 @@ class Inspection:
         self._by_hook = by_hook
         self.norm = math.nan
         """Of the sum of the gradients, after its division and before any clipping by norm."""
+        self.found = ""
+        """What is not finite, of whom."""
         self._brought = {**gradients.slab.flats, **(gradients.slab.wide if gradients.lie_wide else {})}
         # What this replica's sums overwrite can be looked at only now: one part in R of a gradient, mostly.
         early = list(gradients.sparse) if gradients.are_summed else gradients.entries
-        names = strategy.checks.on_nonfinite is not None
+        scale = training.loss_scale
+        names = strategy.checks.on_nonfinite is not None or (scale is not None and scale.is_at_end)
         self._spoilt = {k for k in early if names and not self._is_finite(k, self._brought, overwritten=True)}
 
     def accepts(self, squares: Array | None) -> bool:
@@ -82,7 +86,7 @@ class Inspection:
         leaves_out = self._training.skips_nonfinite
         if not suspects or (self._strategy.checks.on_nonfinite is None and not leaves_out):
             return True
-        found = self._look_closer(suspects)
+        found = self.found = self._look_closer(suspects)
         if not found or leaves_out:  # squares of large float64 numbers overflow where the numbers have not
             return not found
         text = f"step {self._training.calls}: the sum of the gradients is not finite: {found}. Nothing was updated"

@@ -21,6 +21,7 @@ class LossScale:
 
     def __init__(self, factor: float, growth_steps: int | None = None, least: float = 0.0) -> None:
         self.growth_steps, self._least = growth_steps, least
+        self._skipped_at_end, self._has_told = 0, False
         self.step_counter = Variable(np.int64(0), name="step_counter", trainable=False)
         self.scale = Variable(np.float32(factor), name="dynamic_scale", trainable=False)
 
@@ -34,10 +35,22 @@ class LossScale:
         """Return whether the scale follows the gradients."""
         return self.growth_steps is not None
 
+    @property
+    def is_at_end(self) -> bool:
+        """Return whether a smaller scale would not help: gradients of the loss itself are not finite, or do not fit."""
+        return self.is_dynamic and self.factor <= max(self._least, 1.0)
+
+    def tells_of_end(self) -> bool:
+        """Return whether to say, once, that step after step is left out although the scale has reached its end."""
+        tells = self._skipped_at_end > 1 and not self._has_told
+        self._has_told = self._has_told or tells
+        return tells
+
     def note(self, *, is_finite: bool) -> None:
         """Follow the gradients of one step."""
         if self.growth_steps is None:
             return
+        self._skipped_at_end = self._skipped_at_end + 1 if self.is_at_end and not is_finite else 0
         if not is_finite:
             self.step_counter.storage.array[...] = 0
             self.scale.storage.array[...] = max(self.factor / 2, self._least)

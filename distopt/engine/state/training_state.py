@@ -80,10 +80,26 @@ class TrainingState:
         self.iterations.storage.array += 1
         self._end_step(is_finite=True)
 
-    def skip(self) -> None:
-        """Count back a step that was left out, with its micro-steps."""
+    def skip(self, found: str) -> str | None:
+        """Count back a step that was left out, with its micro-steps.
+
+        Args:
+            found: what was not finite.
+
+        Returns:
+            What the user should know.
+        """
+        step, scale = self.calls, self.loss_scale
+        factor = 1.0 if scale is None else float(scale.scale.storage.array)
         self.iterations.storage.array += 1 - self.micro_steps
         self._end_step(is_finite=False)
+        if scale is None or not scale.tells_of_end():
+            return None
+        return (
+            f"step {step}: the loss scale is down at {factor:g}, and steps are still left out: "
+            f"the sum of the gradients is not finite: {found}. A smaller scale does not help: look at that batch, at "
+            "the loss and at the learning rate"
+        )
 
     def _end_step(self, *, is_finite: bool) -> None:
         if self.accumulation is not None:

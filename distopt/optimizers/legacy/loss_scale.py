@@ -36,6 +36,13 @@ class _Unscaled(LossScale):
     def factor(self) -> float:
         return 1.0
 
+    @property
+    def is_at_end(self) -> bool:
+        return self._loss_scale.is_at_end
+
+    def tells_of_end(self) -> bool:
+        return self._loss_scale.tells_of_end()
+
     def note(self, *, is_finite: bool) -> None:
         self._loss_scale.note(is_finite=is_finite)
         if self.is_dynamic and not is_finite:

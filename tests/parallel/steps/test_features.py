@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from parallel.caught import caught
+from parallel.caught import caught, warned
 
 import distopt
 from distopt import Checks, IndexedSlices, Strategy, Variable
@@ -241,3 +241,33 @@ def test_legacy_loss_scale_skips_alike(replicas):
         return float(v[0]), int(optimizer.iterations), float(optimizer.loss_scale)
 
     assert replicas(steps) == [(1.0 - 0.5 * replicas.count, 2, 2.0)] * replicas.count
+
+
+@pytest.mark.parametrize("family", ["keras3", "legacy"])
+@pytest.mark.parametrize("aggregates", [True, False])
+def test_a_loss_scale_at_its_end_says_so_once(several, family, aggregates):
+    def steps():
+        v, other = Variable(np.ones(9000), name="v"), Variable(np.ones(1), name="other")
+        if family == "keras3":
+            optimizer = LossScaleOptimizer(SGD(0.5), initial_scale=4.0)
+        else:
+            optimizer = legacy.LossScaleOptimizer(legacy.SGD(0.5), initial_scale=4.0)
+        for _ in range(8):
+            bad = np.inf if not aggregates or distopt.replica_index() == 1 else 1.0
+            pairs = [(np.full(9000, bad), v), ([1.0], other)]
+            if family == "legacy":
+                optimizer.get_scaled_loss(1.0)
+                gradients = optimizer.get_unscaled_gradients([gradient for gradient, _ in pairs])
+                pairs = list(zip(gradients, [v, other], strict=True))
+            optimizer.apply_gradients(pairs, experimental_aggregate_gradients=aggregates)
+        return float(v[0]), float(other[0])
+
+    results, warnings = warned(several, steps)
+    assert results == [(1.0, 1.0)] * several.count
+    assert len(warnings) == (1 if aggregates else several.count)
+    scale, step = ("0.5", "0") if family == "keras3" else ("1", "3")
+    for warning in warnings:
+        assert f"step {step}: the loss scale is down at {scale}, " in warning
+        assert "'v'" in warning
+        assert "'other'" not in warning
+        assert not aggregates or "'v': replica 1" in warning
