@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -12,6 +11,7 @@ from distopt.optimizers.by_name.serialization import deserialize, serialize
 from distopt.optimizers.common.access import counter_of
 from distopt.optimizers.keras3.composite import Composite
 from distopt.optimizers.keras3.optimizer import Optimizer
+from distopt.optimizers.keras3.patterns import compiled, warn_of_idle
 from distopt.slabs.gradients import Gradients
 from distopt.variables.variable import Variable
 
@@ -42,10 +42,7 @@ class OptimizerMap:
         """Set the optimizer of a pattern."""
         if pattern in self.optimizer_map:
             raise InvalidArgumentError(f"OptimizerMap: {pattern!r} has an optimizer already")
-        try:
-            re.compile(pattern)
-        except (re.error, TypeError) as error:
-            raise InvalidArgumentError(f"OptimizerMap: {pattern!r} is no regular expression: {error}") from error
+        compiled("OptimizerMap", [pattern])
         self.optimizer_map[pattern] = optimizer
 
     def __getitem__(self, path: str) -> Optimizer:
@@ -161,13 +158,8 @@ class MultiOptimizer(Composite):
         super()._make_slots()
         routes, paths = self._optimizer_map, [variable.path for variable in self._trainable_variables]
         patterns = routes.optimizer_map if isinstance(routes, OptimizerMap) else {}
-        idle = [pattern for pattern in patterns if not any(_fits(pattern, path) for path in paths)]
-        if idle and paths:
-            warnings.warn(
-                f"{self.name!r}: the patterns {idle} fit the path of no variable, so their optimizers do nothing. A "
-                f"pattern fits the whole of a path (.*bias, not bias), such as {paths[0]!r}",
-                stacklevel=2,
-            )
+        advice = "so their optimizers do nothing. A pattern fits the whole of a path (.*bias, not bias)"
+        warn_of_idle(f"{self.name!r}, OptimizerMap", patterns, paths, _fits, advice)
 
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
         super()._update(gradients, dense_done=dense_done)

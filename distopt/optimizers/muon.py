@@ -15,6 +15,7 @@ from distopt.errors import InvalidArgumentError
 from distopt.kernels import Rule, Scalar
 from distopt.optimizers.adam import ADAM
 from distopt.optimizers.keras3.layerwise import Layerwise, change, square_sum
+from distopt.optimizers.keras3.patterns import compiled, warn_of_idle
 from distopt.optimizers.sgd import DESCENT
 from distopt.variables.variable import Variable
 
@@ -68,7 +69,8 @@ class Muon(Layerwise):
         adam_weight_decay: weight decay of variables that Adam updates; None for no decay.
         epsilon: ε of Adam.
         weight_decay: weight decay of variables that Muon updates; None for no decay.
-        exclude_layers: regular expressions; where one is found in a variable's path, Adam updates that variable.
+        exclude_layers: regular expressions; where one is found in a variable's path, Adam updates that variable. One
+            that is found in no path is a warning.
         exclude_embeddings: whether Adam updates variables with "embedding" in their path.
         muon_a: a.
         muon_b: b.
@@ -157,6 +159,9 @@ class Muon(Layerwise):
             self.add_variable_from_reference(variable, "momentum")
             if self._is_adams(variable):
                 self.add_variable_from_reference(variable, "velocity")
+        paths = [variable.path for variable in self._trainable_variables]
+        advice = "so they leave nothing to Adam. A pattern is to be found in a path"
+        warn_of_idle(f"{self.name!r}, exclude_layers", self.exclude_layers, paths, re.search, advice)
 
     def _slot_labels(self) -> tuple[str, ...]:
         return "momentum", "velocity"
@@ -215,9 +220,5 @@ def _expressions(given: Any) -> list[str]:
     layers = [] if given is None else given
     if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, str) for layer in layers):
         raise InvalidArgumentError(f"Muon(exclude_layers={given!r}): expected a list of strings")
-    for layer in layers:
-        try:
-            re.compile(layer)
-        except re.error as error:
-            raise InvalidArgumentError(f"Muon(exclude_layers): {layer!r} is no regular expression: {error}") from None
+    compiled("Muon(exclude_layers)", layers)
     return list(layers)

@@ -95,7 +95,8 @@ class Options(State):
 
         Args:
             var_list: variables to leave out.
-            var_names: regular expressions; a variable is left out if one of them is found in its name.
+            var_names: regular expressions; a variable is left out if one of them is found in its name. One that is
+                found in no name is a warning when the optimizer is built.
 
         Raises:
             InvalidArgumentError: the optimizer is built already (Keras 3 intends this error, but does not raise it);
@@ -199,6 +200,7 @@ class Options(State):
         self._make_averages_and_accumulators()
         super()._make_variables()
         self._make_masters()
+        self._own_weight_decay.warn_of_idle(self.name, self._trainable_variables)
 
     def _make_averages_and_accumulators(self) -> None:
         if self.use_ema:

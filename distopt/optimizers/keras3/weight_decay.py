@@ -13,6 +13,7 @@ from distopt.engine.state.family import RuleCall
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import decay, decayed
 from distopt.optimizers.common.rule_updates import DECAYED
+from distopt.optimizers.keras3.patterns import compiled, found, warn_of_idle
 from distopt.variables.variable import Variable
 
 
@@ -32,7 +33,7 @@ class WeightDecay:
         """λ by its name, if there is a λ: replicas must agree on it in every step."""
         self.set(rate)
         self._spared: set[Variable] = set()
-        self._spared_names: re.Pattern[str] | None = None
+        self._spared_names: list[re.Pattern[str]] = []
 
     def set(self, rate: Any) -> None:
         """Set λ; None means no decay.
@@ -60,16 +61,22 @@ class WeightDecay:
                     f"exclude_from_weight_decay received {wrong[0]!r} where a {kind.__name__} is expected: "
                     "var_list= takes variables, var_names= regular expressions"
                 )
+        self._spared_names = compiled("exclude_from_weight_decay(var_names)", patterns)
         self._spared = set(variables)
-        try:
-            self._spared_names = re.compile("|".join(patterns)) if patterns else None
-        except re.error as error:
-            raise InvalidArgumentError(f"exclude_from_weight_decay(var_names={patterns}): {error}") from error
 
     def spares(self, variable: Variable) -> bool:
         """Return whether a weight is left out."""
-        by_name = self._spared_names is not None and self._spared_names.search(variable.name) is not None
-        return by_name or variable in self._spared
+        return variable in self._spared or found(self._spared_names, variable.name)
+
+    def warn_of_idle(self, name: str, variables: Sequence[Variable]) -> None:
+        """Warn of patterns that leave out none of the variables of the optimizer of that name."""
+        warn_of_idle(
+            f"{name!r}, exclude_from_weight_decay(var_names)",
+            [pattern.pattern for pattern in self._spared_names],
+            [variable.name for variable in variables],
+            re.search,
+            "so they leave none out of the decay. A pattern is to be found in a name",
+        )
 
     def of(self, variable: Variable) -> float:
         """Return λ of one variable."""

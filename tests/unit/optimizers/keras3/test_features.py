@@ -32,7 +32,7 @@ def test_excluded_weights_and_those_without_gradient_do_not_decay():
     x, y, bias = Variable([1.0], name="x"), Variable([1.0], name="y"), Variable([1.0], name="dense/bias")
     table = Variable([[1.0], [1.0]], name="table")
     sgd = SGD(1.0, weight_decay=0.5)
-    sgd.exclude_from_weight_decay(var_list=[y], var_names=["nothing", "b.as"])
+    sgd.exclude_from_weight_decay(var_list=[y], var_names=["b.as"])
     rows = IndexedSlices([[0.0]], [1], (2, 1))
     sgd.apply_gradients([([0.0], x), ([0.0], y), ([0.0], bias), (rows, table)])
     assert [float(v[0]) for v in (x, y, bias)] == [0.5, 1.0, 1.0]
@@ -51,6 +51,33 @@ def test_what_is_excluded_must_be_variables_or_patterns():
     sgd.exclude_from_weight_decay(var_list=x, var_names="bias")
     sgd.apply_gradients([([0.0], x), ([0.0], bias)])
     assert (float(x[0]), float(bias[0])) == (1.0, 1.0)
+
+
+def decaying(**excluded):
+    """Return the names of the variables that decay."""
+    variables = [Variable([1.0], name=name) for name in ("x/gamma", "x/bb", "x/Bias", "x/w")]
+    sgd = SGD(1.0, weight_decay=0.5)
+    sgd.exclude_from_weight_decay(**excluded)
+    sgd.apply_gradients([([0.0], variable) for variable in variables])
+    return [variable.name for variable in variables if float(variable[0]) != 1.0]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "left"),
+    [
+        (["(gamma|beta)", r"(.)\1"], ["x/Bias", "x/w"]),
+        (["gamma", "(?i)bias"], ["x/bb", "x/w"]),
+        (["(?P<name>gamma)", "(?P<name>bb)"], ["x/Bias", "x/w"]),
+        (["(?x) gamma # a comment", "w"], ["x/bb", "x/Bias"]),
+    ],
+)
+def test_patterns_of_exclude_from_weight_decay_are_compiled_alone(patterns, left):
+    assert decaying(var_names=patterns) == left
+
+
+def test_a_pattern_that_excludes_no_variable_is_a_warning():
+    with pytest.warns(UserWarning, match=r"the patterns \['bais'\] fit no variable.*such as 'x/gamma'"):
+        assert decaying(var_names=["bais", "w"]) == ["x/gamma", "x/bb", "x/Bias"]
 
 
 def test_limits_can_be_set_one_at_a_time():

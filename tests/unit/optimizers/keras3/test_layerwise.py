@@ -125,7 +125,12 @@ def muons(**arguments):
 def test_muon_leaves_to_adam_what_is_no_matrix_an_embedding_or_excluded():
     assert muons() == ["dense/kernel", "head/kernel"]
     assert muons(exclude_embeddings=False) == ["dense/kernel", "Embedding_1", "head/kernel"]
-    assert muons(exclude_layers=["h.*d/", "none"]) == ["dense/kernel"]
+    assert muons(exclude_layers=["h.*d/"]) == ["dense/kernel"]
+
+
+def test_a_pattern_of_muon_that_excludes_no_variable_is_a_warning():
+    with pytest.warns(UserWarning, match=r"the patterns \['haed'\] fit no variable.*such as 'dense/kernel'"):
+        assert muons(exclude_layers=["haed"]) == ["dense/kernel", "head/kernel"]
 
 
 def test_muons_adam_is_adam_at_its_own_rate_and_decay():
