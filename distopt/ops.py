@@ -1,8 +1,9 @@
 """NumPy under the names of ``keras.ops``, so that optimizers written for Keras port by their imports.
 
-Every function takes Variables, arrays, traced values, numbers (float32 where no array decides) and
-IndexedSlices. Scaling by a number, ``negative``, ``cast`` and functions with f(0) = 0 return IndexedSlices for
-IndexedSlices; all other functions make them dense.
+Every function takes Variables, arrays, traced values, numbers and IndexedSlices. A floating result is as wide as the
+widest floating array among the operands, and float32 where there is none: numbers and integers widen nothing.
+Scaling by a number, ``negative``, ``cast`` and functions with f(0) = 0 return IndexedSlices for IndexedSlices; all
+other functions make them dense.
 
 Example:
     >>> from distopt import Variable
@@ -52,19 +53,24 @@ def shape(x: Any) -> tuple[int, ...]:
     return tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
 
 
-def zeros(shape: int | Sequence[int], dtype: npt.DTypeLike = "float32") -> Array:
-    """Return an array of zeros."""
-    return np.zeros(shape, to_dtype(dtype))
+def zeros(shape: int | Sequence[int], dtype: npt.DTypeLike | None = None) -> Array:
+    """Return an array of zeros, float32 by default."""
+    return np.zeros(shape, to_dtype(dtype or "float32"))
 
 
-def ones(shape: int | Sequence[int], dtype: npt.DTypeLike = "float32") -> Array:
-    """Return an array of ones."""
-    return np.ones(shape, to_dtype(dtype))
+def ones(shape: int | Sequence[int], dtype: npt.DTypeLike | None = None) -> Array:
+    """Return an array of ones, float32 by default."""
+    return np.ones(shape, to_dtype(dtype or "float32"))
 
 
-def full(shape: int | Sequence[int], fill_value: float, dtype: npt.DTypeLike = "float32") -> Array:
-    """Return an array filled with one number."""
-    return np.full(shape, fill_value, to_dtype(dtype))
+def full(shape: int | Sequence[int], fill_value: float, dtype: npt.DTypeLike | None = None) -> Array:
+    """Return an array filled with one number, float32 by default."""
+    return np.full(shape, fill_value, to_dtype(dtype or "float32"))
+
+
+def arange(*limits: Any, dtype: npt.DTypeLike | None = None) -> Any:
+    """Return ``numpy.arange``: integers for integers, else float32 by default."""
+    return _fitted(np.arange(*limits), *limits) if dtype is None else np.arange(*limits, dtype=to_dtype(dtype))
 
 
 def gather(params: Any, indices: Any, axis: int = 0) -> Any:
@@ -91,8 +97,37 @@ def _operand(x: Any) -> Any:
     return x if isinstance(x, ArrayLike) else convert_to_tensor(x)
 
 
+def _fitted(result: Any, *operands: Any) -> Any:
+    """Return a result, no wider than the floating arrays among its operands."""
+    if not _floating_dtypes(result):
+        return result
+    dtypes = [dtype for x in operands if not isinstance(x, (int, float)) for dtype in _floating_dtypes(x)]
+    widest = np.result_type(*dtypes or [np.float32])
+    return result.astype(widest) if result.dtype.itemsize > widest.itemsize else result
+
+
+def _floating_dtypes(x: Any) -> list[np.dtype[Any]]:
+    """Return the dtype of an array in a list, and an empty list for what is no floating array."""
+    dtype = getattr(x, "dtype", None)
+    return [dtype] if isinstance(dtype, np.dtype) and is_floating(dtype) else []
+
+
 def _of_one(function: Operation) -> Operation:
-    return _named(lambda x, *args, **kwargs: function(_operand(x), *args, **kwargs), function)
+    def operation(x: Any, *args: Any, **kwargs: Any) -> Any:
+        result = function(_operand(x), *args, **kwargs)
+        return result if "dtype" in kwargs else _fitted(result, x, *args, *kwargs.values())
+
+    return _named(operation, function)
+
+
+def _of_several(function: Operation) -> Operation:
+    """Return an operation on a sequence of operands, which it takes as one argument."""
+
+    def operation(xs: Any, *args: Any, **kwargs: Any) -> Any:
+        operands = [_operand(x) for x in xs]
+        return _fitted(function(operands, *args, **kwargs), *xs)
+
+    return _named(operation, function)
 
 
 def _shaping(function: Operation) -> Operation:
@@ -104,14 +139,14 @@ def _with_zero_at_zero(function: Operation) -> Operation:
     def operation(x: Any) -> Any:
         if isinstance(x, IndexedSlices):
             rows = x.deduplicate()  # f(a + b) is not f(a) + f(b)
-            return IndexedSlices(function(rows.values), rows.indices, rows.dense_shape)
-        return function(_operand(x))
+            return IndexedSlices(_fitted(function(rows.values), rows.values), rows.indices, rows.dense_shape)
+        return _fitted(function(_operand(x)), x)
 
     return _named(operation, function)
 
 
 def _of_two(function: Operation) -> Operation:
-    return _named(lambda x1, x2: function(_beside(x1, x2), _beside(x2, x1)), function)
+    return _named(lambda x1, x2: _fitted(function(_beside(x1, x2), _beside(x2, x1)), x1, x2), function)
 
 
 def _beside(x: Any, other: Any) -> Any:
@@ -148,7 +183,22 @@ def negative(x: Any) -> Any:
 
 def rsqrt(x: Any) -> Any:
     """Return ``1 / √x``."""
-    return 1 / np.sqrt(_operand(x))
+    return _fitted(1 / np.sqrt(_operand(x)), x)
+
+
+def reciprocal(x: Any) -> Any:
+    """Return ``1 / x``, also of integers."""
+    return _fitted(1 / _operand(x), x)
+
+
+def where(condition: Any, *choices: Any) -> Any:
+    """Return ``numpy.where``: elements of the first choice where the condition holds, else of the second."""
+    return _fitted(np.where(_operand(condition), *map(_operand, choices)), *choices)
+
+
+def einsum(subscripts: str, *operands: Any, **kwargs: Any) -> Any:
+    """Return ``numpy.einsum``: the products that the subscripts choose, summed."""
+    return _fitted(np.einsum(subscripts, *map(_operand, operands), **kwargs), *operands)
 
 
 _multiply, _divide = _each(_of_two, np.multiply, np.divide)
@@ -156,7 +206,7 @@ true_divide = divide
 
 abs, absolute, sign, square = _each(_with_zero_at_zero, np.abs, np.abs, np.sign, np.square)
 sqrt, tanh, floor = _each(_with_zero_at_zero, np.sqrt, np.tanh, np.floor)
-exp, log, log1p, reciprocal, norm = _each(_of_one, np.exp, np.log, np.log1p, np.reciprocal, np.linalg.norm)
+exp, log, log1p, norm, take = _each(_of_one, np.exp, np.log, np.log1p, np.linalg.norm, np.take)
 isfinite, isnan, logical_not = _each(_of_one, np.isfinite, np.isnan, np.logical_not)
 all, any, argmax, clip, cumsum = _each(_of_one, np.all, np.any, np.argmax, np.clip, np.cumsum)
 max, mean, min, prod = _each(_of_one, np.max, np.mean, np.min, np.prod)
@@ -169,6 +219,5 @@ maximum, minimum, mod, floor_divide = _each(_of_two, np.maximum, np.minimum, np.
 equal, not_equal = _each(_of_two, np.equal, np.not_equal)
 greater, greater_equal, less, less_equal = _each(_of_two, np.greater, np.greater_equal, np.less, np.less_equal)
 logical_and, logical_or = _each(_of_two, np.logical_and, np.logical_or)
+concatenate, stack = _each(_of_several, np.concatenate, np.stack)
 pow = power
-arange, concatenate, einsum = np.arange, np.concatenate, np.einsum
-stack, take, where = np.stack, np.take, np.where

@@ -144,3 +144,61 @@ def test_the_momentum_step_of_the_keras_page():
     v.assign_add(m)
     np.testing.assert_allclose(v, [1.4, 2.35], rtol=1e-6)
     assert v.dtype == np.float32
+
+
+IDS, FLOATS = np.array([1, 2], "i4"), np.array([1.0, 2.0], "f4")
+FLOAT32 = {
+    "where(c, 1., 2.)": lambda: ops.where([True, False], 1.0, 2.0),
+    "where of a list": lambda: ops.where([True, False], [1.0, 2.0], 3.0),
+    "where of integers": lambda: ops.where([True, False], IDS, FLOATS),
+    "stack": lambda: ops.stack([1.0, 2.0]),
+    "stack of an element": lambda: ops.stack([Variable(FLOATS)[0], 1.0]),
+    "concatenate": lambda: ops.concatenate([[1.0], [2.0]]),
+    "einsum": lambda: ops.einsum("i->", [1.0, 2.0]),
+    "einsum of integers": lambda: ops.einsum("i,i->i", IDS, FLOATS),
+    "arange(.1, 1.)": lambda: ops.arange(0.1, 1.0),
+    "zeros(2, dtype=None)": lambda: ops.zeros(2, dtype=None),
+    "ones(2, dtype=None)": lambda: ops.ones(2, dtype=None),
+    "full(2, 1, dtype=None)": lambda: ops.full(2, 1, dtype=None),
+    "int32 + float32": lambda: ops.add(IDS, FLOATS),
+    "int64 and float32": lambda: ops.matmul(np.array([1, 2]), Variable(FLOATS)),
+    "int32 + 1.5": lambda: ops.add(IDS, 1.5),
+    "int32 / int32": lambda: ops.divide(IDS, IDS),
+    "mean of integers": lambda: ops.mean(IDS),
+    "norm of integers": lambda: ops.norm(IDS),
+    "root of integers": lambda: ops.sqrt(IDS),
+    "rsqrt of integers": lambda: ops.rsqrt(IDS),
+    "reciprocal of integers": lambda: ops.reciprocal(IDS),
+    "take": lambda: ops.take([1.0, 2.0], [0]),
+    "clip of integers": lambda: ops.clip(IDS, 0.5, 1.5),
+    "float32 + a float64 of NumPy": lambda: ops.where([True, False], FLOATS, np.float64(2)),
+}
+
+
+@pytest.mark.parametrize("compute", FLOAT32.values(), ids=FLOAT32)
+def test_ops_give_float32_where_no_array_is_wider(compute):
+    assert compute().dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_integers_and_numbers_take_the_dtype_of_the_array_beside_them(dtype):
+    v = Variable([1.0, 2.0], dtype=dtype)
+    results = [ops.add(IDS, v), ops.where([True, False], v, 2.0), ops.clip(v, 0.5, 1.5), ops.stack([v, v]), ops.mean(v)]
+    assert {result.dtype for result in results} == {v.dtype}
+
+
+def test_reciprocals_of_integers_are_fractions():
+    np.testing.assert_array_equal(ops.reciprocal(IDS), [1, 0.5])
+
+
+def test_what_is_asked_for_is_given():
+    assert ops.mean(FLOATS, dtype="float64").dtype == ops.arange(0.1, 1.0, dtype="float64").dtype == np.float64
+    assert {ops.arange(3).dtype.kind, ops.sum(IDS).dtype.kind, ops.add(IDS, 1).dtype.kind} == {"i"}
+
+
+def test_gradients_pass_what_is_made_narrower():
+    v = Variable([1.0, 2.0])
+    with GradientTape() as tape:
+        y = ops.sum(ops.multiply(IDS, ops.where([True, False], v, np.float64(2))))
+    assert y.dtype == np.float32
+    np.testing.assert_array_equal(tape.gradient(y, v), [1, 0])
