@@ -45,7 +45,8 @@ def binary_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> 
     y_true, y_pred, dtype = matching_operands(y_true, y_pred, "binary_crossentropy")
     _check_range("y_true", y_true, 1)
     if from_logits:
-        losses = np.logaddexp(y_pred, 0) - y_true * y_pred
+        logits = _without_certain(y_true, y_pred)
+        losses = np.logaddexp(logits, 0) - _product(y_true, logits)
     else:
         _check_range("y_pred", y_pred, 1)
         p = np.clip(y_pred, _EPSILON, 1 - _EPSILON)
@@ -77,7 +78,7 @@ def categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False
     """
     y_true, y_pred, dtype = matching_operands(y_true, y_pred, "categorical_crossentropy")
     _check_range("y_true", y_true, 1)
-    return cast(-np.sum(y_true * _log_probabilities(y_pred, from_logits), axis=-1), dtype)
+    return cast(-np.sum(_product(y_true, _log_probabilities(y_pred, from_logits)), axis=-1), dtype)
 
 
 def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> Any:
@@ -223,6 +224,23 @@ def _log_probabilities(y_pred: Any, from_logits: bool) -> Any:
     _check_range("y_pred", y_pred, np.inf)
     p = y_pred / np.sum(y_pred, axis=-1, keepdims=True)
     return np.log(np.clip(p, _EPSILON, 1 - _EPSILON))
+
+
+def _product(y_true: Any, factor: Any) -> Any:
+    """Return ``y_true * factor``, where 0 times infinity is 0: what has probability 0 adds nothing."""
+    infinite = np.isinf(plain(factor))
+    if not infinite.any():
+        return y_true * factor
+    return y_true * np.where(infinite & (plain(y_true) == 0), 0, factor)
+
+
+def _without_certain(y_true: Any, logits: Any) -> Any:
+    """Return logits, where an infinite one that is right is a large one: its loss is 0, not the NaN of ∞ - ∞."""
+    values = plain(logits)
+    infinite = np.isinf(values)
+    if not infinite.any():
+        return logits
+    return np.where(infinite & (plain(y_true) == (values > 0)), np.sign(values) * 1000, logits)
 
 
 def _check_range(what: str, value: Any, greatest: float) -> None:

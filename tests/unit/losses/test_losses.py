@@ -3,11 +3,14 @@ import numpy as np
 import pytest
 from unit.losses.loss_cases import BITS, CASES, LABELS, LOGITS, ONE_HOT, RNG, WEIGHTS, N, every_loss, softmax
 
+from distopt import GradientTape, Variable
 from distopt.errors import InvalidArgumentError
 from distopt.losses import (
+    CategoricalCrossentropy,
     Loss,
     MeanSquaredError,
     Reduction,
+    SparseCategoricalCrossentropy,
     binary_crossentropy,
     categorical_crossentropy,
     compute_average_loss,
@@ -212,3 +215,26 @@ def test_a_loss_that_is_one_number_can_not_be_averaged():
     assert AlreadyReduced("sum")(np.ones(3), np.zeros(3)) == 1
     with pytest.raises(NotImplementedError, match="Loss is a Loss without call"):
         Loss()(np.ones(3), np.zeros(3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_categorical_crossentropy_with_a_logit_of_minus_infinity_at_a_label_of_zero(dtype):
+    v = Variable(np.array([[0.0, -np.inf, 1.0]], dtype))
+    with GradientTape() as tape:
+        loss = CategoricalCrossentropy(from_logits=True)(np.array([[1, 0, 0]]), v)
+    np.testing.assert_allclose(float(loss), np.log(1 + np.e), rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(loss, v), [[1 / (1 + np.e) - 1, 0, 1 / (1 + 1 / np.e)]], rtol=1e-6)
+    assert loss.dtype == dtype
+    assert SparseCategoricalCrossentropy(from_logits=True)(np.array([0]), v) == loss
+
+
+@pytest.mark.parametrize(
+    ("label", "logit", "expected"), [(0, -np.inf, 0), (1, np.inf, 0), (0, np.inf, np.inf), (1, -np.inf, np.inf)]
+)
+def test_binary_crossentropy_of_infinite_logits(label, logit, expected):
+    v = Variable([logit, 0.0])
+    with GradientTape() as tape:
+        losses = binary_crossentropy(np.array([label, 1]), v, from_logits=True)
+    np.testing.assert_allclose(losses.numpy(), [expected, np.log(2)], rtol=1e-6)
+    if expected == 0:
+        np.testing.assert_array_equal(tape.gradient(losses, v), [0, -0.5])
