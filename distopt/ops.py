@@ -101,8 +101,12 @@ def _fitted(result: Any, *operands: Any) -> Any:
     """Return a result, no wider than the floating arrays among its operands."""
     if not _floating_dtypes(result):
         return result
-    dtypes = [dtype for x in operands if not isinstance(x, (int, float)) for dtype in _floating_dtypes(x)]
-    widest = np.result_type(*dtypes or [np.float32])
+    arrays = [x for x in operands if not isinstance(x, (int, float))]
+    # A float64 of NumPy is a number beside an array, and what was computed in float64 where it is alone.
+    dtypes = [dtype for x in arrays for dtype in _floating_dtypes(x)] or [
+        d for x in operands for d in _floating_dtypes(x)
+    ]
+    widest = np.result_type(*dtypes or [np.dtype(np.float32)])
     return result.astype(widest) if result.dtype.itemsize > widest.itemsize else result
 
 
@@ -125,7 +129,7 @@ def _of_several(function: Operation) -> Operation:
 
     def operation(xs: Any, *args: Any, **kwargs: Any) -> Any:
         operands = [_operand(x) for x in xs]
-        return _fitted(function(operands, *args, **kwargs), *xs)
+        return _fitted(function(operands, *args, **kwargs), *(xs if isinstance(xs, (list, tuple)) else [xs]))
 
     return _named(operation, function)
 

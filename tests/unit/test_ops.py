@@ -191,6 +191,12 @@ def test_reciprocals_of_integers_are_fractions():
     np.testing.assert_array_equal(ops.reciprocal(IDS), [1, 0.5])
 
 
+def test_what_was_computed_in_float64_stays_so():
+    mean = ops.mean(np.ones(2))
+    results = ops.sqrt(mean), ops.add(mean, 1), ops.stack([mean, mean]), ops.stack(np.ones(2)), ops.where(True, mean, 0)
+    assert {result.dtype for result in results} == {np.dtype(np.float64)}
+
+
 def test_what_is_asked_for_is_given():
     assert ops.mean(FLOATS, dtype="float64").dtype == ops.arange(0.1, 1.0, dtype="float64").dtype == np.float64
     assert {ops.arange(3).dtype.kind, ops.sum(IDS).dtype.kind, ops.add(IDS, 1).dtype.kind} == {"i"}
