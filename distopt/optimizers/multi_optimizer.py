@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Self
 
 from distopt.errors import InvalidArgumentError
@@ -16,8 +16,10 @@ from distopt.slabs.gradients import Gradients
 from distopt.variables.variable import Variable
 
 
-class OptimizerMap:
+class OptimizerMap(MutableMapping[str, Optimizer]):
     """A map from the path of a variable to its optimizer.
+
+    As a mapping it holds the patterns: ``in``, ``len``, iteration and ``values()`` leave out the default optimizer.
 
     Args:
         default_optimizer: the optimizer of all variables that no pattern fits.
@@ -54,13 +56,25 @@ class OptimizerMap:
             raise InvalidArgumentError(f"OptimizerMap: the patterns {fitting} all fit {path!r}: make them exclusive")
         return self.optimizer_map[fitting[0]] if fitting else self.default_optimizer
 
+    def __contains__(self, pattern: object) -> bool:
+        """Return whether a pattern has an optimizer (Keras 3 answers True to everything)."""
+        return pattern in self.optimizer_map
+
+    def __delitem__(self, pattern: str) -> None:
+        """Take away the optimizer of a pattern."""
+        del self.optimizer_map[pattern]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the patterns, one after the other."""
+        return iter(self.optimizer_map)
+
+    def __len__(self) -> int:
+        """Return the number of patterns."""
+        return len(self.optimizer_map)
+
     def __call__(self, variable: Variable) -> Optimizer:
         """Return the optimizer of a variable."""
         return self[variable.path]
-
-    def values(self) -> list[Optimizer]:
-        """Return all optimizers, the default one last."""
-        return [*self.optimizer_map.values(), self.default_optimizer]
 
 
 def _fits(pattern: str, path: str) -> bool:
@@ -122,8 +136,9 @@ class MultiOptimizer(Composite):
         self._optimizer_map = optimizer_map
         self._inner: list[Optimizer] = []
         self._routes: dict[Variable, Optimizer] = {}
-        for inner in optimizer_map.values() if isinstance(optimizer_map, OptimizerMap) else []:
-            self._add(inner)
+        if isinstance(optimizer_map, OptimizerMap):
+            for inner in (*optimizer_map.values(), optimizer_map.default_optimizer):
+                self._add(inner)
 
     def _add(self, inner: Optimizer) -> Optimizer:
         if not any(inner is other for other in self._inner):
