@@ -87,9 +87,9 @@ def below_one(owner: str, name: str, beta: Any) -> float:
         InvalidArgumentError: β is 1 in the dtype to which it was cast.
     """
     if beta == 1:
-        raise InvalidArgumentError(
-            f"{owner}: {name} is 1 in {beta.dtype.name}, so nothing would be trained: take a smaller one"
-        )
+        # A number becomes a float32 Variable before it is cast to a wider dtype.
+        dtype = "float32" if beta.dtype.itemsize > 4 else beta.dtype.name
+        raise InvalidArgumentError(f"{owner}: {name} is 1 in {dtype}, so nothing would be trained: take a smaller one")
     return float(beta)
 
 

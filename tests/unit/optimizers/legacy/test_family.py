@@ -260,6 +260,13 @@ def test_values_that_would_make_nan_are_refused_before_anything_moves(optimizer,
     assert (float(x[0]), len(optimizer.weights)) == (1.0, 1)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cls", [legacy.Adam, legacy.Nadam])
+def test_a_beta_that_is_1_as_a_float32_hyperparameter_says_so(cls, dtype):
+    with pytest.raises(ValueError, match="beta_2 is 1 in float32"):
+        cls(beta_2=0.99999999).apply_gradients(one(Variable([1.0], dtype=dtype)))
+
+
 def test_ftrl_ignores_lr():
     with pytest.warns(UserWarning, match=r"Ftrl ignores lr=0\.5"):
         ftrl = legacy.Ftrl(0.25, lr=0.5)
