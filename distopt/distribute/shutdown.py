@@ -32,6 +32,7 @@ from distopt.errors import ReplicaError, ReplicaFailedError
 from distopt.process import forked, trouble
 from distopt.process.job_end import (
     INTERRUPTED,
+    does_without_mpi,
     end_child,
     end_job,
     end_without_mpi,
@@ -176,7 +177,7 @@ def _say_goodbye(communicator: Communicator) -> None:
 def _communicators() -> list[Communicator]:
     """Every communicator in use, and that of the job, so that nobody waits for it in vain; some of it may be dead."""
     used = open_communicators.opened()
-    if open_communicators.has_lost_replicas():
+    if open_communicators.has_lost_replicas() or does_without_mpi():
         return used
     from distopt.distribute.strategy import default_strategy
 

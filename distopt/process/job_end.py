@@ -39,7 +39,7 @@ def end_job(text: str, status: int, *, is_first: bool = True) -> NoReturn:
         is_first: whether no other replica's failure has come before, so that this one is to be printed last.
     """
     index, mpi = index_in_job(), sys.modules.get("mpi4py.MPI")
-    if mpi is None:
+    if mpi is None or not mpi.Is_initialized():
         give_way()
     message = f"\nReplica {index} failed: {text}" if "\n" not in text.strip() else f"\nReplica {index} failed:\n{text}"
     sys.stdout.flush()
@@ -95,6 +95,13 @@ def is_finalized() -> bool:
     """Return whether the script has finalised MPI itself."""
     mpi = sys.modules.get("mpi4py.MPI")
     return mpi is not None and bool(mpi.Is_finalized())
+
+
+def does_without_mpi() -> bool:
+    """Return whether the script has kept mpi4py from initialising MPI, and has not done it itself."""
+    mpi4py, mpi = sys.modules.get("mpi4py"), sys.modules.get("mpi4py.MPI")
+    is_initialised = mpi is not None and mpi.Is_initialized()
+    return mpi4py is not None and not mpi4py.rc.initialize and not is_initialised
 
 
 def format_failure(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> str:

@@ -162,6 +162,26 @@ def test_a_script_may_finalise_mpi_itself():
     assert "ValueError" in result.errors
 
 
+NOT_INITIALISED = "import mpi4py\nmpi4py.rc.initialize = False\nfrom mpi4py import MPI\nimport distopt\n"
+
+
+def test_mpi_that_the_script_does_not_initialise():
+    result = job(f"{NOT_INITIALISED}distopt.barrier()\n")
+    assert result.status != 0
+    assert "InvalidArgumentError: a replica of this job needs MPI" in result.errors
+    assert "call MPI.Init_thread() before" in result.errors
+    result = job(f"{NOT_INITIALISED}print('unused')\n")
+    assert (result.status, result.output.count("unused")) == (0, 2), result.text
+    result = job(f"{NOT_INITIALISED}MPI.Init_thread()\nprint(distopt.all_reduce(1.0))\nMPI.Finalize()\n")
+    assert (result.status, result.output.count("2.0")) == (0, 2), result.text
+
+
+def test_mpi_that_the_script_has_finalised_before_its_first_use():
+    result = job("import distopt\nfrom mpi4py import MPI\nMPI.Finalize()\ndistopt.barrier()\n")
+    assert result.status != 0
+    assert "DeadCommunicatorError: the script has called MPI.Finalize()" in result.errors
+
+
 def test_an_exit_that_was_caught_is_no_failure():
     script = (
         "import sys, distopt\ndistopt.barrier()\ntry:\n    sys.exit(2)\nexcept SystemExit as error:\n"

@@ -51,6 +51,8 @@ def load_mpi() -> Any:
 
     Raises:
         MissingExtraError: mpi4py is not installed.
+        InvalidArgumentError: the script has forbidden to initialise MPI, and has not done it itself.
+        DeadCommunicatorError: the script has finalised MPI.
         LauncherMismatchError: the launcher started N replicas and the library sees another number.
         ForkedProcessError: this process was forked from a replica.
     """
@@ -62,6 +64,7 @@ def load_mpi() -> Any:
             from mpi4py import MPI
     except ImportError as error:
         raise MissingExtraError("mpi4py (or an MPI library for it)", "mpi", "running under MPI") from error
+    _check_initialised(MPI)
     launch = launched()
     if launch is not None and launch.size != MPI.COMM_WORLD.size:
         library = MPI.Get_library_version().rstrip("\0").splitlines()[0]
@@ -72,6 +75,21 @@ def load_mpi() -> Any:
             "launcher's libmpi; 'distopt doctor' shows both."
         )
     return MPI
+
+
+def _check_initialised(mpi: Any) -> None:
+    """Refuse an MPI that is not initialised, or no more: its first operation would end the process without a word."""
+    if not mpi.Is_initialized():
+        raise InvalidArgumentError(
+            "a replica of this job needs MPI, and the script has set mpi4py.rc.initialize = False, so MPI is not "
+            "initialised. Leave that line out, or call MPI.Init_thread() before the first use of distopt, and "
+            "MPI.Finalize() at the end of the script"
+        )
+    if mpi.Is_finalized():
+        raise DeadCommunicatorError(
+            "the script has called MPI.Finalize(), and distopt needs MPI after it: call it at the end of the script, "
+            "or leave it out (it is done at exit)"
+        )
 
 
 class MPICommunicator(ProcessCommunicator):
