@@ -67,6 +67,7 @@ class Adadelta(Optimizer):
     """
 
     _hyperparameters = ("rho", "epsilon")
+    _second_moments = ("accumulated_grad", "accumulated_delta_var")
 
     def __init__(self, learning_rate: Any = 0.001, rho: float = 0.95, epsilon: float = 1e-7, **kwargs: Any) -> None:
         super().__init__(learning_rate, **kwargs)

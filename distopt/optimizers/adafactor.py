@@ -60,6 +60,7 @@ class Adafactor(Layerwise):
     """
 
     _hyperparameters = ("beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold", "relative_step")
+    _second_moments = ("velocity",)
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ class Adagrad(Optimizer):
     """
 
     _hyperparameters = ("initial_accumulator_value", "epsilon")
+    _second_moments = ("accumulator",)
 
     def __init__(
         self,

@@ -102,6 +102,7 @@ class Adam(Optimizer):
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon", "amsgrad")
+    _second_moments = ("velocity", "velocity_hat")
 
     def __init__(
         self,

@@ -124,6 +124,7 @@ class Ftrl(Optimizer):
         "l2_shrinkage_regularization_strength",
         "beta",
     )
+    _second_moments = ("accumulator",)
 
     def __init__(
         self,

@@ -73,6 +73,7 @@ class Lamb(Layerwise):
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon")
+    _second_moments = ("velocity",)
 
     def __init__(
         self,

@@ -115,6 +115,7 @@ class Muon(Layerwise):
         "nesterov",
         "rms_rate",
     )
+    _second_moments = ("velocity",)
     _settled_when_built = ("exclude_layers", "exclude_embeddings", "master_weights")
 
     def __init__(

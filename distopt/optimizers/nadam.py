@@ -81,6 +81,7 @@ class Nadam(Optimizer):
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon")
+    _second_moments = ("velocity",)
 
     def __init__(
         self,

@@ -91,6 +91,7 @@ class RMSprop(Optimizer):
     """
 
     _hyperparameters = ("rho", "momentum", "epsilon", "centered")
+    _second_moments = ("velocity",)
 
     def __init__(
         self,

@@ -91,6 +91,7 @@ class ScheduleFreeAdamW(Optimizer):
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon", "warmup_steps")
+    _second_moments = ("velocity",)
 
     def __init__(
         self,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from distopt.arguments import flag, hook_name
+from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.family import RuleCall
 from distopt.engine.state.slot_store import SlotStore
 from distopt.errors import InvalidArgumentError
@@ -77,6 +80,24 @@ class MasterWeights:
             raise InvalidArgumentError(
                 f"master_weights=True, and variable {variable.name!r} has the constraint "
                 f"{hook_name(variable.constraint)}, which would act on the rounded weights: leave one of the two out"
+            )
+
+    def warn_of_underflow(self, name: str, moments: Sequence[Variable], *, updates_flat: bool) -> None:
+        """Warn once, on replica 0, of second moments in float16: the square of 1e-4 is zero there.
+
+        Args:
+            name: the optimizer's name.
+            moments: the slots that hold second moments.
+            updates_flat: whether the optimizer's rule updates the variables, so that exact copies would be a cure.
+        """
+        small = [moment for moment in moments if moment.dtype == np.float16]
+        if small and get_strategy().replica_index == 0:
+            exact = f"{self._owner}(..., master_weights=True) keeps them in float32"
+            warnings.warn(
+                f"{name!r} keeps second moments, such as {small[0].name!r}, in float16, where squares of gradients "
+                "below 2e-4 vanish, and steps get a wrong length. "
+                + (exact if updates_flat else "Keep the variables in bfloat16 or float32"),
+                stacklevel=3,
             )
 
     def note_made(self, variable: Variable) -> None:

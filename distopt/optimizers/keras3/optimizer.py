@@ -44,7 +44,7 @@ class Optimizer(Options):
     ``get_config``.
 
     Args:
-        learning_rate: a number, a schedule, or a function without arguments.
+        learning_rate: a number (rounded to float32, as in Keras), a schedule, or a function without arguments.
         clipnorm: limit of the norm of each variable's aggregated gradient.
         clipvalue: limit of each element of the aggregated gradients.
         global_clipnorm: limit of the norm of all aggregated gradients together. Give at most one of the three limits.
@@ -56,7 +56,8 @@ class Optimizer(Options):
         loss_scale_factor: the factor of the loss (``scale_loss``): the aggregate is divided by it.
         gradient_accumulation_steps: number of calls that make one step, 2 or more. Each replica adds gradients and
             items up, and only the last call sends something. The step uses the average over the calls, or, where items
-            are given, over all items. With 0 or None every call is a step. A schedule counts calls, as in Keras.
+            are given, over all items: exactly the gradients of the joined batch. With 0 or None every call is a step. A
+            schedule counts calls, not steps, as in Keras.
         master_weights: whether variables of 16 bits are updated through exact copies in float32 (not in Keras).
         name: a name; by default the class's in snake case, numbered.
         gradient_aggregator: function from a list of (gradient, variable) to such a list, called on every replica in

@@ -40,6 +40,8 @@ class Options(State):
     numbers among them, and the config holds all of them."""
     _settled_when_built: ClassVar[tuple[str, ...]] = ("master_weights",)
     """The options that decide which variables have which slots."""
+    _second_moments: ClassVar[tuple[str, ...]] = ()
+    """The labels of the slots that hold sums or means of squared gradients."""
 
     def __init__(
         self,
@@ -201,6 +203,8 @@ class Options(State):
         super()._make_variables()
         self._make_masters()
         self._own_weight_decay.warn_of_idle(self.name, self._trainable_variables)
+        moments = [slot for (_, label), slot in self._engine.slots.table.items() if label in self._second_moments]
+        self._own_master_weights.warn_of_underflow(self.name, moments, updates_flat=self._updates_flat)
 
     def _make_averages_and_accumulators(self) -> None:
         if self.use_ema:
