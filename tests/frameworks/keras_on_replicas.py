@@ -185,6 +185,31 @@ def test_weights_are_spared_by_path():
     assert_close(*both)
 
 
+@on_torch
+@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: keras.optimizers.LossScaleOptimizer(o, initial_scale=1.0)])
+def test_the_exclusions_of_a_keras_optimizer_are_kept(wrap):
+    bias, kernel = (keras.Variable([1.0], name=name) for name in ("bias", "kernel"))
+    inner = keras.optimizers.SGD(1.0, weight_decay=0.5)
+    inner.exclude_from_weight_decay(var_names=["^bias$"])
+    optimizer = DistributedOptimizer(wrap(inner))
+    zeros = [keras.ops.zeros_like(variable) for variable in (bias, kernel)]
+    alone(optimizer.apply, zeros, [bias, kernel])
+    assert [float(variable.value[0]) for variable in (bias, kernel)] == [1.0, 0.5]
+
+
+@on_torch
+def test_what_can_not_be_carried_over_is_refused():
+    update = {"update_step": lambda self, gradient, variable, learning_rate: None}
+    impostor = type("Adam", (keras.optimizers.SGD,), update)(0.1)
+    for optimizer in (impostor, keras.optimizers.LossScaleOptimizer(impostor)):
+        with pytest.raises(InvalidArgumentError, match="a class of your own with the name of one of Keras"):
+            DistributedOptimizer(optimizer)
+    inner = keras.optimizers.SGD(1.0, weight_decay=0.5)
+    inner.exclude_from_weight_decay(var_names=["bias"])
+    with pytest.raises(InvalidArgumentError, match="MultiOptimizer of Keras whose parts exclude weights"):
+        DistributedOptimizer(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(inner)))
+
+
 def test_other_steps_than_those_of_fit(several):
     def run():
         made = model()

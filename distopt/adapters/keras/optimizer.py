@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import re
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from distopt import optimizers
 from distopt.adapters.keras.counterparts import constrained, counterpart, current_rate, number
+from distopt.adapters.keras.exclusions import Exclusions
 from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
@@ -80,6 +80,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         rate: Any = getattr(inner, "learning_rate", None)  # a MultiOptimizer has none
         is_number = isinstance(rate, Variable)
         super().__init__(float(rate) if is_number else functools.partial(current_rate, inner), name=name or inner.name)
+        self._exclusions = Exclusions(optimizer, inner)
         self.inner = inner
         self._rate = self.learning_rate if is_number else None
         self._state_to_load = state
@@ -111,6 +112,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
                     ours.constraint = functools.partial(constrained, variable.constraint)
         with warnings.catch_warnings():  # Keras models are made without a seed, or loaded after this
             warnings.filterwarnings("ignore", "replica .* began with other values")
+            self._exclusions.carry_over(variables, self._trained.variables)
             self.inner.build(self._trained.variables)
         if self._state_to_load:
             self.inner.set_weights(self._state_to_load)
@@ -182,14 +184,13 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
     def exclude_from_weight_decay(
         self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
     ) -> None:
-        """Leave weights out of the inner optimizer's decay, before the first ``fit``.
+        """Leave weights out of the inner optimizer's decay, before the first ``fit``, in place of earlier ones.
 
         Args:
             var_list: variables to leave out.
             var_names: patterns; a variable is left out if one is found in its path, such as "sequential/dense/bias".
         """
-        paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
-        self.inner.exclude_from_weight_decay(var_names=[*paths, *(var_names or ())])
+        self._exclusions.replace(var_list, var_names)
 
     @property
     def learning_rate(self) -> Any:
