@@ -194,7 +194,39 @@ def test_the_exclusions_of_a_keras_optimizer_are_kept(wrap):
     optimizer = DistributedOptimizer(wrap(inner))
     zeros = [keras.ops.zeros_like(variable) for variable in (bias, kernel)]
     alone(optimizer.apply, zeros, [bias, kernel])
-    assert [float(variable.value[0]) for variable in (bias, kernel)] == [1.0, 0.5]
+    assert [variable.value.tolist() for variable in (bias, kernel)] == [[1.0], [0.5]]
+
+
+def layers_with(kind):
+    made = {
+        "own losses": keras.layers.Dense(CLASSES, activity_regularizer="l2"),
+        "a mask": keras.layers.Masking(),
+    }
+    pooled = [keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(CLASSES)]
+    return [keras.Input([FEATURES]), keras.layers.Reshape([3, 2]), made[kind], *pooled]
+
+
+@on_torch
+@pytest.mark.parametrize(
+    ("layers", "options", "message"),
+    [
+        (None, {"reduction": "sum"}, r"reduction='sum'.* pass the default reduction"),
+        (None, {"reduction": "mean_with_sample_weight"}, r"reduction='mean_with_sample_weight'"),
+        ("own losses", {}, "losses of its own"),
+        ("a mask", {}, "makes a mask"),
+    ],
+)
+def test_what_shares_would_weigh_wrongly_is_refused_when_fit_begins(several, layers, options, message):
+    def run():
+        made = model(constrained=False) if layers is None else keras.Sequential(layers_with(layers))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, **options)
+        made.compile(optimizer=DistributedOptimizer("sgd"), loss=loss)
+        shares = Shares(*data(), global_batch_size=BATCH)
+        with pytest.raises(InvalidArgumentError, match=message):
+            made.fit(shares, verbose=0, callbacks=[ReplicaCallback()])
+        return 0
+
+    several(run)
 
 
 @on_torch

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from distopt.adapters.keras.optimizer import DistributedOptimizer
+from distopt.adapters.keras.refusals import note_end_of_training, note_training
 from distopt.distribute.collectives import all_reduce, num_replicas
 from distopt.errors import InvalidArgumentError
 
@@ -39,6 +40,11 @@ class ReplicaCallback(keras.callbacks.Callback):
                 "compile(optimizer=distopt.adapters.keras.DistributedOptimizer(...))"
             )
         optimizer.attend(self.model.trainable_variables)
+        note_training(self.model)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Note that ``fit`` has ended."""
+        note_end_of_training()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Make the step of a batch whose gradients compiled code has computed."""

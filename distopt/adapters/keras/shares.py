@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from distopt.adapters.keras.refusals import refuse_unfit_model
 from distopt.data import batches
 from distopt.distribute.collectives import num_replicas
 from distopt.errors import InvalidArgumentError
@@ -18,7 +19,8 @@ class Shares(keras.utils.PyDataset):
     Keras differentiates the mean over the local batch, and ``DistributedOptimizer`` averages over replicas. A share of
     n examples of a global batch of N carries the sample weight ``R n / N``, R being the number of replicas. The weight
     is 1 where shares are equal; elsewhere it makes the average equal to one process on the joined batch. This holds for
-    losses with Keras' default reduction (a mean over examples). A replica that gets no share of a short last batch gets
+    losses with Keras' default reduction (a mean over examples); with ``ReplicaCallback``, ``fit`` refuses reductions,
+    masks and layers' own losses for which it would not. A replica that gets no share of a short last batch gets
     one example of weight 0. All replicas take the same number of steps.
 
     Every replica passes the same examples, which is checked at each epoch (a collective); the order of epoch k is the
@@ -72,7 +74,14 @@ class Shares(keras.utils.PyDataset):
         return len(self._batches)
 
     def on_epoch_begin(self) -> None:
-        """Begin an epoch, in a new order (a collective). Keras calls this method."""
+        """Begin an epoch, in a new order (a collective). Keras calls this method.
+
+        Raises:
+            InvalidArgumentError: a model with ``ReplicaCallback`` that shares would train wrongly.
+        """
+        if (replicas := num_replicas()) > 1:
+            size = self._batches.global_batch_size
+            refuse_unfit_model(are_uneven=size % replicas > 0 or len(self._leaves[-1]) % size % replicas > 0)
         if self._next and self._counts:
             self._renew()
         self._next = 0

@@ -1,0 +1,79 @@
+"""What ``fit`` over ``Shares`` would compute wrongly, refused when it begins."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from distopt.errors import InvalidArgumentError
+
+_UNFIT = ("sum", "mean_with_sample_weight")
+_trained: list[weakref.ref[Any]] = []
+"""The model of the last ``fit`` that had a ``ReplicaCallback``, until that ends: ``Shares`` are not told of it."""
+
+
+def note_training(model: Any) -> None:
+    """Note that ``fit`` of a model begins."""
+    _trained[:] = [weakref.ref(model)]
+
+
+def note_end_of_training() -> None:
+    """Note that ``fit`` has ended."""
+    _trained.clear()
+
+
+def refuse_unfit_model(*, are_uneven: bool) -> None:
+    """Refuse the model in training if weights of shares would not give the gradients of one process.
+
+    Args:
+        are_uneven: whether some replica has fewer examples of a batch than another.
+
+    Raises:
+        InvalidArgumentError: a reduction of a loss, a loss of a layer, or a mask does not go with weighted shares.
+    """
+    model = _trained[0]() if _trained else None
+    fault = "" if model is None else _fault(model, are_uneven)
+    if fault:
+        _trained.clear()  # this fit has ended
+        raise InvalidArgumentError(f"fit over Shares: {fault}")
+
+
+def _fault(model: Any, are_uneven: bool) -> str:
+    """Return what is wrong with a model, and the cure; an empty string where nothing is."""
+    for loss in keras.tree.flatten(model.loss):
+        if (reduction := getattr(loss, "reduction", None)) in _UNFIT:
+            return (
+                f"the loss {loss.name!r} has reduction={reduction!r}, and its averages over replicas are not those of "
+                "one process: pass the default reduction, a mean over examples"
+            )
+    for layer in _layers(model):
+        if getattr(layer, "mask_zero", False) or isinstance(layer, keras.layers.Masking):
+            return (
+                f"layer {layer.name!r} makes a mask, and Keras divides by what each replica's mask "
+                "leaves: give sample weights of 0 in place of the mask, or train with distopt's own loop"
+            )
+    if are_uneven and (owner := _with_own_losses(model)):
+        return (
+            f"{owner!r} has losses of its own, which shares of different sizes would weigh wrongly: "
+            "take a global_batch_size, and a number of examples, that divide evenly among the replicas"
+        )
+    return ""
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _layers(layer)
+
+
+def _with_own_losses(model: Any) -> str:
+    """Return the name of a layer with losses beside those of its weights, or an empty string."""
+    for layer in (*_layers(model), model):
+        of_weights = sum(weight.regularizer is not None for weight in layer.trainable_weights)
+        if layer.activity_regularizer is not None or len(layer.losses) > of_weights:
+            return str(layer.name)
+    return ""
