@@ -8,6 +8,7 @@ from distopt import errors as errors
 from distopt import gradients as gradients
 from distopt import kernels as kernels
 from distopt import losses as losses
+from distopt import metrics as metrics
 from distopt import ops as ops
 from distopt import optimizers as optimizers
 from distopt import ray as ray

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("distribute.transports",),
     ("distribute",),
     ("slabs", "data"),
-    ("aggregators", "transformers", "losses", "telemetry"),
+    ("aggregators", "transformers", "losses", "metrics", "telemetry"),
     ("engine.state",),
     ("engine.sweep",),
     ("engine.streaming",),

@@ -27,7 +27,8 @@ class GradientTape:
     """Records the computations of NumPy from variables, then gives their gradients.
 
     Inside of the ``with`` block a variable is read as a traced value; plain ``np.`` functions of traced values
-    are recorded. An operation without a derivative raises ``UntraceableError`` where it is called. Tapes nest:
+    are recorded. An operation without a derivative raises ``UntraceableError`` where it is called. Once the block has
+    ended, such operations and collectives take the plain values. Tapes nest:
     gradients computed under an open tape are recorded there, which gives derivatives of higher order.
     ``float(x)``, ``x.numpy()`` and ``x.item()`` give plain numbers, which the tape does not follow.
 
@@ -164,6 +165,10 @@ class GradientTape:
                 "tape.gradient was called a second time, and the record is gone after the first. "
                 "Ask for all sources in one call, or make the tape with GradientTape(persistent=True)."
             )
+
+    def follows(self, value: Any) -> bool:
+        """Return whether this tape records what is computed from ``value``, as long as the tape is open."""
+        return isbox(value) and self._here(value) is not None
 
     def _here(self, value: Any) -> Any:
         """Return this tape's box in ``value``, inside of the boxes of inner tapes; None if there is none."""

@@ -104,6 +104,24 @@ def node_of(box: Any) -> TapeNode:
     return node
 
 
+def is_followed(value: Any) -> bool:
+    """Return whether a tape that is still open follows ``value``, or a value in these lists, tuples and dicts."""
+    if type(value) in (list, tuple):
+        return any(map(is_followed, value))
+    if type(value) is dict:
+        return any(map(is_followed, value.values()))
+    return any(tape.follows(value) for tape in current_replica().tapes)
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` with every traced value in it, also in lists, tuples and dicts, replaced by its plain value."""
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if type(value) is dict:
+        return {key: plain(item) for key, item in value.items()}
+    return getval(value)
+
+
 class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # type: ignore[misc]
     """A value that a tape follows: an array for NumPy, a number for ``float``, ``format`` and comparisons."""
 
@@ -119,21 +137,31 @@ class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # typ
         super().__init__(value, trace, node)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if method != "__call__":
+        if method == "__call__":
+            return self.__array_function__(ufunc, (), inputs, kwargs)
+        if is_followed([*inputs, kwargs]):
             raise untraceable(f"{ufunc.__name__}.{method}", "has no derivative")
-        return self.__array_function__(ufunc, (), inputs, kwargs)
+        return getattr(ufunc, method)(*plain(read(inputs)), **plain(read(kwargs)))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if kwargs.get("out") is not None:
-            raise untraceable(func.__name__, "was to be written into an array", "Say x = x + y, not out= or +=.")
-        return call_traced(func, args, kwargs)
+        try:
+            if kwargs.get("out") is not None:
+                raise untraceable(func.__name__, "was to be written into an array", "Say x = x + y, not out= or +=.")
+            return call_traced(func, args, kwargs)
+        except UntraceableError:
+            # What a closed tape can't differentiate it need not: nobody asks it for more than it has recorded.
+            if is_followed([*args, kwargs]):
+                raise
+        return func(*plain(read(args)), **plain(read(kwargs)))
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        raise untraceable(
-            "asarray",
-            "(also in a list of numbers, or assigned to an element) would make it a constant",
-            _JOIN,
-        )
+        if is_followed(self):
+            raise untraceable(
+                "asarray",
+                "(also in a list of numbers, assigned to an element, or in a collective) would make it a constant",
+                _JOIN,
+            )
+        return np.array(getval(self), dtype, copy=True if copy is None else copy)
 
     def __getitem__(self, index: Any) -> Any:
         index = read(index)
@@ -149,7 +177,11 @@ class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # typ
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and hasattr(np.ndarray, name):
-            raise untraceable(f"ndarray.{name}", "has no derivative")
+            if is_followed(self):
+                raise untraceable(f"ndarray.{name}", "has no derivative")
+            value = self.numpy()
+            value.flags.writeable = False  # ``fill`` and the like would write into this copy
+            return getattr(value, name)
         raise AttributeError(f"a traced value has no attribute {name!r}")
 
     def numpy(self) -> Array:
@@ -194,12 +226,15 @@ class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # typ
         # ``array[i] = x`` asks for a float, as float(x) does; the caller's instruction tells them apart.
         frame = inspect.currentframe()
         caller = None if frame is None else frame.f_back
-        if current_replica().tapes and caller and caller.f_code.co_code[caller.f_lasti] == _STORE_SUBSCR:
+        if is_followed(self) and caller and caller.f_code.co_code[caller.f_lasti] == _STORE_SUBSCR:
             raise untraceable("ndarray.__setitem__", "was to be stored in an array", _JOIN)
         return float(getval(self))
 
     def __int__(self) -> int:
         return int(getval(self))
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(getval(self)[()], digits)
 
     def __format__(self, spec: str) -> str:
         return format(np.asarray(getval(self))[()], spec)

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import distopt
 from distopt import GradientTape, Variable
 from distopt.errors import InvalidArgumentError, UntraceableError
 
@@ -165,3 +166,56 @@ class TestRefusals:
 
     def test_autograd_itself_still_works(self):
         np.testing.assert_array_equal(autograd.grad(lambda x: anp.sum(x * x))(np.ones(2)), [2, 2])
+
+
+class TestOnceTheTapeIsClosed:
+    """Line 18: the loss that people print is a share, and what mends that takes traced values."""
+
+    @pytest.fixture
+    def v(self):
+        x = Variable([1.0, 2.0, 3.0])
+        with GradientTape():
+            return x * 2
+
+    @pytest.mark.parametrize(
+        ("call", "value"),
+        [
+            (lambda v: distopt.all_reduce(np.sum(v)), 12),
+            (lambda v: distopt.all_reduce(list(v)), [2, 4, 6]),
+            (distopt.all_gather, [[2, 4, 6]]),
+            (distopt.broadcast, [2, 4, 6]),
+            (lambda v: np.mean([v[0], v[1]]), 3),
+            (np.asarray, [2, 4, 6]),
+            (np.median, 4),
+            (lambda v: np.quantile(v, 0.5), 4),
+            (lambda v: np.add.reduce(v), 12),
+            (lambda v: np.add(v, 1, out=np.zeros(3)), [3, 5, 7]),
+            (lambda v: np.sum(v, where=[True, False, True]), 8),
+            (lambda v: np.linalg.norm(v, ord=np.inf), 6),
+            (lambda v: round(v[0] / 3, 2), 0.67),
+            (lambda v: np.frombuffer(v.tobytes(), "f4"), [2, 4, 6]),
+        ],
+    )
+    def test_collectives_and_numpy_take_traced_values(self, v, call, value):
+        np.testing.assert_allclose(call(v), value, rtol=1e-6)
+
+    def test_nothing_is_written_into_them(self, v):
+        with pytest.raises(ValueError, match="read-only"):
+            v.fill(0)
+        np.testing.assert_array_equal(v, [2, 4, 6])
+
+    def test_a_persistent_tape_follows_what_it_can(self):
+        x = Variable(3.0)
+        with GradientTape(persistent=True) as tape:
+            y = x * x
+        assert tape.gradient(y * 2, x) == 12
+
+    def test_an_open_tape_around_the_closed_one_still_refuses(self):
+        x = Variable([1.0, 2.0])
+        with GradientTape():
+            with GradientTape():
+                y = x * 2
+            for call in (distopt.all_reduce, np.asarray, np.median, np.add.reduce, lambda y: y.tobytes()):
+                with pytest.raises(UntraceableError):
+                    call(y)
+        np.testing.assert_array_equal(y, [2, 4])
