@@ -11,20 +11,21 @@ from typing import Any, Self
 
 from distopt.arguments import as_int
 from distopt.checkpoint import directory as names
-from distopt.checkpoint.agreement import do_together, tell
-from distopt.checkpoint.own_state import OWN_VARIABLES, Resumable, own_state, restore_own
+from distopt.checkpoint.agreement import tell
+from distopt.checkpoint.best import checked_best
+from distopt.checkpoint.extra import checked_extra
+from distopt.checkpoint.own_state import OWN_VARIABLES, Own, Resumable, own_variables
 from distopt.checkpoint.preemption import Preemption
 from distopt.checkpoint.random_state import checked_generators
-from distopt.checkpoint.reader import Found, load, open_checkpoint, owner_of, targets_of
+from distopt.checkpoint.restoring import Run, restore_step
 from distopt.checkpoint.snapshot import Snapshot, raise_difference, sample_of
-from distopt.checkpoint.state import CheckpointEntry, Live, find, make_slots
+from distopt.checkpoint.state import find, kind_of
 from distopt.checkpoint.writer import Whole, Write, Writer
-from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.header import Call, agree, telling_the_others
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import CheckpointError, InvalidArgumentError
 from distopt.memory.digests import digest
-from distopt.optimizers.common.access import counter_of, engine_of, family_of
+from distopt.optimizers.common.access import counter_of, family_of
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.process.moments import Moment
 from distopt.process.observers import observe
@@ -54,6 +55,10 @@ class Checkpointer:
         data: ``distopt.data.batches(...)``, or anything with ``resume(state)`` and ``state()``, which returns JSON.
         random: random generators: NumPy's ``Generator`` and ``RandomState``, ``random.Random``.
         keep: number of checkpoints to keep; older ones are removed when a new one is complete.
+        extra: a dict of values of your own by name: numbers, strings, arrays, lists and dicts of them. Each replica
+            saves those that are in its dict at that time, and ``restore`` puts them into it.
+        keep_best: keep the best checkpoint too: the name of a number in ``extra``, and ``"min"`` or ``"max"``, as in
+            ``("loss", "min")``.
 
     Raises:
         InvalidArgumentError: an argument that can't be right.
@@ -80,7 +85,7 @@ class Checkpointer:
         array([4.25], dtype=float32)
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (a run has many parts, each given by its name)
         self,
         directory: str | os.PathLike[str],
         *,
@@ -89,6 +94,8 @@ class Checkpointer:
         data: Resumable | None = None,
         random: Sequence[Any] = (),
         keep: int = 3,
+        extra: dict[str, Any] | None = None,
+        keep_best: tuple[str, str] | None = None,
     ) -> None:
         self.directory = Path(directory).absolute()
         if optimizer is not None and not isinstance(optimizer, BaseOptimizer):
@@ -99,13 +106,16 @@ class Checkpointer:
             raise InvalidArgumentError(
                 f"Checkpointer(data={data!r}): expected distopt.data.batches(...), or an object with state() and resume"
             )
-        self._optimizer, self._variables, self._data = optimizer, list(variables or []), data
-        self._random, self._keep = checked_generators(random), _count("keep", keep)
+        self._optimizer, self._keep = optimizer, _count("keep", keep)
+        own = Own(data, checked_generators(random), {} if extra is None else checked_extra(extra))
+        self._run, self._best = Run(optimizer, list(variables or []), own), checked_best(keep_best)
         self._writer, self._preemption = Writer(), Preemption()
         self._snapshot = Snapshot()
         self._calls = 0
         self._begun: int | None = None
-        self._goes_on = False
+        self._known_steps: set[int] = set()
+        """Those that this run has restored or saved; others in the directory are another run's."""
+        self._holds_lock = False
 
     def save(self) -> None:
         """Save the state: copy it, and let a thread write the copy. Collective.
@@ -114,7 +124,8 @@ class Checkpointer:
 
         Raises:
             CollectiveMismatchError: not all replicas save (on every one of them).
-            CheckpointError: the replicas' states differ, or the directory holds the checkpoints of another run.
+            CheckpointError: the replicas' states differ, or the directory holds the checkpoints of another run, or
+                another job writes there.
         """
         self._calls += self._optimizer is None
         self._save()
@@ -161,8 +172,14 @@ class Checkpointer:
         if text is not None:
             raise CheckpointError(text)
 
-    def restore(self) -> int | None:
+    def restore(self, *, best: bool = False) -> int | None:
         """Restore the newest undamaged checkpoint, on all replicas the same one. Collective.
+
+        Without an optimizer, a checkpoint that an optimizer has saved gives the values of ``variables=`` alone, for
+        inference or for training in another directory. What else it holds is left there.
+
+        Args:
+            best: take the best checkpoint, by ``keep_best=``, instead of the newest.
 
         Returns:
             The number of steps done when it was saved; None where the directory holds no checkpoint.
@@ -178,13 +195,17 @@ class Checkpointer:
             if communicator.index == 0:
                 names.put_back(self.directory)
             saved_steps = names.steps_in(self.directory)
-        agree(communicator, Call("Checkpointer.restore", lambda: {"directory": str(self.directory)}))
-        steps: list[int] = tell(communicator, saved_steps)[0]
-        self._goes_on = True
+            order = self._ranked(saved_steps) if best else saved_steps
+        call = {"directory": str(self.directory), "best": str(best)}
+        agree(communicator, Call("Checkpointer.restore", lambda: call))
+        steps: list[int] = tell(communicator, order)[0]
         bad: list[str] = []
         for step in reversed(steps):
-            trouble = self._restore(communicator, step)
+            trouble, goes_on = restore_step(self._run, communicator, self.directory, step)
             if trouble is None:
+                self._calls = step
+                if goes_on:
+                    self._known_steps.update(saved_steps)
                 if bad and communicator.index == 0:
                     warnings.warn(f"went back to step {step}, for {'; '.join(bad)}", stacklevel=2)
                 return step
@@ -202,14 +223,25 @@ class Checkpointer:
     ) -> None:
         """Wait for the last checkpoint; after an exception only for this replica's part of it."""
         self._preemption.uninstall()
-        if kind is None:
-            self.wait()
-        else:
-            self._writer.give_up()
+        try:
+            if kind is None:
+                self.wait()
+            else:
+                self._writer.give_up()
+        finally:
+            if self._holds_lock:
+                names.unlock(self.directory)
 
     @property
     def _step(self) -> int:
         return self._calls if self._optimizer is None else int(counter_of(self._optimizer))
+
+    def _ranked(self, steps: Sequence[int]) -> list[int]:
+        if self._best is None:
+            raise InvalidArgumentError(
+                "restore(best=True): which is best? Give Checkpointer(keep_best=('loss', 'min'))"
+            )
+        return self._best.ranked(self.directory, steps)
 
     # Saving
 
@@ -221,10 +253,16 @@ class Checkpointer:
             failure = self._writer.join()
             if self._optimizer is not None:
                 family_of(self._optimizer).refuse_if_unusable(current_replica())
-            live, step, saved_steps = find(self._optimizer, self._variables), self._step, names.steps_in(self.directory)
+            live, step = find(self._optimizer, self._run.variables), self._step
+            if index == 0:
+                names.lock(self.directory)
+                self._holds_lock = True
+            saved_steps = names.steps_in(self.directory)
             if index == 0:
                 self._refuse_another_run(step, saved_steps)
-            own = own_state(live, self._data, self._random)
+            if self._best is not None:
+                self._best.check(self._run.own.extra)
+            own = self._run.own.state() | {OWN_VARIABLES: own_variables(live)}
             described, pieces = live.described(replicas), live.pieces(replicas, index)
             self._snapshot.make_room(pieces)
         call = {"directory": str(self.directory), "keep": str(self._keep), "variables": str(described)}
@@ -235,19 +273,23 @@ class Checkpointer:
         if len({row[3] for row in rows}) > 1:
             raise_difference(communicator, sample)
         self._snapshot.copy_from(pieces)
-        self._begun, self._goes_on = step, True
+        self._begun = step
+        self._known_steps.add(step)
         mine = [(piece, entry.variable.dtype.name) for piece, entry in pieces]
         token, buffer = rows[0][2], self._snapshot.buffer
-        whole = Whole(self.directory, step, token, replicas, described, live.trained, self._keep)
+        contents = described, live.trained, kind_of(self._optimizer)
+        whole = Whole(self.directory, step, token, replicas, *contents, self._keep, self._best)
         self._writer.begin(Write(whole, index, mine, buffer, own))
         if text is not None and index == 0:
             warnings.warn(text, stacklevel=3)
 
     def _refuse_another_run(self, step: int, saved_steps: Sequence[int]) -> None:
-        if not self._goes_on and saved_steps and saved_steps[-1] > step:
+        others = [each for each in saved_steps if each not in self._known_steps]
+        if others:
             raise CheckpointError(
-                f"{self.directory} holds a checkpoint of step {saved_steps[-1]}, and this run saves step {step} "
-                "without having restored it: call restore() before the first step, or take another directory"
+                f"{self.directory} holds a checkpoint of step {others[-1]}, and this run saves step {step} without "
+                "having restored it: call restore() before the first step, or take another directory. If the "
+                "checkpoint is newer than this run, another job writes there"
             )
 
     def _failure(self, rows: Sequence[Sequence[Any]]) -> str | None:
@@ -258,51 +300,6 @@ class Checkpointer:
         last = rows[0][1]
         good = f"the last good one is that of step {last[0]}" if last else "there is none before it"
         return f"the checkpoint of step {self._begun} could not be written in {self.directory}: {texts[-1]}; {good}"
-
-    # Restoring
-
-    def _restore(self, communicator: Communicator, step: int) -> str | None:
-        """Restore a step. If its files are damaged, change nothing and return what is wrong with them."""
-        found: Found
-        owner: int
-        targets: dict[str, CheckpointEntry]
-
-        def check() -> None:
-            nonlocal found, owner, targets
-            found = open_checkpoint(self.directory, step)
-            parts = {"data": self._data, "random": self._random, OWN_VARIABLES: found.has_own_variables}
-            owner = owner_of(found.manifest, communicator.size, communicator.index, [p for p, v in parts.items() if v])
-            targets = targets_of(self._prepared(found), found.manifest, owner)
-
-        trouble = do_together(communicator, check)
-        if trouble is not None:
-            return trouble
-        left: list[str] = []
-        do_together(
-            communicator, lambda: left.extend(restore_own(found.manifest.replicas[owner], self._data, self._random))
-        )
-        trouble = do_together(communicator, lambda: load(found, targets))
-        if trouble is not None:
-            error = CheckpointError(f"{self.directory}, step {step}: {trouble}")
-            if self._optimizer is not None:
-                engine_of(self._optimizer).training.note_damage(error)
-            raise error
-        if self._optimizer is not None:
-            engine_of(self._optimizer).training.note_restored()  # nothing is left of what a step had broken
-        self._calls = step
-        if left and communicator.index == 0:
-            warnings.warn(f"restored without {' and '.join(left)}, which the checkpoint holds", stacklevel=3)
-        return None
-
-    def _prepared(self, found: Found) -> Live:
-        """Return this run's variables, after making the slots that the optimizer had when the step was saved."""
-        optimizer, manifest = self._optimizer, found.manifest
-        if optimizer is not None:
-            known = {f"variables/{v.name}": v for v in self._variables}
-            if manifest.trained and all(key in known for key in manifest.trained):
-                trained = [known[key] for key in manifest.trained]
-                make_slots(optimizer, trained, has_own_variables=found.has_own_variables)
-        return find(optimizer, self._variables)
 
 
 def _count(argument: str, value: Any) -> int:

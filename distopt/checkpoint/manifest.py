@@ -28,6 +28,13 @@ class Described(msgspec.Struct, frozen=True):
             raise ValueError(f"a variable of shape {self.shape} and dtype {self.dtype!r}")
 
 
+class Kind(msgspec.Struct, frozen=True):
+    """Which optimizer has saved: its class and those of the optimizers inside it, and its configuration."""
+
+    classes: list[str]
+    configuration: dict[str, Any]
+
+
 class FilePart(msgspec.Struct, frozen=True):
     """One file: its size, its checksum, and the pieces in it."""
 
@@ -44,6 +51,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         step: number of steps done.
         variables: by key.
         trained: the keys of the variables that the optimizer updates, in its order.
+        optimizer: which optimizer that is; None without one, or in checkpoints of earlier versions.
         parts: one file per replica.
         replicas: what each replica keeps for itself, as JSON: data, random state, digests of its own variables.
 
@@ -55,6 +63,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     step: Count
     variables: dict[str, Described]
     trained: list[str]
+    optimizer: Kind | None = None
     parts: list[FilePart] = msgspec.field(name="files")
     replicas: list[dict[str, Any]]
 

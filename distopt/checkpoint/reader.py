@@ -75,13 +75,13 @@ def owner_of(manifest: Manifest, replicas: int, index: int, parts: Iterable[str]
     return 0
 
 
-def targets_of(live: Live, manifest: Manifest, owner: int) -> dict[str, CheckpointEntry]:
-    """Return the variable of this run for each name in the files.
+def targets_of(live: Live, owner: int) -> dict[str, CheckpointEntry]:
+    """Return the variable of this run for each name in the files."""
+    return {**live.common, **{own_key(key, owner): entry for key, entry in live.own.items()}}
 
-    Raises:
-        CheckpointError: variables are missing on either side, or differ in shape or dtype.
-    """
-    targets = {**live.common, **{own_key(key, owner): entry for key, entry in live.own.items()}}
+
+def differences(targets: Mapping[str, CheckpointEntry], manifest: Manifest, owner: int) -> list[str]:
+    """Return a line for each variable that is missing on either side, or differs in shape or dtype."""
     others = {own_key("", r) for r in range(len(manifest.replicas)) if r != owner}
     stored = {k: v for k, v in manifest.variables.items() if f"{k.split('/', 1)[0]}/" not in others}
     here = {key: entry.described for key, entry in targets.items()}
@@ -92,14 +92,23 @@ def targets_of(live: Live, manifest: Manifest, owner: int) -> dict[str, Checkpoi
         for key in here
         if key in stored and stored[key] != here[key]
     ]
+    return lines
+
+
+def refuse(lines: Sequence[str], manifest: Manifest) -> None:
+    """Raise an error that lists the differences, if there are any.
+
+    Raises:
+        CheckpointError: there are.
+    """
     if lines:
         shown = "".join(f"\n  {line}" for line in lines[:20]) + ("\n  ..." if len(lines) > 20 else "")
         raise CheckpointError(
             f"the checkpoint of step {manifest.step} holds other variables than this run:{shown}\nVariables are found "
             "by their names: make them as in the run that saved it, with the same optimizer, and pass those of a model "
-            "whose optimizer has made no step as variables=[...]"
+            "whose optimizer has made no step as variables=[...]. Checkpointer(directory, variables=[...]) without an "
+            "optimizer restores the weights alone"
         )
-    return targets
 
 
 def load(found: Found, targets: Mapping[str, CheckpointEntry]) -> None:

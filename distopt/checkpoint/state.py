@@ -15,6 +15,7 @@ A variable without a name of its own goes by its number in its list.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import numpy as np
 
 from distopt.arrays import Array
 from distopt.checkpoint.files import DTYPES
-from distopt.checkpoint.manifest import Described
+from distopt.checkpoint.manifest import Described, Kind
 from distopt.checkpoint.pieces import Piece, cut
 from distopt.errors import InvalidArgumentError
 from distopt.memory.flat_buffer import FlatBuffer
@@ -209,6 +210,49 @@ def _numbered(room: str, variables: Iterable[Variable], prefix: str = "") -> dic
         name = str(k) if _NUMBERED.fullmatch(name) or f"{room}/{name}" in named else name
         named[f"{room}/{name}"] = CheckpointEntry(variable)
     return named
+
+
+def kind_of(optimizer: BaseOptimizer | None) -> Kind | None:
+    """Return the class and the configuration of an optimizer, as the manifest names them."""
+    if optimizer is None:
+        return None
+    inner = [part for part in parts_of(optimizer) if part is not optimizer]
+    try:
+        configuration = _as_json(optimizer.get_config())  # type: ignore[attr-defined]  # both families have it
+    except Exception:  # a class of the user's own: it need not have a configuration
+        configuration = {}
+    return Kind([_class_of(each) for each in (optimizer, *inner)], configuration)
+
+
+def differences_of(stored: Kind, here: Kind) -> list[str]:
+    """Return a line for each argument that differs; what only one of them has, an earlier version did not know."""
+    before, now = _flat(stored.configuration), _flat(here.configuration)
+    return [f"{name} = {before[name]} in the checkpoint, {now[name]} here"
+            for name in before if name in now and before[name] != now[name]]  # fmt: skip
+
+
+def _class_of(optimizer: BaseOptimizer) -> str:
+    return ("legacy." if isinstance(optimizer, LegacyOptimizer) else "") + type(optimizer).__name__
+
+
+def _as_json(value: Any) -> Any:
+    """Return a configuration without names, which say nothing, and with the class of what JSON can't hold."""
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items() if key != "name"}
+    if isinstance(value, (list, tuple)):
+        return list(map(_as_json, value))
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
+
+
+def _flat(configuration: Any, prefix: str = "") -> dict[str, str]:
+    if not isinstance(configuration, dict):
+        return {prefix: json.dumps(configuration)}
+    return {
+        name: text
+        for key, item in configuration.items()
+        for name, text in _flat(item, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 def make_slots(optimizer: BaseOptimizer, variables: Sequence[Variable], *, has_own_variables: bool) -> None:

@@ -22,8 +22,9 @@ import msgspec
 
 from distopt.arrays import Array
 from distopt.checkpoint import directory as names
+from distopt.checkpoint.best import Best
 from distopt.checkpoint.files import write_tensors, write_text
-from distopt.checkpoint.manifest import Described, FilePart, Manifest
+from distopt.checkpoint.manifest import Described, FilePart, Kind, Manifest
 from distopt.checkpoint.pieces import Piece
 from distopt.process.exiting import is_exiting
 
@@ -46,7 +47,9 @@ class Whole:
         replicas: the number of replicas that write.
         variables: shape and dtype of every variable, for the manifest.
         trained: the names of the variables that the optimizer updates, for the manifest.
+        optimizer: which optimizer that is, for the manifest.
         keep: number of checkpoints to keep.
+        best: what makes a checkpoint the best, which is kept too; or None.
     """
 
     directory: Path
@@ -55,7 +58,9 @@ class Whole:
     replicas: int
     variables: dict[str, Described]
     trained: Sequence[str]
+    optimizer: Kind | None
     keep: int
+    best: Best | None
 
     @property
     def aside(self) -> Path:
@@ -172,6 +177,7 @@ def _complete(whole: Whole) -> None:
         step=whole.step,
         variables=whole.variables,
         trained=list(whole.trained),
+        optimizer=whole.optimizer,
         parts=[note.file for note in notes],
         replicas=[note.own for note in notes],
     )
@@ -179,7 +185,16 @@ def _complete(whole: Whole) -> None:
         whole.note(r).unlink()
     manifest.write(whole.aside)
     names.publish(whole.directory, whole.step, whole.token)
-    names.keep_newest(whole.directory, whole.step, whole.token, whole.keep)
+    _remove_outdated(whole)
+
+
+def _remove_outdated(whole: Whole) -> None:
+    """Remove all checkpoints up to this step, which is complete, but the newest and the best."""
+    done = [each for each in names.steps_in(whole.directory) if each <= whole.step]
+    outdated = done[: -whole.keep]
+    if whole.best is not None and outdated:
+        outdated = [each for each in outdated if each not in whole.best.ranked(whole.directory, done)[-1:]]
+    names.remove(whole.directory, outdated, whole.token)
 
 
 def _wait_for_parts(whole: Whole) -> None:

@@ -16,6 +16,10 @@ def saved(directory, **options):
         checkpointer.save()
 
 
+def steps_of(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
 def generators():
     numpy_kinds = [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64]
     seeded = [np.random.Generator(kind(7)) for kind in numpy_kinds]

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 from support import ROOT, run, run_replicas
-from unit.checkpoint.saving import generators, saved, step
+from unit.checkpoint.saving import generators, saved, step, steps_of
 
 import distopt
 from distopt import Strategy, Variable, simulate
@@ -19,10 +19,6 @@ from distopt.data import batches
 from distopt.errors import CheckpointError, ForeignVariableError, InvalidArgumentError
 from distopt.optimizers import SGD, Adam, legacy
 from distopt.process.replica import current_replica
-
-
-def steps_of(directory):
-    return sorted(path.name for path in directory.iterdir())
 
 
 def test_nothing_to_restore(tmp_path):
