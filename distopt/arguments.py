@@ -16,6 +16,10 @@ BELOW_ONE = math.nextafter(1.0, 0.0)
 """The highest decay of a moment: with a decay of 1 the moment would stay at zero for ever."""
 
 
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+"""The positive numbers that float32 holds with all its digits, and whose inverse it holds too."""
+
+
 def as_float(value: Any) -> float:
     """Return one real number as a float, and anything else (a string, a list, None) as NaN."""
     try:
@@ -50,9 +54,9 @@ def real(owner: str, argument: str, value: Any) -> float:
 def finite(owner: str, argument: str, value: Any, low: float = -math.inf) -> float:
     """Return a finite hyperparameter, not below ``low``, as a float."""
     number = real(owner, argument, value)
-    if not (math.isfinite(number) and number >= low):
+    if not (abs(number) <= LARGEST and number >= low):
         limit = "" if low == -math.inf else f", {low} or more"
-        raise InvalidArgumentError(f"{owner}({argument}={value!r}): expected a finite number{limit}")
+        raise InvalidArgumentError(f"{owner}({argument}={value!r}): expected a finite number of float32{limit}")
     return number
 
 
@@ -60,13 +64,13 @@ def evaluated(optimizer: str, step: int, argument: str, value: Any) -> float:
     """Return the result of a schedule or function as a float.
 
     Raises:
-        InvalidArgumentError: the result is no finite number.
+        InvalidArgumentError: the result is no finite number of float32, in which hyperparameters are.
     """
     number = as_float(value)
-    if not math.isfinite(number):
+    if not abs(number) <= LARGEST:
         raise InvalidArgumentError(
             f"optimizer {optimizer!r}, step {step}: the schedule or function of {argument} gave {value!r}: "
-            "expected a finite real number"
+            "expected a finite real number of float32"
         )
     return number
 
@@ -98,11 +102,24 @@ def positive(owner: str, argument: str, value: Any) -> float:
     return number
 
 
+def divisor(owner: str, argument: str, value: Any) -> float:
+    """Return a number above 0 that values of float32 are divided by, as a float: its inverse is a number too."""
+    number = positive(owner, argument, value)
+    if number < SMALLEST:
+        raise InvalidArgumentError(
+            f"{owner}({argument}={value!r}): values of float32 that are divided by it become infinite: expected "
+            f"{SMALLEST:.2g} or more"
+        )
+    return number
+
+
 def count(owner: str, argument: str, value: Any, least: int) -> int:
     """Return a hyperparameter that counts something as an int, which must be ``least`` or more."""
     number = as_float(value)
-    if not (number >= least and number == int(number)):
-        raise InvalidArgumentError(f"{owner}({argument}={value!r}): expected a whole number, {least} or more")
+    if not (least <= number < 2**31 and number == int(number)):
+        raise InvalidArgumentError(
+            f"{owner}({argument}={value!r}): expected a whole number, {least} or more and below 2^31"
+        )
     return int(number)
 
 

@@ -47,6 +47,7 @@ def to_array(value: Any, what: str, numbers: Any = np.float32) -> Array:
     Raises:
         InvalidArgumentError: ``value`` (called ``what`` in the message) does not consist of numbers.
     """
+    refuse_mask(value, what)
     try:
         array = np.asarray(value, dtype=numbers if _is_python(value) else None)
     except ValueError as error:
@@ -57,6 +58,19 @@ def to_array(value: Any, what: str, numbers: Any = np.float32) -> Array:
             "Convert it with np.asarray(..., dtype='float32')."
         )
     return native(array)
+
+
+def refuse_mask(value: Any, what: str) -> None:
+    """Refuse a masked array: its mask would be lost, and what lies under it would count.
+
+    Raises:
+        InvalidArgumentError: elements of ``value`` are masked.
+    """
+    if type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise InvalidArgumentError(
+            f"{what} is a masked array, whose mask would be lost: give value.filled(0) or value.compressed(), or pass "
+            "weights of 0 where the loss takes weights"
+        )
 
 
 def cast(array: Array, dtype: np.dtype[Any], what: str) -> Array:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distopt.arguments import as_float
+from distopt.arguments import LARGEST, SMALLEST, as_float
 from distopt.arrays import Array, to_array
 from distopt.distribute.collectives import all_reduce
 from distopt.errors import InvalidArgumentError
@@ -86,7 +86,7 @@ class Mean:
             InvalidArgumentError: ``value`` is no single real number, or ``items`` is no count.
         """
         number, count = _number("Mean.update", value), as_float(items)
-        if not (math.isfinite(count) and count >= 0):
+        if not (count == 0 or SMALLEST <= count <= LARGEST):
             raise InvalidArgumentError(
                 f"Mean.update(items={items!r}): expected the number of items that value was summed over, 0 or more"
             )

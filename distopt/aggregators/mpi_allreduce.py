@@ -10,7 +10,7 @@ from distopt.aggregators.aggregator import FlatAggregator
 from distopt.arrays import Array, wide_dtype
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.transports.local import LocalCommunicator
-from distopt.distribute.transports.mpi import MPICommunicator, load_mpi
+from distopt.distribute.transports.mpi import MPICommunicator, load_mpi, refuse_intercommunicator
 from distopt.errors import InvalidArgumentError
 
 PIECE_ELEMENTS = 1 << 28
@@ -28,7 +28,7 @@ class MPIAllreduce(FlatAggregator):
         comm: an mpi4py communicator over the same replicas; None duplicates the strategy's own.
 
     Raises:
-        InvalidArgumentError: the replicas do not run under MPI.
+        InvalidArgumentError: the replicas do not run under MPI, or ``comm`` is an intercommunicator.
 
     Example:
         >>> import distopt
@@ -40,6 +40,8 @@ class MPIAllreduce(FlatAggregator):
     """
 
     def __init__(self, comm: Any = None) -> None:
+        if comm is not None:
+            refuse_intercommunicator(comm, "MPIAllreduce")
         self._comm = comm
 
     def reduce(self, communicator: Communicator, flat: Array) -> None:

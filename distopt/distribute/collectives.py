@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from distopt.arrays import native
+from distopt.arrays import native, refuse_mask
 from distopt.distribute.agreement.communicator import Array, Communicator
 from distopt.distribute.agreement.header import Call, agree, exchange_bytes, telling_the_others
 from distopt.distribute.agreement.summation import sum_in_place
@@ -191,6 +191,7 @@ def copy_from(communicator: Communicator, arrays: Sequence[Array], source: int) 
 
 
 def _as_array(x: Any, caller: str) -> Array:
+    refuse_mask(x, f"what {caller} received")
     array = np.ascontiguousarray(x.storage.array if isinstance(x, Variable) else x).reshape(np.shape(x))
     if array.dtype.hasobject or array.dtype.kind in "USMm":
         raise InvalidArgumentError(

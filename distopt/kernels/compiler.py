@@ -25,6 +25,7 @@ from typing import Any
 import numba
 from numba.core.registry import cpu_target as cpu_target_of_numba
 
+from distopt.errors import InvalidArgumentError
 from distopt.kernels.target import cpu_target
 from distopt.settings import CACHE_DIR
 
@@ -41,7 +42,15 @@ def compile_kernel(name: str, source: str, signature: Any) -> Callable[..., Any]
         name: the function's name, without its dtype; the file's name begins with it.
         source: a Python module that defines the function.
         signature: a Numba signature.
+
+    Raises:
+        InvalidArgumentError: Numba was told to compile nothing.
     """
+    if numba.config.DISABLE_JIT:
+        raise InvalidArgumentError(
+            "NUMBA_DISABLE_JIT is set, and distopt's kernels exist only compiled: unset it. A function of your own can "
+            "be debugged without compilation by calling its .py_func"
+        )
     with _thread_lock:
         _start_numba()
         directory = cache_directory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from distopt.arguments import count, positive
+from distopt.arguments import count, divisor
 from distopt.engine.state.loss_scale import LossScale
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.by_name.serialization import deserialize, serialize
@@ -69,7 +69,7 @@ class LossScaleOptimizer(Composite):
         training, inner = self._engine.training, engine_of(self.inner_optimizer).training
         training.accumulate_in(inner.accumulation)
         training.count_with(inner.iterations)
-        self.initial_scale = positive(owner, "initial_scale", initial_scale)
+        self.initial_scale = divisor(owner, "initial_scale", initial_scale)
         self.dynamic_growth_steps = count(owner, "dynamic_growth_steps", dynamic_growth_steps, 1)
         training.scale_by(LossScale(self.initial_scale, self.dynamic_growth_steps, _SMALLEST))
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from distopt.arrays import Array, native
+from distopt.arrays import Array, native, refuse_mask
 from distopt.errors import InvalidArgumentError
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
@@ -53,6 +53,7 @@ def _as_array(gradient: Any, variable: Variable, said: str) -> Array:
         raise InvalidArgumentError(
             f"{said} of {variable.name!r} is None: leave the pair out to skip the variable, or return zeros"
         )
+    refuse_mask(gradient, f"{said} of {variable.name!r}")
     try:
         array = np.asarray(gradient)
     except Exception as error:

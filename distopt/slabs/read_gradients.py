@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from distopt.arguments import as_float
+from distopt.arguments import LARGEST, SMALLEST, as_float
 from distopt.errors import InvalidArgumentError
 from distopt.kernels.spans import COMPUTE_DTYPE
 from distopt.process.moments import ACTIVE
@@ -96,9 +95,10 @@ def check_items(items: Any, aggregates: bool, averaged_loss: str | None) -> floa
             "distopt.stop_gradient(predictions)"
         )
     number = as_float(items)
-    if not (math.isfinite(number) and number >= 0):
+    if not (number == 0 or SMALLEST <= number <= LARGEST):
         raise InvalidArgumentError(
-            f"items={items!r}: expected the number of items (examples, tokens) of this replica's loss, 0 or more"
+            f"items={items!r}: expected the number of items (examples, tokens) of this replica's loss: 0, or from "
+            f"{SMALLEST:.2g} to {LARGEST:.2g}, so that gradients can be divided by it"
         )
     return number
 

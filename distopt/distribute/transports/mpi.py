@@ -92,6 +92,19 @@ def _check_initialised(mpi: Any) -> None:
         )
 
 
+def refuse_intercommunicator(comm: Any, owner: str) -> None:
+    """Refuse a communicator between two groups of processes.
+
+    Raises:
+        InvalidArgumentError: it is one.
+    """
+    if comm.Is_inter():
+        raise InvalidArgumentError(
+            f"{owner}(comm): this is an intercommunicator, and each of its two sides would train alone: pass "
+            "comm.Merge(), which has the processes of both"
+        )
+
+
 class MPICommunicator(ProcessCommunicator):
     """The replicas of an MPI communicator.
 
@@ -103,7 +116,8 @@ class MPICommunicator(ProcessCommunicator):
     One thread at a time uses it: another one may go on with it when the first has ended.
 
     Raises:
-        InvalidArgumentError: ``comm`` is ``MPI.COMM_NULL``: this process does not belong to it.
+        InvalidArgumentError: ``comm`` is ``MPI.COMM_NULL``: this process does not belong to it; or an
+            intercommunicator.
 
     Example:
         >>> MPICommunicator().name
@@ -118,6 +132,8 @@ class MPICommunicator(ProcessCommunicator):
                 "MPICommunicator(MPI.COMM_NULL): this process is no member of that communicator (Split gives "
                 "COMM_NULL for the colour MPI.UNDEFINED). Make the Strategy on the members only: if comm: ..."
             )
+        if comm is not None:
+            refuse_intercommunicator(comm, "MPICommunicator")
         super().__init__()
         self._given = comm
         self._own: Any = None

@@ -10,9 +10,14 @@ _handing_over = threading.Lock()
 
 
 class OneThread:
-    """The thread that uses a communicator; another one may go on when it has ended."""
+    """The thread that uses a communicator; another one may go on when it has ended.
 
-    def __init__(self) -> None:
+    Args:
+        cure: what else than one thread there is, for the message.
+    """
+
+    def __init__(self, cure: str = "") -> None:
+        self._cure = cure
         self._thread: threading.Thread | None = None
         self.identifier = 0
         """Of the thread, as ``threading.get_ident`` gives it; 0 while none uses the communicator."""
@@ -33,7 +38,7 @@ class OneThread:
             if self._thread is not None and self._thread is not mine and self._thread.is_alive():
                 raise ReplicaError(
                     f"thread {mine.name!r} called a collective, but thread {self._thread.name!r} uses this "
-                    "communicator and has not ended: what they send would mix. Make all collectives in one thread, "
-                    "or give each its own Strategy(MPICommunicator(comm.Dup()))"
+                    "communicator and has not ended: what they send would mix. Make all collectives in one thread"
+                    f"{self._cure}"
                 )
             self._thread, self.identifier = mine, threading.get_ident()

@@ -15,7 +15,7 @@ class ProcessCommunicator(Communicator):
     """A communicator of processes: those of a node meet in its memory, and one thread at a time uses it."""
 
     def __init__(self) -> None:
-        self._user = OneThread()
+        self._user = OneThread(", or give each its own Strategy(MPICommunicator(comm.Dup()))")
         self._mailbox: Mailbox | None = None
         """The memory for short records; None as long as no node is known to hold the whole job."""
         self._gathered = np.empty(0, np.uint8)

@@ -21,6 +21,7 @@ from distopt.distribute.agreement.communicator import Array, Communicator, Trans
 from distopt.distribute.agreement.watchdog import Status, Watchdog
 from distopt.distribute.node.node import Node
 from distopt.distribute.transports.last_word import as_error, last_word
+from distopt.distribute.transports.one_thread import OneThread
 from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLeftError, StalledError
 from distopt.process import forked
 
@@ -204,6 +205,7 @@ class ThreadCommunicator(Communicator):
         self._counters = counters or _Counters()
         self._headers, self._payloads = hub.channels_of(next(self._counters.communicators))
         self._dead = False
+        self._user = OneThread()
 
     @property
     def index(self) -> int:
@@ -255,6 +257,8 @@ class ThreadCommunicator(Communicator):
     def _exchange(self, channel: _Channel, contribution: Any, deadline: float | None = None) -> list[Any]:
         if self._dead:
             raise DeadCommunicatorError("this communicator can't be used any more: a deadline has passed")
+        if self._user.identifier != threading.get_ident():
+            self._user.hand_over()
         try:
             return self._hub.exchange(channel, self._index, contribution, deadline)
         except TimeoutError:

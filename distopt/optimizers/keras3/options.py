@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from distopt.arguments import positive
+from distopt.arguments import divisor
 from distopt.engine.state.family import RuleCall
 from distopt.engine.state.loss_scale import LossScale
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.flat_buffer import FlatBuffer
+from distopt.optimizers.common.attributes import as_constructed
 from distopt.optimizers.common.rule_updates import DECAYED, MASTERED
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.optimizers.keras3.master_weights import MASTER_SLOT, MasterWeights
@@ -60,7 +61,10 @@ class Options(State):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an option; once slots are made, refuse a value that would need other slots."""
+        """Set an option, checked as in the constructor; with slots, refuse a value that would need other slots."""
+        own = self._constructors_hyperparameters() if name in self.__dict__ else ()
+        if name in own:
+            value = as_constructed(self, name, value, beside=own)
         is_option = name in self._hyperparameters or name in self._settled_when_built
         if not is_option or not self.__dict__.get("built"):
             super().__setattr__(name, value)
@@ -75,6 +79,13 @@ class Options(State):
                 "that this needs. Set it in the constructor, or before the first step"
             )
         self._engine.note_changed_options()
+
+    @classmethod
+    def _constructors_hyperparameters(cls) -> tuple[str, ...]:
+        """Return the hyperparameters that the constructor of distopt's class takes."""
+        ours = next(each for each in cls.__mro__ if each.__module__.startswith("distopt."))
+        names: tuple[str, ...] = ours._hyperparameters
+        return names
 
     @property
     def weight_decay(self) -> float | None:
@@ -244,7 +255,7 @@ class Options(State):
     @loss_scale_factor.setter
     def loss_scale_factor(self, value: float | None) -> None:
         owner = type(self).__name__
-        scale = None if value is None else LossScale(positive(owner, "loss_scale_factor", value))
+        scale = None if value is None else LossScale(divisor(owner, "loss_scale_factor", value))
         self._engine.training.scale_by(scale)
 
     @property

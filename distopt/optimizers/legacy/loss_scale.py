@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from distopt.arguments import count, positive
+from distopt.arguments import count, divisor
 from distopt.arrays import to_array
 from distopt.engine.state.loss_scale import LossScale
 from distopt.errors import InvalidArgumentError
@@ -113,7 +113,7 @@ class LossScaleOptimizer(Optimizer):
                 f"{owner}(dynamic=False, initial_scale={initial_scale!r}, dynamic_growth_steps="
                 f"{dynamic_growth_steps!r}): a fixed scale needs initial_scale, and does not grow"
             )
-        factor = positive(owner, "initial_scale", _INITIAL_SCALE if initial_scale is None else initial_scale)
+        factor = divisor(owner, "initial_scale", _INITIAL_SCALE if initial_scale is None else initial_scale)
         steps = _GROWTH_STEPS if dynamic_growth_steps is None else dynamic_growth_steps
         scale = LossScale(factor, count(owner, "dynamic_growth_steps", steps, 1) if dynamic else None, least=1.0)
         engine_of(inner_optimizer).training.scale_by(_Unscaled(scale, inner_optimizer))

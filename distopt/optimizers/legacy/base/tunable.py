@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from distopt.arguments import evaluated, finite, real, within
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.common.attributes import as_constructed
 from distopt.optimizers.legacy.base.hyperparameters import (
     ApplyState,
     Hyperparameters,
@@ -59,6 +60,8 @@ class Tunable(State):
         if name in self.__dict__.get("_hyper", {}):
             self._set_hyper(name, value)
         else:
+            if name in self._arguments and name in self.__dict__:
+                value = as_constructed(self, name, value)
             object.__setattr__(self, name, value)
             if not name.startswith("_") and "_engine" in self.__dict__:
                 self._engine.note_changed_options()  # it may be one, such as ``amsgrad``
