@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ def as_constructed(optimizer: object, name: str, value: Any, beside: Iterable[st
     """Return what the constructor makes of an argument: it is called, and its product thrown away.
 
     So there is one place for each check, and none can be forgotten. A subclass of the user's may have a constructor
-    of another kind; that of distopt's class is asked.
+    of another kind; that of distopt's class is asked, if it takes the argument.
 
     Args:
         optimizer: the optimizer, complete.
@@ -22,5 +23,8 @@ def as_constructed(optimizer: object, name: str, value: Any, beside: Iterable[st
         InvalidArgumentError: the constructor refuses the value.
     """
     cls = next(each for each in type(optimizer).__mro__ if each.__module__.startswith("distopt."))
-    arguments = {each: getattr(optimizer, each) for each in beside} | {name: value}
+    known = inspect.signature(cls).parameters
+    if name not in known:
+        return value
+    arguments = {each: getattr(optimizer, each) for each in beside if each in known} | {name: value}
     return getattr(cls(**arguments), name)

@@ -62,9 +62,8 @@ class Options(State):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an option, checked as in the constructor; with slots, refuse a value that would need other slots."""
-        own = self._constructors_hyperparameters() if name in self.__dict__ else ()
-        if name in own:
-            value = as_constructed(self, name, value, beside=own)
+        if name in self._hyperparameters and name in self.__dict__:
+            value = as_constructed(self, name, value, beside=self._hyperparameters)
         is_option = name in self._hyperparameters or name in self._settled_when_built
         if not is_option or not self.__dict__.get("built"):
             super().__setattr__(name, value)
@@ -79,13 +78,6 @@ class Options(State):
                 "that this needs. Set it in the constructor, or before the first step"
             )
         self._engine.note_changed_options()
-
-    @classmethod
-    def _constructors_hyperparameters(cls) -> tuple[str, ...]:
-        """Return the hyperparameters that the constructor of distopt's class takes."""
-        ours = next(each for each in cls.__mro__ if each.__module__.startswith("distopt."))
-        names: tuple[str, ...] = ours._hyperparameters
-        return names
 
     @property
     def weight_decay(self) -> float | None:
