@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -169,6 +170,12 @@ class Job:
         code = status if status >= 0 else 128 - status
         failures = sorted(self.folder.glob("failure-*.txt"), key=lambda path: path.stat().st_mtime_ns)
         stops = [number for number in self.signals if number != signal.SIGUSR1]
+        for stream in self._streams:
+            if stream.failure is not None:
+                text = f"distopt run: the output of the job could not be written: {stream.failure.strerror}"
+                with contextlib.suppress(OSError):
+                    click.echo("\n" + text, err=True)
+                return Outcome(code or 1, text.removeprefix("distopt run: "), is_stopped=bool(stops))
         if code == 0 and not failures and not stops:
             return Outcome(0, "", is_stopped=False)
         if stops:
@@ -240,6 +247,8 @@ class _Stream(threading.Thread):
     def __init__(self, source: IO[bytes], target: int) -> None:
         super().__init__(daemon=True)
         self.source, self.target, self.tail = source, target, b""
+        self.failure: OSError | None = None
+        """Why the output could not be written."""
         self.leaves_out: re.Pattern[bytes] | None = None
         """The lines that are not passed on; once this is set, the stream is passed on line by line."""
         self._line = b""
@@ -254,6 +263,8 @@ class _Stream(threading.Thread):
                 self._write(self._line)
             except BrokenPipeError:  # nobody reads any more: the job learns it in the same way
                 return
+            except OSError as error:  # a full disk, say: the job learns that nobody reads any more
+                self.failure = error
 
     def _write(self, data: bytes) -> None:
         while data:

@@ -234,6 +234,15 @@ def test_flags(monkeypatch):
     assert flags("openmpi", 1) == ["--allow-run-as-root", "--bind-to", "none"]
 
 
+def test_run_into_a_full_device_says_so():
+    with script_file("print('x' * 1000, flush=True)") as path, open("/dev/full", "wb") as full:
+        command = [sys.executable, "-c", "from distopt.cli.main import main; main()", "run", "-n", "2", path]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert result.returncode != 0
+    assert "the output of the job could not be written: No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("script", ["launch/mpirun_local.sh", "launch/slurm_mpi.sbatch", ".ci/run"])
 def test_launch_scripts_are_valid_shell(script):
     assert run(["bash", "-n", ROOT / script]).status == 0
