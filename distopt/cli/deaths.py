@@ -11,6 +11,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from distopt.errors import DistoptError
 from distopt.process.system import ControlGroup, in_gib
 
 _MPICH = re.compile(r"PID (\d+) RUNNING AT (\S+)(?:(?!RUNNING AT).)*?\(signal (\d+)\)", re.DOTALL)
@@ -35,10 +36,18 @@ class ReplicaMonitor(threading.Thread):
         self.first: int | None = None
         self._ended = threading.Event()
         self._pipes: dict[int, int] = {}
-        for index in range(replicas):
-            path = folder / f"alive-{index}"
-            os.mkfifo(path)
-            self._pipes[os.open(path, os.O_RDONLY | os.O_NONBLOCK)] = index
+        try:
+            for index in range(replicas):
+                path = folder / f"alive-{index}"
+                os.mkfifo(path)
+                self._pipes[os.open(path, os.O_RDONLY | os.O_NONBLOCK)] = index
+        except OSError as error:
+            for pipe in self._pipes:  # whoever removes the folder has to open it
+                os.close(pipe)
+            raise DistoptError(
+                f"{replicas} replicas can't be watched from here, only {len(self._pipes)}: {error.strerror}. Each "
+                "takes an open file: ask for fewer replicas, or raise the limit (ulimit -n)"
+            ) from None
         self.start()
 
     def run(self) -> None:

@@ -234,6 +234,16 @@ def test_flags(monkeypatch):
     assert flags("openmpi", 1) == ["--allow-run-as-root", "--bind-to", "none"]
 
 
+def test_more_replicas_than_open_files_leave_nothing(tmp_path):
+    with script_file("print('x')") as path:
+        command = [sys.executable, "-c", "from distopt.cli.main import main; main()", "run", "-n", "100000", path]
+        result = run(["bash", "-c", 'ulimit -n 256; exec "$@"', "bash", *command], env={"TMPDIR": str(tmp_path)})
+    assert result.status != 0
+    assert "100000 replicas can't be watched from here" in result.text
+    assert "Traceback" not in result.text
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith("distopt-run-")]
+
+
 def test_run_into_a_full_device_says_so():
     with script_file("print('x' * 1000, flush=True)") as path, open("/dev/full", "wb") as full:
         command = [sys.executable, "-c", "from distopt.cli.main import main; main()", "run", "-n", "2", path]
