@@ -94,7 +94,7 @@ class Own:
     def put_back(self, state: Mapping[str, Any]) -> None:
         """Return to the state of an earlier moment, after a restore that was refused."""
         self.extra.clear()
-        self.take(state)
+        self.restore_own(state)
 
 
 def own_variables(live: Live) -> dict[str, str]:

@@ -65,7 +65,7 @@ def restore_step(run: Run, communicator: Communicator, directory: Path, step: in
     trouble = do_together(communicator, check)
     if trouble is not None:
         return Restored(trouble, goes_on=False)
-    left = _take(run, communicator, found, owner)
+    left = _restore_own(run, communicator, found, owner)
     trouble = do_together(communicator, lambda: load(found, targets))
     if trouble is not None:
         error = CheckpointError(f"{directory}, step {step}: {trouble}")
@@ -116,13 +116,13 @@ def _with_slots(run: Run, found: Found) -> Live:
     return find(run.optimizer, run.variables)
 
 
-def _take(run: Run, communicator: Communicator, found: Found, owner: int) -> list[str]:
+def _restore_own(run: Run, communicator: Communicator, found: Found, owner: int) -> list[str]:
     """Set what replicas keep for themselves, on all of them or on none."""
     left: list[str] = []
     before: dict[str, object] = {}
     do_together(communicator, lambda: before.update(run.own.state()))
     try:
-        do_together(communicator, lambda: left.extend(run.own.take(found.manifest.replicas[owner])))
+        do_together(communicator, lambda: left.extend(run.own.restore_own(found.manifest.replicas[owner])))
     except CheckpointError:
         run.own.put_back(before)
         raise

@@ -128,7 +128,7 @@ class SpanPlan:
     def wide_totals(self) -> Iterator[tuple[Array, Array]]:
         """Give what this replica owns of sums of 16 bits: as float32, and where they belong in its slab."""
         place = self._node.index_on_node
-        for dtype, owned_part in zip(self._memories.flats, self.own, strict=True):
+        for dtype, owned_part in zip(self._memories.flats, self.owned_parts, strict=True):
             if dtype in self._memories.wide:
                 wide, flat = self._memories.wide[dtype][place], self._memories.flats[dtype][place]
                 yield from ((wide[begin:end], flat[begin:end]) for begin, end in owned_part.ranges)

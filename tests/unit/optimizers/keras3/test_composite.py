@@ -9,7 +9,7 @@ import pytest
 
 import distopt
 from distopt import Variable
-from distopt.optimizers import SGD, Adam, LossScaleOptimizer, MultiOptimizer, OptimizerMap
+from distopt.optimizers import SGD, Adam, Lamb, LossScaleOptimizer, MultiOptimizer, OptimizerMap
 
 
 def ones(*variables):
@@ -37,7 +37,7 @@ def test_paths_choose_the_optimizer():
 
 def test_a_pattern_that_fits_nothing_is_told():
     optimizer = MultiOptimizer(OptimizerMap(SGD(), {"bias": SGD(), ".*kernel": SGD()}))
-    with pytest.warns(UserWarning, match=r"the patterns \['bias'\] fit the path of no variable.*such as 'dense/bias'"):
+    with pytest.warns(UserWarning, match=r"the patterns \['bias'\] fit no variable.*such as 'dense/bias'"):
         optimizer.build([Variable([1.0], name=f"dense/{name}") for name in ("bias", "kernel")])
 
 
@@ -82,3 +82,14 @@ def test_configs_and_copies_go_on_alike(make):
     again.set_weights(optimizer.get_weights())
     expected = go_on(variables, optimizer, 4)
     assert [go_on(*each, 4) for each in [*copies, (again_variables, again)]] == [expected] * 3
+
+
+def test_an_optimizer_map_is_a_mutable_mapping():
+    adam, sgd = Adam(), SGD()
+    routes = OptimizerMap(sgd, {"a.*": adam})
+    assert "a" not in OptimizerMap(SGD())
+    assert ["a.*" in routes, "ab" in routes, len(routes), list(routes)] == [True, False, 1, ["a.*"]]
+    assert (routes["ab"], routes["b"], list(routes.values())) == (adam, sgd, [adam])
+    routes.update({"b": Lamb()})
+    del routes["a.*"]
+    assert (list(routes), routes["ab"]) == (["b"], sgd)
