@@ -25,7 +25,7 @@ Buffer: TypeAlias = "tuple[Array, Array, Array]"
 """A flat array, the (start, length) of each gradient in it, and the number of each gradient in the list."""
 
 SHRINK = 2.0**-600
-"""What gradients are multiplied by where their squares overflow."""
+"""The factors of gradients whose squares overflow."""
 
 
 @dataclass

@@ -10,7 +10,8 @@ from distopt.aggregators.aggregator import FlatAggregator
 from distopt.arrays import Array, wide_dtype
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.transports.local import LocalCommunicator
-from distopt.distribute.transports.mpi import MPICommunicator, load_mpi, refuse_intercommunicator
+from distopt.distribute.transports.mpi import MPICommunicator
+from distopt.distribute.transports.mpi_library import load_mpi, refuse_intercommunicator
 from distopt.errors import InvalidArgumentError
 
 PIECE_ELEMENTS = 1 << 28

@@ -20,7 +20,7 @@ from distopt.errors import CheckpointError, InvalidArgumentError
 
 @dataclass(frozen=True)
 class Best:
-    """What makes a checkpoint the best.
+    """The measure by which a checkpoint is the best.
 
     Args:
         name: the name of a number in ``extra``; that of replica 0 counts.

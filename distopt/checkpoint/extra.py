@@ -32,12 +32,12 @@ def checked_extra(extra: Any) -> dict[str, Any]:
     return extra
 
 
-def encode(value: Any, place: str) -> Any:
+def encode(value: Any, path: str) -> Any:
     """Return a value as JSON can hold it.
 
     Args:
         value: a number, a string, True, False, None, an array, or a list or dict of these.
-        place: where it stands, for messages.
+        path: its position in ``extra``, for messages.
 
     Raises:
         InvalidArgumentError: something else, or a dict whose keys are no strings.
@@ -47,9 +47,9 @@ def encode(value: Any, place: str) -> Any:
         {'best': inf, 'history': [1, np.float32(0.5)]}
     """
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: encode(item, f"{place}[{key!r}]") for key, item in value.items()}}
+        return {"dict": {key: encode(item, f"{path}[{key!r}]") for key, item in value.items()}}
     if isinstance(value, list):
-        return [encode(item, f"{place}[{k}]") for k, item in enumerate(value)]
+        return [encode(item, f"{path}[{k}]") for k, item in enumerate(value)]
     if isinstance(value, (np.ndarray, np.generic, Traced)):
         array = np.asarray(stop_gradient(value))
         if array.dtype.name in DTYPES and not isinstance(value, np.ma.MaskedArray):
@@ -60,7 +60,7 @@ def encode(value: Any, place: str) -> Any:
     elif value is None or type(value) in (bool, int, float, str):
         return value
     raise InvalidArgumentError(
-        f"Checkpointer: {place} is {value!r}, a {type(value).__name__}: expected a number, a string, an array, or a "
+        f"Checkpointer: {path} is {value!r}, a {type(value).__name__}: expected a number, a string, an array, or a "
         "list or dict (with strings as keys) of these. A Variable belongs into variables=[...]"
     )
 

@@ -29,7 +29,7 @@ class Described(msgspec.Struct, frozen=True):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """Which optimizer has saved: its class and those of the optimizers inside it, and its configuration."""
+    """The optimizer that has saved: its class and those of the optimizers inside it, and its configuration."""
 
     classes: list[str]
     configuration: dict[str, Any]

@@ -28,7 +28,7 @@ class Resumable(Protocol):
 
 @dataclass(frozen=True)
 class Own:
-    """What a replica keeps for itself, beside variables.
+    """The state that a replica keeps for itself, beside variables.
 
     Args:
         data: the data, or None.

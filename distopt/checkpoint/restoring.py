@@ -21,7 +21,7 @@ from distopt.variables.variable import Variable
 
 @dataclass(frozen=True)
 class Run:
-    """What is saved and restored.
+    """The run that is saved and restored.
 
     Args:
         optimizer: the optimizer, or None.
@@ -39,7 +39,7 @@ class Run:
 
 
 class Restored(NamedTuple):
-    """What came of restoring a step: what is wrong with its files, or None; and whether the run goes on from there."""
+    """The result of restoring a step: the fault of its files, or None; and whether the run goes on from there."""
 
     trouble: str | None
     goes_on: bool

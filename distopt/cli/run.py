@@ -248,7 +248,7 @@ class _Stream(threading.Thread):
         super().__init__(daemon=True)
         self.source, self.target, self.tail = source, target, b""
         self.failure: OSError | None = None
-        """Why the output could not be written."""
+        """The reason why the output could not be written."""
         self.leaves_out: re.Pattern[bytes] | None = None
         """The lines that are not passed on; once this is set, the stream is passed on line by line."""
         self._line = b""

@@ -20,7 +20,7 @@ class Verdict(Protocol):
 
     @property
     def found(self) -> str:
-        """What is not finite, once ``accepts`` has said no."""
+        """The description of what is not finite, once ``accepts`` has said no."""
 
     def accepts(self, squares: Array | None) -> bool:
         """Return whether the step goes on; every replica returns the same.

@@ -32,7 +32,7 @@ class Gradients:
     def __init__(self, listing: Listing) -> None:
         self.listing, self.slab = listing, listing.slab
         self.views: Sequence[Array] = self.slab.views
-        """Where the dense gradients lie now: where 16-bit ones are float32, ``slab.wide_views``."""
+        """The dense gradients as they lie now: where 16-bit ones are float32, ``slab.wide_views``."""
         self.kinds = bytearray(listing.blank)
         """For each entry of the slab ABSENT, DENSE or SPARSE: what this replica has; or UNLISTED."""
         self.sparse: dict[int, IndexedSlices] = {}

@@ -1,4 +1,4 @@
-"""What the optimizer of Keras excludes from weight decay, carried over to distopt's."""
+"""Carries what Keras' optimizer excludes from weight decay over to distopt's."""
 
 from __future__ import annotations
 

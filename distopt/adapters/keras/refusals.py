@@ -1,4 +1,4 @@
-"""What ``fit`` over ``Shares`` would compute wrongly, refused when it begins."""
+"""Refuses, when ``fit`` begins, what it would compute wrongly over ``Shares``."""
 
 from __future__ import annotations
 

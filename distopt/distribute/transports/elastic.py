@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from distopt.distribute.agreement.communicator import Array, Transfer
 from distopt.distribute.agreement.open_communicators import note_closed, note_lost_replicas
-from distopt.distribute.transports.mpi import MPICommunicator, load_mpi
+from distopt.distribute.transports.mpi import MPICommunicator
+from distopt.distribute.transports.mpi_library import load_mpi
 from distopt.errors import InvalidArgumentError, ReplicaLostError
 
 T = TypeVar("T")

@@ -61,7 +61,7 @@ class Inspection:
         self.norm = math.nan
         """Of the sum of the gradients, after its division and before any clipping by norm."""
         self.found = ""
-        """What is not finite, of whom."""
+        """The description of what is not finite, and of whom."""
         self._brought = {**gradients.slab.flats, **(gradients.slab.wide if gradients.lie_wide else {})}
         # What this replica's sums overwrite can be looked at only now: one part in R of a gradient, mostly.
         early = list(gradients.sparse) if gradients.are_summed else gradients.entries

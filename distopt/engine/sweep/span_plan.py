@@ -19,7 +19,7 @@ from distopt.slabs.slab import Slab
 
 @dataclass(frozen=True)
 class Memories:
-    """What the replicas of a node read of each other: for each dtype one buffer per replica, by place.
+    """The memory of each other that the replicas of a node read: for each dtype one buffer per replica, by index.
 
     Args:
         flats: the gradients.

@@ -313,12 +313,3 @@ def test_numbers_are_assigned_in_the_variables_precision():
     v.assign([0.1, 0.2])
     assert v.numpy().tolist() == [0.1, 0.2]
     assert float(Variable(np.float64(0)).assign_add(0.1)) == 0.1
-
-
-@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8", ">i2", ">c8"])
-def test_byte_order_of_a_variable_is_the_machines(dtype):
-    given = np.array([1, 2]).astype(dtype)
-    for v in (Variable(given), Variable([1.0, 2.0], dtype=dtype), Variable(np.zeros(2, dtype[1:])).assign(given)):
-        assert v.dtype.isnative
-        assert v.numpy().tolist() == [1, 2]
-    assert IndexedSlices(given, np.array([0, 1], ">i8")).values.dtype.isnative
