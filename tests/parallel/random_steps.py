@@ -31,7 +31,7 @@ OPTIMIZERS = {
 
 def spare_scalars(optimizer):
     """So that the variables of one buffer are updated by two variants of the rule."""
-    optimizer.exclude_from_weight_decay(var_names=["1"])
+    optimizer.exclude_from_weight_decay(var_names=["0"])
     return optimizer
 
 

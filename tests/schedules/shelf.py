@@ -53,7 +53,7 @@ def make_optimizer(name: str, options: dict[str, Any], hook: str | None, transfo
 
 def _spared(optimizer: Any) -> Any:
     """Let one variable keep its weights, so that two variants of the rule update one buffer."""
-    optimizer.exclude_from_weight_decay(var_names=["v1"])
+    optimizer.exclude_from_weight_decay(var_names=["v0"])
     return optimizer
 
 

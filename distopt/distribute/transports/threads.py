@@ -235,6 +235,10 @@ class ThreadCommunicator(Communicator):
         """Return a communicator over channels of its own."""
         return ThreadCommunicator(self._hub, self._index, self._counters)
 
+    def release(self) -> None:
+        """Let whichever thread comes next use this communicator."""
+        self._user.release()
+
     def abandon(self) -> None:
         """Make the thread that waits here raise."""
         self._hub.abandon([self._headers, self._payloads], self._index)

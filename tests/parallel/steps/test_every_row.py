@@ -10,6 +10,9 @@ from distopt import IndexedSlices, Strategy, Variable
 from distopt.errors import InvalidArgumentError
 from distopt.testing import LocalReplica, OptimizerConformance
 
+# A row's patterns are for the variables of other tests.
+pytestmark = pytest.mark.filterwarnings("ignore:.*exclude_layers.*fit no variable")
+
 KINDS = ["keras3-SGD-momentum", "keras3-Nadam", "keras3-Lamb", "legacy-SGD-momentum", "legacy-Adam"]
 """One of each kind: by rows or everywhere, with a scalar of its own, on whole arrays; each family."""
 BY_ID = {row.id: row for row in ROWS}

@@ -31,7 +31,6 @@ def stepped(optimizer):
         (Adam, "amsgrad", None),
         (SGD, "nesterov", 1.0),
         (SGD, "learning_rate", 1e39),
-        (SGD, "clipnorm", 1e39),
         (SGD, "loss_scale_factor", 1e-60),
         (Muon, "ns_steps", 1e39),
         (Muon, "ns_steps", float("inf")),
