@@ -19,6 +19,9 @@ STEPS = 12
 
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 
+# A row's patterns are for the variables of some tests only.
+pytestmark = pytest.mark.filterwarnings("ignore:.*exclude_layers.*fit no variable")
+
 
 def variables(dtype=np.float64):
     rng = np.random.default_rng(0)
