@@ -41,6 +41,7 @@ Schedules have a table of their own, in ``test_keras_schedules.py``.
 """
 
 
+@pytest.mark.filterwarnings("ignore:.*fit no variable")  # a random pattern may leave nothing out, as in Keras
 @pytest.mark.parametrize("seed", range(EXAMPLES))
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_twenty_steps_are_those_of_keras(name, seed):
