@@ -46,7 +46,7 @@ class TestFailure(WithFreshCommunicators, FailureConformance):
     @pytest.fixture(autouse=True)
     def _where_a_failure_ends_no_others(self, replicas):
         if replicas.transport == "ray":
-            pytest.skip("who fails on a twin has failed for the whole group: test_ray_transport makes groups")
+            pytest.skip("who fails on a twin has failed for the whole group: test_sockets.py makes groups")
 
     def test_a_failure_that_is_offered_in_a_header_is_not_taken_for_a_payload(self, replicas):
         """As at the end of a job: those who do not come to the header are told afterwards."""

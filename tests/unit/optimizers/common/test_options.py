@@ -11,6 +11,9 @@ from distopt.optimizers import legacy
 
 GRADIENTS = [np.float32([0.5, -2.0, 1.0]), np.float32([-1.0, 0.25, 2.0]), np.float32([0.125, 1.5, -0.5])]
 
+# A row's patterns are for the variables of some tests only.
+pytestmark = pytest.mark.filterwarnings("ignore:.*exclude_layers.*fit no variable")
+
 
 def options_of(optimizer):
     """Options whose type has another value to try."""
