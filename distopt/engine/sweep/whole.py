@@ -151,9 +151,10 @@ def _runs(gradients: Gradients) -> Iterator[tuple[np.dtype[Any], int, int]]:
     What no replica has is summed with its neighbours: a part must not change with it.
     """
     slab, kinds = gradients.slab, gradients.kinds
+    has_gaps = bool(gradients.sparse) or not gradients.listing.is_whole
     for dtype, flat in slab.flats.items():
         begin = 0
-        for k in slab.members[dtype]:
+        for k in slab.members[dtype] if has_gaps else ():
             if k in gradients.sparse or kinds[k] == UNLISTED:
                 if slab.starts[k] > begin:
                     yield dtype, begin, slab.starts[k]
