@@ -12,7 +12,6 @@ speed, for replicas that may never come. So the kernel ends the process with its
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import select
@@ -72,6 +71,8 @@ def ending_with_parent() -> Iterator[None]:
 
     Where no thread watches, that holds until the process ends.
     """
+    import ctypes  # where MPI begins: importing distopt is quick
+
     parent = os.getppid()
     prctl = getattr(ctypes.CDLL(None), "prctl", None) if parent in _watched_pids else None  # Linux has it
     if prctl is None:
