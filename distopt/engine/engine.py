@@ -56,6 +56,9 @@ class Engine:
         """
         if not variables:
             return None
+        known = self.listings.get((communicator, *map(id, variables)))
+        if known is not None:
+            return known
         slabs = self._slabs.values() if communicator is None else filter(None, [self._slabs.get(communicator)])
         found = (find_listing(slab, variables) for slab in slabs)
         return self._remember(communicator, next((listing for listing in found if listing is not None), None))

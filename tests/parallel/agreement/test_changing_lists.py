@@ -130,6 +130,23 @@ def test_no_list_keeps_memory_or_files(several, update):
         assert after <= before
 
 
+def test_a_list_that_is_asked_for_again_is_described_once(replicas):
+    def train():
+        variables, optimizer = new_variables(), SGD(0.125)
+        described = []
+        for entries in ([0, 1, 2, 3, 4, 5], [4, 1]) * 4:
+            listed = [variables[k] for k in entries]
+            gradients = [np.zeros(SHAPES[k], np.float32) for k in entries]
+            apply_buffers(optimizer, listed, gradients)
+            stream(optimizer, listed, gradients)
+            (plan,) = engine_of(optimizer).plans.values()
+            described.append(len(plan.digests))
+        return described
+
+    for described in replicas(train):
+        assert described[2:] == described[1:2] * 6
+
+
 def test_hooks_see_the_order_of_the_list(replicas):
     def train():
         seen = []
