@@ -6,12 +6,15 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+from distopt.optimizers.common.face import Face
 
-def as_constructed(optimizer: object, name: str, value: Any, beside: Iterable[str] = ()) -> Any:
+
+def as_constructed(optimizer: Face, name: str, value: Any, beside: Iterable[str] = ()) -> Any:
     """Return what the constructor makes of an argument: it is called, and its product thrown away.
 
     So there is one place for each check, and none can be forgotten. A subclass of the user's may have a constructor
-    of another kind; that of distopt's class is asked, if it takes the argument.
+    of another kind; that of distopt's class is asked, if it takes the argument. The product bears the optimizer's
+    name: a name of its own would be counted, and the names of later optimizers are in checkpoints.
 
     Args:
         optimizer: the optimizer, complete.
@@ -27,4 +30,4 @@ def as_constructed(optimizer: object, name: str, value: Any, beside: Iterable[st
     if name not in known:
         return value
     arguments = {each: getattr(optimizer, each) for each in beside if each in known} | {name: value}
-    return getattr(cls(**arguments), name)
+    return getattr(cls(**arguments, name=optimizer.name), name)

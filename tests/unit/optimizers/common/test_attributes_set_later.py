@@ -50,6 +50,18 @@ def test_attributes_set_later_are_checked_as_in_the_constructor(make, name, valu
     stepped(make())
 
 
+@pytest.mark.parametrize(("make", "name", "value"), [(Adam, "beta_1", 0.5), (legacy.RMSprop, "epsilon", 1e-3)])
+def test_setting_an_attribute_counts_no_name(make, name, value):
+    first = make()
+    for _ in range(3):
+        setattr(first, name, value)
+    without = make().name
+    for _ in range(3):
+        setattr(first, name, value)
+    one, other = without.rpartition("_")[2], make().name.rpartition("_")[2]
+    assert not other.isdigit() or int(other) == int(one) + 1
+
+
 def test_an_attribute_set_later_means_what_it_means_in_the_constructor():
     optimizer = stepped(legacy.RMSprop())
     optimizer.epsilon = None
