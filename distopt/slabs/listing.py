@@ -59,6 +59,8 @@ class Listing:
     @cached_property
     def buffers(self) -> list[FlatBuffer]:
         """Return the buffers that the listed variables lie in."""
+        if self.is_whole:
+            return self.slab.buffers
         return list(dict.fromkeys(variable.storage.allocated_buffer for variable in self.variables))
 
     @cached_property

@@ -149,11 +149,6 @@ class Slab:
         """Return the buffers that the variables lie in."""
         return list(dict.fromkeys(variable.storage.allocated_buffer for variable in self.variables))
 
-    @cached_property
-    def description(self) -> str:
-        """Names, shapes and dtypes, as a mismatch shows them."""
-        return describe(self.variables)
-
     def spans(self, dtype: np.dtype[Any], entries: Sequence[int]) -> Array:
         """Return the (start, length) table of entries of one dtype, int64 of shape (k, 2)."""
         key = (dtype, b"all" if entries is self.all_entries else np.asarray(entries, np.int64).tobytes())
