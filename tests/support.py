@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from distopt.cli.mpirun import Program, find_mpirun, flags, mpi_library
 from distopt.process.launcher import scrubbed_environment
@@ -32,6 +34,16 @@ TESTS = ROOT / "tests"
 PATH = [str(TESTS / "line_buffered"), str(TESTS), os.environ.get("PYTHONPATH")]
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, PATH)), "PYTHONUNBUFFERED": ""}
 """What jobs are started with: they print whole lines, and may import the helpers of tests, as tests do."""
+
+
+def load_example(path: Path) -> ModuleType:
+    """Import an example by its file, as a notebook would."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_example", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The JAX adapter: the same steps for any number of replicas, nothing aliased, and no mistake that passes silently."""
 
-import importlib.util
 import re
 import sys
 from typing import NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ROOT, run, run_replicas
+from support import ROOT, load_example, run, run_replicas
 
 jax = pytest.importorskip("jax")
 
@@ -241,11 +240,7 @@ def test_float64_is_what_jax_makes_of_it():
 
 @pytest.fixture(scope="module")
 def example():
-    """examples/digits_jax.py, imported as a notebook would."""
-    spec = importlib.util.spec_from_file_location("digits_jax_example", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example(EXAMPLE)
 
 
 @pytest.fixture(scope="module")

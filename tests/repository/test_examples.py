@@ -1,7 +1,6 @@
 """The examples do what they say, as people start them."""
 
 import copy
-import importlib.util
 import re
 import sys
 from itertools import product
@@ -9,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 from quick import cases
-from support import DISTOPT, ROOT, run, run_replicas
+from support import DISTOPT, ROOT, load_example, run, run_replicas
 
 import distopt
 
@@ -20,11 +19,7 @@ SECONDS = 120
 
 @pytest.fixture(scope="module")
 def module():
-    """examples/train.py, imported as a notebook would."""
-    spec = importlib.util.spec_from_file_location("train_example", TRAIN)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example(TRAIN)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,12 @@
 """Sums that travel in 16 bits: the same bits on every replica, errors within bounds, and digits learned as well."""
 
 import copy
-import importlib.util
 
 import numpy as np
 import pytest
 from parallel.caught import assert_same_bits, caught, rough_numbers, tree_sum
 from parallel.random_steps import Run, Step, WithoutNode, train
-from support import ROOT
+from support import ROOT, load_example
 
 import distopt
 from distopt import IndexedSlices, Strategy, Variable
@@ -182,9 +181,7 @@ def test_replicas_that_compress_differently_are_told(several):
 @pytest.fixture(scope="module")
 def learn():
     """A function: the results of examples/train.py, which is imported as a notebook would, on two nodes."""
-    spec = importlib.util.spec_from_file_location("train_example", ROOT / "examples" / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_example(ROOT / "examples" / "train.py")
     config = module.read_config(module.CONFIG)
     config["data"]["epochs"] = 6
 
