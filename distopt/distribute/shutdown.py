@@ -140,8 +140,9 @@ def _fail(error: BaseException, text: str, *, status: int = 1, is_consequence: b
     for communicator in communicators:
         first = _announce(communicator, error, deadline, is_consequence)
         if first != communicator.index and (first is not None or is_consequence):
-            # Another replica's failure came first: it prints and ends the job; this one must not be quicker.
-            time.sleep(OFFER_SECONDS)
+            # Another replica's failure came first: it prints and ends the job; this one must not be quicker. After a
+            # Ctrl-C that one first gives way to others that were interrupted too.
+            time.sleep(2 * OFFER_SECONDS)
             is_consequence = True
         is_agreed = is_agreed or first == communicator.index
     if is_interruption and not is_agreed:
