@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("cluster")]
 
 
 TESTS = ROOT / "tests" / "parallel"
-KERAS = ROOT / "tests" / "frameworks" / "keras_on_replicas.py"
+KERAS = ROOT / "tests" / "frameworks" / "on_keras" / "on_replicas.py"
 needs_keras = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs keras: make test-frameworks")
 SOME = [
     TESTS / folder / f"test_{name}.py"

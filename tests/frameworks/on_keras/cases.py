@@ -1,7 +1,7 @@
 """Random runs for every optimizer of the Keras 3 family: hyperparameters, what the base class adds, gradients."""
 
 import numpy as np
-from frameworks.keras_runs import Case, Spec
+from frameworks.on_keras.runs import Case, Spec
 
 STEPS = 20
 SHAPES = {"scale": (), "bias": (5,), "kernel": (4, 3), "embedding": (3, 5), "filters": (2, 3, 4)}

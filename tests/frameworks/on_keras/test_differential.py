@@ -7,8 +7,8 @@ import os
 
 import numpy as np
 import pytest
-from frameworks.keras_cases import SPACES, STEPS, some_case, some_config
-from frameworks.keras_runs import DISTOPT, KERAS, Case, Run, Spec, assert_alike, make
+from frameworks.on_keras.cases import SPACES, STEPS, some_case, some_config
+from frameworks.on_keras.runs import DISTOPT, KERAS, Case, Run, Spec, assert_alike, make
 
 OPTIMIZERS = [*SPACES, "LossScaleOptimizer", "MultiOptimizer"]
 EXAMPLES = int(os.environ.get("DISTOPT_EXAMPLES", "1"))

@@ -1,6 +1,6 @@
 """The Keras adapter on one or several replicas.
 
-test_keras.py runs it for each backend under mpirun, tests/on_ray/test_parallel.py in processes of Ray.
+test_on_ranks.py runs it for each backend under mpirun, tests/on_ray/test_parallel.py in processes of Ray.
 """
 
 import keras

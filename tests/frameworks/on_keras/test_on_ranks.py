@@ -8,14 +8,15 @@ import pytest
 from support import ROOT, mpirun_command, run, run_replicas
 
 EXAMPLE = ROOT / "examples" / "digits_keras.py"
-TESTS = ROOT / "tests" / "frameworks" / "keras_on_replicas.py"
+FOLDER = ROOT / "tests" / "frameworks" / "on_keras"
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs keras")
 
 
+@pytest.mark.parametrize("file", ["on_replicas.py"])
 @pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.slow), "jax"])  # PyTorch's is tried on Ray
-def test_the_tests_on_ranks(backend):
-    command = [*mpirun_command(2), "-m", "pytest", "-q", "--only-mpi", TESTS]
+def test_the_tests_on_ranks(backend, file):
+    command = [*mpirun_command(2), "-m", "pytest", "-q", "--only-mpi", FOLDER / file]
     env = {"KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiling is most of the time
     result = run(command, env=env, timeout=110)
     assert result.status == 0, result.text
