@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import keras
 import numpy as np
 
 from distopt.adapters.keras.optimizer import DistributedOptimizer
-from distopt.adapters.keras.refusals import note_end_of_training, note_training
-from distopt.distribute.collectives import all_reduce, num_replicas
+from distopt.adapters.keras.training import training
+from distopt.adapters.keras.writers import Writers
+from distopt.distribute.agreement.header import telling_the_others
+from distopt.distribute.collectives import all_gather, all_reduce, barrier, num_replicas
+from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
+
+_logger = logging.getLogger("distopt")
 
 
 class ReplicaCallback(keras.callbacks.Callback):
@@ -19,10 +25,16 @@ class ReplicaCallback(keras.callbacks.Callback):
     On the JAX backend the callback makes the step of ``DistributedOptimizer`` after each batch. At the end of an epoch
     it replaces the numbers in the logs, ``val_`` ones included, by their means over the replicas. So the callbacks
     after it (ReduceLROnPlateau, EarlyStopping, History) see the same numbers on every replica, and decide the same.
-    Only ``evaluate`` returns this replica's numbers.
+    Where such a mean differs from the number of one process, that is said once. Only ``evaluate`` returns this
+    replica's numbers.
+
+    Callbacks of Keras that write (ModelCheckpoint, BackupAndRestore, CSVLogger, TensorBoard, RemoteMonitor) run on
+    replica 0 only; all replicas read the files of BackupAndRestore, and all have them when ``fit`` returns. With
+    ``update="shared"`` those that save a model run on every replica, and need a path for each.
 
     Raises:
-        InvalidArgumentError: the model was compiled with another optimizer.
+        InvalidArgumentError: the model was compiled with another optimizer; a callback that writes stands before this
+            one; several replicas that share their state save to one path.
 
     Example:
         >>> logs = {"loss": 0.5}
@@ -30,6 +42,11 @@ class ReplicaCallback(keras.callbacks.Callback):
         >>> logs
         {'loss': 0.5}
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writers: Writers | None = None
+        self._has_told = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Tell the optimizer that this callback will make the steps."""
@@ -40,11 +57,30 @@ class ReplicaCallback(keras.callbacks.Callback):
                 "compile(optimizer=distopt.adapters.keras.DistributedOptimizer(...))"
             )
         optimizer.attend(self.model.trainable_variables)
-        note_training(self.model)
+        training.begin(self.model)
+        self._has_told = False
+        if num_replicas() > 1:
+            with telling_the_others(get_strategy().ready()):
+                self._writers = Writers(self)
+            self._writers.keep_to_replica_0(has_restored=False)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Note that ``fit`` has ended."""
-        note_end_of_training()
+        """Note that ``fit`` has ended; wait until replica 0 has written what others may read now."""
+        training.end()
+        barrier()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """See that replicas begin with the same epoch: a backup may have been found by some of them only."""
+        if self._writers is None:
+            return
+        self._writers.keep_to_replica_0(has_restored=True)
+        self._writers = None
+        epochs = all_gather(np.array(epoch)).tolist()
+        if len(set(epochs)) > 1:
+            raise InvalidArgumentError(
+                f"replicas 0 to {len(epochs) - 1} begin with epochs {epochs}: pass the same initial_epoch, and a "
+                "backup_dir for BackupAndRestore that all replicas can read"
+            )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Make the step of a batch whose gradients compiled code has computed."""
@@ -57,3 +93,25 @@ class ReplicaCallback(keras.callbacks.Callback):
             names = sorted(logs)
             total = all_reduce(np.array([float(logs[name]) for name in names]))
             logs.update(zip(names, (total / num_replicas()).tolist(), strict=True))
+            if num_replicas() > 1 and not self._has_told:
+                self._tell_of_means()
+
+    def _tell_of_means(self) -> None:
+        """Say, once and on replica 0, which numbers of the logs are not those of one process."""
+        others = [
+            metric.name for metric in _metrics(self.model) if type(metric).result is not keras.metrics.Mean.result
+        ]
+        names = "all numbers" if training.has_uneven_shares else ", ".join(sorted(set(others)))
+        self._has_told = bool(names)
+        if names and get_strategy().replica_index == 0:
+            _logger.warning(
+                "fit logs means of the replicas' values, and %s may differ from those of one process%s. "
+                "distopt.metrics computes exact ones.",
+                names,
+                ", because shares are uneven" if training.has_uneven_shares else "",
+            )
+
+
+def _metrics(model: Any) -> list[Any]:
+    """Return the metrics of a model, those of ``compile`` one by one."""
+    return [each for metric in model.metrics for each in (getattr(metric, "metrics", None) or [metric])]

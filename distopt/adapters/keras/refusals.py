@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from distopt.adapters.keras.training import training
 from distopt.errors import InvalidArgumentError
 
 _UNFIT = ("sum", "mean_with_sample_weight")
-_trained: list[weakref.ref[Any]] = []
-"""The model of the last ``fit`` that had a ``ReplicaCallback``, until that ends: ``Shares`` are not told of it."""
-
-
-def note_training(model: Any) -> None:
-    """Note that ``fit`` of a model begins."""
-    _trained[:] = [weakref.ref(model)]
-
-
-def note_end_of_training() -> None:
-    """Note that ``fit`` has ended."""
-    _trained.clear()
 
 
 def refuse_unfit_model(*, are_uneven: bool) -> None:
@@ -34,10 +22,10 @@ def refuse_unfit_model(*, are_uneven: bool) -> None:
     Raises:
         InvalidArgumentError: a reduction of a loss, a loss of a layer, or a mask does not go with weighted shares.
     """
-    model = _trained[0]() if _trained else None
+    model = training.model
     fault = "" if model is None else _fault(model, are_uneven)
     if fault:
-        _trained.clear()  # this fit has ended
+        training.end()
         raise InvalidArgumentError(f"fit over Shares: {fault}")
 
 

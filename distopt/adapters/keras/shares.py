@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from distopt.adapters.keras.refusals import refuse_unfit_model
+from distopt.adapters.keras.training import training
 from distopt.data import batches
 from distopt.distribute.collectives import num_replicas
 from distopt.errors import InvalidArgumentError
@@ -81,7 +82,9 @@ class Shares(keras.utils.PyDataset):
         """
         if (replicas := num_replicas()) > 1:
             size = self._batches.global_batch_size
-            refuse_unfit_model(are_uneven=size % replicas > 0 or len(self._leaves[-1]) % size % replicas > 0)
+            are_uneven = size % replicas > 0 or len(self._leaves[-1]) % size % replicas > 0
+            refuse_unfit_model(are_uneven=are_uneven)
+            training.note_shares(are_uneven=are_uneven)
         if self._next and self._counts:
             self._renew()
         self._next = 0

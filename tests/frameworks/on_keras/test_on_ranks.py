@@ -13,7 +13,7 @@ FOLDER = ROOT / "tests" / "frameworks" / "on_keras"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs keras")
 
 
-@pytest.mark.parametrize("file", ["on_replicas.py"])
+@pytest.mark.parametrize("file", ["on_replicas.py", "writers.py"])
 @pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.slow), "jax"])  # PyTorch's is tried on Ray
 def test_the_tests_on_ranks(backend, file):
     command = [*mpirun_command(2), "-m", "pytest", "-q", "--only-mpi", FOLDER / file]
