@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import mmap
 import os
+import resource
 import struct
 import tempfile
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,7 +49,8 @@ class Segment:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         self._fd = _memory_file(nbytes)
-        weakref.finalize(self, os.close, self._fd).atexit = False
+        self._close = weakref.finalize(self, os.close, self._fd)
+        self._close.atexit = False
         self.bytes = _mapped(self._fd, nbytes)
 
     @property
@@ -65,6 +69,10 @@ class Segment:
             _map(fd, self.nbytes, at=self.bytes.ctypes.data)
             os.dup2(fd, self._fd, inheritable=False)  # closes the own file, whose pages nobody needs any more
 
+    def close(self) -> None:
+        """Close the file. The memory stays; no further process can map it, and the segment has no ticket any more."""
+        self._close()
+
 
 def map_segment(ticket: bytes) -> Array:
     """Return another process's segment as a uint8 array.
@@ -79,7 +87,7 @@ def map_segment(ticket: bytes) -> Array:
 @contextlib.contextmanager
 def _opened(ticket: bytes) -> Any:
     process, fd, device, inode, _ = TICKET.unpack(ticket)
-    mine = os.open(f"/proc/{process}/fd/{fd}", os.O_RDWR)
+    mine = _with_room_for_files(lambda: os.open(f"/proc/{process}/fd/{fd}", os.O_RDWR))
     try:
         status = os.fstat(mine)
         if (status.st_dev, status.st_ino) != (device, inode):
@@ -92,7 +100,7 @@ def _opened(ticket: bytes) -> Any:
 def _memory_file(nbytes: int) -> int:
     """Return a descriptor of a file without a name that lives in memory."""
     try:
-        fd = os.memfd_create("distopt")
+        fd = _with_room_for_files(lambda: os.memfd_create("distopt"))
     except (AttributeError, OSError):
         return _unlinked_file(nbytes)
     try:
@@ -101,6 +109,18 @@ def _memory_file(nbytes: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _with_room_for_files(open_file: Callable[[], int]) -> int:
+    """Open a file; where this process has as many open as it may, raise its limit as far as the system allows."""
+    try:
+        return open_file()
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return open_file()
 
 
 def _unlinked_file(nbytes: int) -> int:

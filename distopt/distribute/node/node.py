@@ -71,6 +71,8 @@ class Node:
     def unite(self, segments: Sequence[Segment | None]) -> None:
         """Make this replica's segments show the memory of the node's first replica (collective over the job).
 
+        They are united for good: their files are closed, or every optimizer would keep several open.
+
         Args:
             segments: as many on every replica; None where one could not be made.
 
@@ -84,6 +86,9 @@ class Node:
                 segment.become(tickets[0][k * TICKET.size : (k + 1) * TICKET.size])
 
         self._together(segments, join_first)
+        for segment in segments:
+            assert segment is not None
+            segment.close()
 
     def _together(self, segments: Sequence[Segment | None], use: Callable[[list[bytes]], T]) -> T:
         """Exchange tickets, use those of the node, and see that it went well everywhere."""

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,29 @@ def test_a_ticket_of_a_file_that_is_gone_is_an_error():
     del segment
     with pytest.raises(OSError):  # noqa: PT011 (no such file, or that of another one by now)
         map_segment(TICKET.pack(process, 10_000, device, inode, size))
+
+
+def test_a_closed_segment_keeps_its_memory_and_no_file():
+    segment, before = Segment(100), descriptors()
+    other = map_segment(segment.ticket)
+    segment.close()
+    assert descriptors() == before - 1
+    segment.bytes[:3] = 1, 2, 3
+    assert other[:3].tolist() == [1, 2, 3]
+    del segment  # its file is closed once
+    assert descriptors() == before - 1
+
+
+def test_the_limit_of_open_files_is_raised_where_the_system_allows_more():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = descriptors() + 8
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        segments = [Segment(100) for _ in range(20)]
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(segments) == 20
 
 
 def test_no_room_is_an_error_that_leaves_nothing(monkeypatch):
