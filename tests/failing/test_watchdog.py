@@ -97,6 +97,7 @@ def test_one_that_is_slow_is_warned_of_and_awaited(folder):
     assert result.status == 0, result.text
     assert result.output.count("finished") == COUNT
     assert result.errors.count("has waited") == 1  # one replica says it, once
+    assert not list(folder.iterdir())  # the stacks told of what has passed
 
 
 def test_a_script_may_be_long_in_ending(folder):

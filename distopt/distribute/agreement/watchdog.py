@@ -9,20 +9,18 @@ an error.
 from __future__ import annotations
 
 import math
-import os
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from distopt.distribute.agreement.checks import Deadlines
 from distopt.errors import StalledError
 from distopt.former_names import FormerName
 from distopt.process.launcher_watch import check_launcher
+from distopt.process.stack_files import keep_stacks, write_stacks
 from distopt.process.whereabouts import stacks, user_line_of
 
 ASK_SECONDS = 1.0
@@ -241,25 +239,20 @@ class Watchdog:
         text = f"replica {self.index} has waited {waited:.0f} s in {mine.call} at {mine.source_line} for {who}"
         is_first = self.index == min(set(range(len(statuses))) - set(missing))
         if missing and is_first and not self._has_warned:
-            file = write_stacks(statuses, text)
+            file = write_stacks([text, *map(_stacks_of, range(len(statuses)), statuses)])
             print(f"\ndistopt: {text}. The stacks of all replicas are in {file}", file=sys.stderr, flush=True)
         self._has_warned = True
         is_silent = any(statuses[r] is None for r in missing)
         limit = deadlines.silent if is_silent else deadlines.end
         if waited >= limit + (0 if is_first else _FIRST_SECONDS):
             cure = _RESTART if is_silent else _LONGER
+            keep_stacks()
             raise StalledError(f"{text}. That is longer than {limit:g} s. {cure}", missing)
 
 
-def write_stacks(statuses: Sequence[Status | None], head: str) -> Path:
-    """Write all stacks into one file, and return its path."""
-    path = Path(tempfile.gettempdir(), f"distopt-stacks-{os.getpid()}-{time.time_ns() // 10**6}.txt")
-    parts = [head]
-    for replica, status in enumerate(statuses):
-        text = "no answer" if status is None else f"last call {status.call}, at {status.source_line}\n{status.stacks}"
-        parts.append(f"==== replica {replica}: {text}")
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return path
+def _stacks_of(replica: int, status: Status | None) -> str:
+    text = "no answer" if status is None else f"last call {status.call}, at {status.source_line}\n{status.stacks}"
+    return f"==== replica {replica}: {text}"
 
 
 def _describe(replica: int, status: Status | None, channel: StatusChannel) -> str:
