@@ -18,6 +18,7 @@ from typing import IO
 import click
 
 from distopt.cli.deaths import ReplicaMonitor, killed
+from distopt.cli.leftovers import remove_topology_files
 from distopt.cli.mpirun import find_mpirun, flags, mpi_library
 from distopt.cli.restarts import Outcome, repeat
 from distopt.errors import DistoptError
@@ -108,7 +109,10 @@ def _run_under_mpi(program: list[str], replicas: int, max_restarts: int, faults:
     def attempt(number: int) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="distopt-run-") as folder:
             job = Job([*mpirun, *([] if number else injection), *program], environment, Path(folder), replicas)
-            return job.report(job.wait())
+            try:
+                return job.report(job.wait())
+            finally:
+                remove_topology_files()
 
     return repeat(attempt, max_restarts)
 
