@@ -7,6 +7,7 @@ leaves the range of the gradients' dtype, both are multiplied by one. All other 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ Buffer: TypeAlias = "tuple[Array, Array, Array]"
 
 SHRINK = 2.0**-600
 """The factors of gradients whose squares overflow."""
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_LARGEST_EXPONENT = int(np.finfo(np.float32).maxexp) - 1
+"""Of the smallest dtype that kernels compute in."""
 
 
 @dataclass
@@ -81,12 +86,13 @@ class Clipping:
         """
         each = None
         if self.clipnorm is not None and self.clipnorm < math.inf:  # inf / inf is NaN
+            scales = np.ones(len(squares.values)) if squares.scales is None else squares.scales
             # max(norm, 1) where the limit is 0: the quotient is 0 then, also for a norm of 0.
-            limits = (self.clipnorm or 1.0) * squares.scales
-            each = Quotients(self.clipnorm, np.maximum(np.sqrt(squares.values), limits), squares.scales)
+            limits = (self.clipnorm or 1.0) * scales
+            each = Quotients(self.clipnorm, np.maximum(np.sqrt(squares.values), limits), scales)
         if self.global_clipnorm is None:
             return Factors(each, 1.0)
-        norm, scale = squares.total_norm(list(entries))
+        norm, scale = squares.total_norm(entries)
         return Factors(each, *self._global_factor(norm, scale, len(squares.values)))
 
     def _global_factor(self, norm: float, scale: float, count: int) -> tuple[float, Quotients | None]:
@@ -99,8 +105,10 @@ class Clipping:
         if limit == 0:
             return 0.0, None
         denominator = max(norm, limit * scale)
-        quotients = Quotients(limit, np.full(count, denominator), np.full(count, scale))
-        return limit / denominator * scale, quotients
+        factor = limit / denominator * scale
+        if factor >= _SMALLEST:
+            return factor, None
+        return factor, Quotients(limit, np.full(count, denominator), np.full(count, scale))
 
 
 @dataclass(frozen=True)
@@ -109,11 +117,11 @@ class Squares:
 
     Args:
         values: the sums, (k,).
-        scales: what each gradient was multiplied by before it was squared, (k,).
+        scales: what each gradient was multiplied by before it was squared, (k,); None: by 1.
     """
 
     values: Array
-    scales: Array
+    scales: Array | None
 
     @classmethod
     def of(cls, values: Array, shrunk: Callable[[], Array]) -> Squares:
@@ -125,16 +133,17 @@ class Squares:
         """
         is_finite = np.isfinite(values)
         if is_finite.all():
-            return cls(values, np.ones(len(values)))
+            return cls(values, None)
         return cls(np.where(is_finite, values, shrunk()), np.where(is_finite, 1.0, SHRINK))
 
     def total_norm(self, entries: Sequence[int]) -> tuple[float, float]:
         """Return the norm of some gradients together, times a power of two, and this power."""
-        values, scales = self.values[entries], self.scales[entries]
+        chosen = slice(None) if len(entries) == len(self.values) else list(entries)
+        values = self.values[chosen]
         total = tree_sum(values) if len(values) else 0.0
-        if math.isfinite(total) and (scales == 1).all():
+        if self.scales is None and math.isfinite(total):
             return math.sqrt(total), 1.0
-        shrink = SHRINK / scales
+        shrink = SHRINK if self.scales is None else SHRINK / self.scales[chosen]
         return math.sqrt(tree_sum(values * shrink * shrink)), SHRINK
 
 
@@ -152,15 +161,24 @@ class Quotients:
     denominators: Array
     scales: Array
 
+    @functools.cached_property
+    def are_in_range(self) -> bool:
+        """Return whether no product leaves the range of any dtype: no element is larger than its norm."""
+        exponent = math.frexp(self.numerator)[1]
+        largest = int(np.frexp(self.denominators)[1].max(initial=0)) + max(exponent, 0)
+        return largest <= _LARGEST_EXPONENT and bool((self.scales == 1).all())
+
     def __call__(self, buffer: Buffer) -> None:
         """Multiply the gradients of a buffer in place; before, by a power of two where a number would be too large."""
         flat, spans, entries = buffer
+        if self.are_in_range:
+            scale(flat, spans, self.numerator, self.denominators[entries])
+            return
         denominators, scales = self.denominators[entries], self.scales[entries]
         largest = int(np.finfo(compute_dtype(flat.dtype)).maxexp) - 1
         # A numerator that is too large is smaller than its denominator: both shrink.
         excess = max(math.frexp(self.numerator)[1] - largest, 0)
         numerator, denominators = math.ldexp(self.numerator, -excess), np.ldexp(denominators, -excess)
-        # No element is larger than the norm.
         exponents = np.frexp(denominators)[1] + max(math.frexp(numerator)[1], 0)
         excesses = np.maximum(exponents - largest, 0)
         scales, denominators = np.ldexp(scales, -excesses), np.ldexp(denominators, -excesses)
@@ -193,7 +211,7 @@ class Factors:
         flat, spans, _ = buffer
         if self.each is not None:
             self.each(buffer)
-        if self.all_quotients is not None and self.all < np.finfo(compute_dtype(flat.dtype)).tiny:
+        if self.all_quotients is not None and self.all < np.finfo(compute_dtype(flat.dtype)).smallest_normal:
             self.all_quotients(buffer)
         elif self.all != 1.0:
             multiply(flat, spans, self.all)
