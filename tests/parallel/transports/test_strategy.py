@@ -92,6 +92,21 @@ def test_replicas_of_a_sub_communicator(family):
     assert get_strategy().num_replicas_in_sync == world.size
 
 
+@pytest.mark.mpi(min_size=2)
+def test_a_communicator_between_two_groups_is_refused():
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    half = world.Split(color=min(world.rank, 1))
+    between = half.Create_intercomm(0, world, 1 if world.rank == 0 else 0)
+    for make in (MPICommunicator, lambda comm: distopt.aggregators.MPIAllreduce(comm)):
+        with pytest.raises(InvalidArgumentError, match=r"intercommunicator.*comm\.Merge\(\)"):
+            make(between)
+    with Strategy(MPICommunicator(between.Merge(high=world.rank > 0))).scope():
+        assert distopt.all_gather(world.rank).tolist() == list(range(world.size))
+    between.Free()
+
+
 @pytest.mark.mpi
 def test_the_messages_of_the_user_do_not_interfere():
     from mpi4py import MPI
