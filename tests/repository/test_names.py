@@ -17,7 +17,7 @@ ALLOWED = {
     ("variables.traceable", "take"): "NumPy's",
     ("variables.tracing", "take"): "NumPy's",
     ("variables.array_like", "take"): "NumPy's",
-    ("ops", "take"): "NumPy's",
+    ("ops.making", "take"): "NumPy's",
     ("ray.group", "leave"): "a process joins and leaves a group; public",
     ("testing.faults.kinds", "place"): "the word of inject()'s sentences; public",
     ("telemetry.receipt_reader", "line"): "a line of a file",
