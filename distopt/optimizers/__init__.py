@@ -8,7 +8,6 @@ from distopt.optimizers.adam import Adam
 from distopt.optimizers.adamax import Adamax
 from distopt.optimizers.adamw import AdamW
 from distopt.optimizers.by_name.serialization import deserialize, get, serialize
-from distopt.optimizers.common.registry import register
 from distopt.optimizers.ftrl import Ftrl
 from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.optimizers.lamb import Lamb
@@ -21,6 +20,7 @@ from distopt.optimizers.nadam import Nadam
 from distopt.optimizers.rmsprop import RMSprop
 from distopt.optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from distopt.optimizers.sgd import SGD
+from distopt.registry import register
 
 __all__ = [
     "SGD",

@@ -7,9 +7,9 @@ from typing import Any
 
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.base import BaseOptimizer
-from distopt.optimizers.common.registry import describe, find, passing
 from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.optimizers.legacy.base.optimizer import Optimizer as LegacyOptimizer
+from distopt.registry import describe, find, passing
 
 KERAS_3 = "distopt.optimizers"
 LEGACY = "distopt.optimizers.legacy"

@@ -13,9 +13,9 @@ from distopt.errors import InvalidArgumentError
 from distopt.optimizers.by_name.serialization import KERAS_3, LEGACY
 from distopt.optimizers.common.access import counter_of, engine_of, family_of, parts_of
 from distopt.optimizers.common.base import BaseOptimizer
-from distopt.optimizers.common.registry import built_in
 from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.optimizers.legacy.base.optimizer import Optimizer as LegacyOptimizer
+from distopt.registry import built_in
 from distopt.variables.variable import Variable
 
 AnyOptimizer = Optimizer | LegacyOptimizer

@@ -1,6 +1,5 @@
 """Learning rates that are functions of the step."""
 
-from distopt.optimizers.common.registry import register
 from distopt.optimizers.schedules.cosine_decay import CosineDecay
 from distopt.optimizers.schedules.cosine_decay_restarts import CosineDecayRestarts
 from distopt.optimizers.schedules.exponential_decay import ExponentialDecay
@@ -10,6 +9,7 @@ from distopt.optimizers.schedules.polynomial_decay import PolynomialDecay
 from distopt.optimizers.schedules.schedule import LearningRateSchedule
 from distopt.optimizers.schedules.serialization import deserialize, serialize
 from distopt.optimizers.schedules.warmup import Warmup
+from distopt.registry import register
 
 __all__ = [
     "CosineDecay",

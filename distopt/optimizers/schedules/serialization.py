@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.registry import describe, find, passing
 from distopt.optimizers.schedules.schedule import LearningRateSchedule
+from distopt.registry import describe, find, passing
 
 _PACKAGE = "distopt.optimizers.schedules"
 

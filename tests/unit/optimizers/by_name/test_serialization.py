@@ -8,8 +8,8 @@ import pytest
 from distopt import Variable, optimizers
 from distopt.errors import InvalidArgumentError, UnknownArgumentError
 from distopt.optimizers import SGD, Adam, legacy
-from distopt.optimizers.common.registry import built_in
 from distopt.optimizers.schedules import CosineDecay, LearningRateSchedule, Warmup
+from distopt.registry import built_in
 
 COMPOSITE = {
     "LossScaleOptimizer": lambda cls, inner: cls(inner()),
@@ -180,3 +180,38 @@ def test_a_schedule_of_keras_comes_with_its_optimizer():
     described = {"module": "keras.optimizers", "class_name": "SGD", "config": {"learning_rate": rate, "momentum": 0.5}}
     sgd = optimizers.deserialize(described)
     assert (float(sgd.learning_rate), sgd.momentum) == (np.float32(0.1), 0.5)
+
+
+def lamb(package):
+    """A class LAMB of a package; all of them have the same name."""
+    made = type("LAMB", (SGD,), {"__module__": f"{package}.lamb", "__qualname__": "LAMB"})
+    return optimizers.register(package=package)(made)
+
+
+def test_classes_of_one_name_are_told_apart_by_their_packages():
+    addons, models = lamb("Addons"), lamb("Models")
+    for cls in (addons, models):
+        described = optimizers.serialize(cls(0.5))
+        assert described["registered_name"] == f"{cls.__module__.split('.')[0]}>LAMB"
+        assert type(optimizers.deserialize(described)) is cls
+        short = {"class_name": described["registered_name"], "config": {"learning_rate": 0.5}}
+        assert type(optimizers.deserialize(short)) is cls, "as tf_keras writes it"
+    with pytest.raises(InvalidArgumentError, match=r"'LAMB' is the name of several.*'Addons>LAMB', 'Models>LAMB'"):
+        optimizers.deserialize({"class_name": "LAMB", "config": {}})
+    with pytest.raises(InvalidArgumentError, match="registered under this name"):
+        optimizers.register(package="Addons")(type("LAMB", (SGD,), {"__module__": "other"}))
+
+
+def test_a_class_of_another_package_is_not_taken_for_the_one_that_is_asked_for():
+    optimizers.register(package="Here")(type("OnlyHere", (SGD,), {"__module__": "here"}))
+    found = {"class_name": "OnlyHere", "config": {}}
+    assert type(optimizers.deserialize(found)).__name__ == "OnlyHere"
+    with pytest.raises(InvalidArgumentError, match="Unknown optimizer 'OnlyHere'"):
+        optimizers.deserialize(found | {"registered_name": "There>OnlyHere"})
+
+
+def test_a_name_may_be_given():
+    cls = optimizers.register(package="Mine", name="Renamed")(type("Original", (SGD,), {"__module__": "mine"}))
+    described = optimizers.serialize(cls(0.5))
+    assert described["registered_name"] == "Mine>Renamed"
+    assert type(optimizers.deserialize(described)) is cls
