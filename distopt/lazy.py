@@ -13,7 +13,10 @@ from distopt.former_names import warn_of_former_name
 
 
 def attach(
-    package: str, file: str, former_names: Mapping[str, str] | None = None
+    package: str,
+    file: str,
+    former_names: Mapping[str, str] | None = None,
+    counterparts: Mapping[str, str] | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return a package's ``__getattr__``, ``__dir__`` and ``__all__``, made from the stub beside it.
 
@@ -25,8 +28,9 @@ def attach(
         package: the package's ``__name__``.
         file: its ``__file__``.
         former_names: former public name -> the present one; warns.
+        counterparts: name that other libraries have here -> a sentence on what takes its place.
     """
-    former_names = former_names or {}
+    former_names, counterparts = former_names or {}, counterparts or {}
     modules = _sources(Path(file).with_suffix(".pyi"))
 
     def load(name: str) -> Any:
@@ -35,7 +39,8 @@ def attach(
             return load(former_names[name])
         home = modules.get(name)
         if home is None:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            hint = f": {counterparts[name]}" if name in counterparts else ""
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
         value = importlib.import_module(f"{package}.{name}" if home == package else home)
         if home != package:
             value = getattr(value, name)
