@@ -11,8 +11,9 @@ ROOT = Path(distopt.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "former_names"),
-    ("lazy", "settings", "arrays", "arguments"),
+    ("lazy", "settings", "arrays", "arguments", "registry"),
     ("process", "kernels", "memory"),
+    ("initializers",),
     ("variables",),
     ("ops", "constraints", "gradients"),
     ("distribute.agreement",),

@@ -12,6 +12,7 @@ from distopt.checkpoint.files import checksum
 from distopt.checkpoint.random_state import generator_state, set_state
 from distopt.checkpoint.state import Live
 from distopt.errors import CheckpointError, InvalidArgumentError
+from distopt.process.replica import current_replica
 
 OWN_VARIABLES = "aggregator state or accumulated gradients"
 
@@ -56,6 +57,7 @@ class Own:
             "data": None if self.data is None else dict(self.data.state()),
             "random": list(map(generator_state, self.generators)),
             "extra": {name: encode(value, f"extra[{name!r}]") for name, value in self.extra.items()},
+            "draws": current_replica().draws.state(),
         }
         try:
             json.dumps(state)
@@ -87,6 +89,8 @@ class Own:
                 raise CheckpointError(f"random[{k}] is another kind of generator than was saved: {error}") from None
         if self.data is not None:
             self.data.resume(stored["data"])
+        if stored.get("draws"):
+            current_replica().draws.restore(stored["draws"])
         self.extra.update({name: decode(value) for name, value in (stored.get("extra") or {}).items()})
         given = {"data": self.data, "random": self.generators}
         return [name for name, given in given.items() if not given and stored.get(name)]

@@ -34,7 +34,7 @@ from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.legacy import Optimizer as LegacyOptimizer
 from distopt.variables.variable import Variable
 
-_NUMBERED = re.compile(r"Variable(_\d+)?")
+_NUMBERED = re.compile(r"[Vv]ariable(_\d+)?")
 
 
 @dataclass(frozen=True)

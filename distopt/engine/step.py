@@ -123,11 +123,13 @@ class Writing:
         """Note that parameters are written from now on: open tapes must not mix old and new values."""
         slab, entries = self._gradients.slab, self._gradients.entries
         self._has_begun = True
+        self._call.replica.updating = self._call
         note_writes(slab.storages if entries is slab.all_entries else [slab.storages[k] for k in entries])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._call.replica.updating = None
         if error is None or isinstance(error, NonFiniteGradientError | StopAtMoment):
             return
         if isinstance(error, ReplicaLostError) and not (self._has_begun and self._call.shares):

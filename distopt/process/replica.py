@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distopt.errors import ReplicaError
+from distopt.process.draws import Draws
 from distopt.process.moments import Observers
 
 _numbers = itertools.count()
@@ -41,6 +42,10 @@ class Replica:
     """The observers of its steps."""
     broken_by: type[BaseException] | None = None
     """The kind of error that left a step in the middle, until the replicas agree on going on together."""
+    draws: Draws = field(default_factory=Draws)
+    """The counts of its random numbers."""
+    updating: Any = None
+    """The call of the step that updates variables from the sum now, and does the same on all replicas; else None."""
     _threads: threading.local = field(default_factory=threading.local)
 
     @property

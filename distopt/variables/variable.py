@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,15 @@ import numpy.typing as npt
 
 from distopt.arrays import Array, cast, to_array, to_dtype
 from distopt.errors import ForeignVariableError, InvalidArgumentError
+from distopt.initializers import get as get_initializer
 from distopt.memory.storage import Storage
 from distopt.process.moments import ACTIVE, Moment
 from distopt.process.names import unique_name
 from distopt.process.observers import observe
 from distopt.process.replica import current_replica
-from distopt.variables.array_like import ArrayLike, Traced, snapshot
+from distopt.variables.array_like import Traced, snapshot
 from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.row_updates import RowUpdates
 
 Constraint = Callable[[Array], Any]
 
@@ -27,7 +29,7 @@ DEVICE = "CPU:0"
 """The device that holds the values of all variables."""
 
 
-class Variable(ArrayLike):
+class Variable(RowUpdates):
     """A named array with an optional constraint; it belongs to the replica that made it.
 
     In NumPy expressions a variable stands for its value; under an open ``GradientTape`` for a value that the
@@ -35,11 +37,17 @@ class Variable(ArrayLike):
 
     Args:
         initial_value: array-like of any shape, or a callable that returns one; copied. NumPy arrays keep
-            their dtype, numbers of Python (and lists of them) become float32.
-        name: a name, which need not be unique; by default "Variable", "Variable_1", ...
+            their dtype, numbers of Python (and lists of them) become float32. With ``shape``: also the name of an
+            initializer, or a function of (shape, dtype).
+        name: a name, which need not be unique; by default "variable", "variable_1", ...
         dtype: float16, bfloat16, float32, float64, an integer type or bool; by default the value's own.
         trainable: whether tapes watch the variable when it is read.
         constraint: function of the value that returns the value to keep; optimizers call it after an update.
+        initializer: ``initial_value`` under the name that Keras gives it.
+        shape: the shape; it is needed where ``initial_value`` is an initializer.
+        regularizer: kept as an attribute for its user; no optimizer and no loss adds it.
+        aggregation: kept likewise, as ``synchronization``: every replica assigns its own value.
+        synchronization: kept likewise.
 
     Raises:
         InvalidArgumentError: the value does not consist of numbers, or the constraint cannot be called.
@@ -55,26 +63,32 @@ class Variable(ArrayLike):
 
     def __init__(
         self,
-        initial_value: Any,
+        initial_value: Any = None,
         *,
         name: str | None = None,
         dtype: npt.DTypeLike | None = None,
         trainable: bool = True,
         constraint: Constraint | None = None,
+        initializer: Any = None,
+        shape: Sequence[int] | None = None,
+        regularizer: Any = None,
+        aggregation: Any = "none",
+        synchronization: Any = "auto",
     ) -> None:
         self.owner = current_replica()
         """The replica that made this variable."""
         self.number = next(_numbers)
         """Tells which of a replica's variables was made first; replicas make them in the same order."""
-        self.name = unique_name("Variable") if name is None else str(name)
+        self.name = unique_name("variable") if name is None else str(name)
         self.trainable = bool(trainable)
         if not (constraint is None or callable(constraint)):
             raise InvalidArgumentError(
                 f"constraint of variable {self.name!r} is {constraint!r}, which cannot be called. "
                 "Give a function of the value, such as distopt.constraints.NonNeg()."
             )
-        self.constraint = constraint
-        value = initial_value() if callable(initial_value) else initial_value
+        self.constraint, self.regularizer = constraint, regularizer
+        self.aggregation, self.synchronization = aggregation, synchronization
+        value = _initial(initializer if initial_value is None else initial_value, shape, dtype, self.name)
         array = _plain(value, f"the initial value of variable {self.name!r}")
         if dtype is not None:
             array = cast(array, to_dtype(dtype), f"variable {self.name!r}")
@@ -130,12 +144,16 @@ class Variable(ArrayLike):
         """Return a key for dicts and sets that compares by identity; ``key.deref()`` returns the variable."""
         return Reference(self)
 
-    def assign(self, value: Any, *, use_locking: bool = False) -> Variable:
+    def assign(
+        self, value: Any, use_locking: bool = False, name: str | None = None, read_value: bool = True
+    ) -> Variable:
         """Set the value: ``variable ← value``.
 
         Args:
             value: array-like of the variable's shape; cast to its dtype; not mutated.
-            use_locking: ignored; it exists for code that was written for TensorFlow.
+            use_locking: ignored, as ``name`` and ``read_value``; they exist for code that was written for TensorFlow.
+            name: ignored.
+            read_value: ignored.
 
         Returns:
             This variable.
@@ -145,15 +163,24 @@ class Variable(ArrayLike):
             InvalidArgumentError: another shape, or a dtype that would lose the number (2.5 into int64).
         """
         self._own()
+        if isinstance(value, IndexedSlices):
+            raise InvalidArgumentError(
+                f"assign to variable {self.name!r} received IndexedSlices, which name only some rows: "
+                "variable.scatter_update(slices) sets these, variable.assign(slices.to_dense()) makes the others 0"
+            )
         self._write(self._fitting(value, "assign"))
         return self
 
-    def assign_add(self, delta: Any, *, use_locking: bool = False) -> Variable:
+    def assign_add(
+        self, delta: Any, use_locking: bool = False, name: str | None = None, read_value: bool = True
+    ) -> Variable:
         """Add in place: ``variable ← variable + delta``; rows of IndexedSlices are summed, then added.
 
         Args:
             delta: array-like of the variable's shape, or IndexedSlices; not mutated.
-            use_locking: ignored.
+            use_locking: ignored, as ``name`` and ``read_value``.
+            name: ignored.
+            read_value: ignored.
 
         Returns:
             This variable.
@@ -168,7 +195,9 @@ class Variable(ArrayLike):
         """
         return self._update(np.add, delta, "assign_add")
 
-    def assign_sub(self, delta: Any, *, use_locking: bool = False) -> Variable:
+    def assign_sub(
+        self, delta: Any, use_locking: bool = False, name: str | None = None, read_value: bool = True
+    ) -> Variable:
         """Subtract in place: ``variable ← variable - delta``; otherwise as ``assign_add``."""
         return self._update(np.subtract, delta, "assign_sub")
 
@@ -230,6 +259,24 @@ def _plain(value: Any, what: str, numbers: Any = np.float32) -> Array:
     if isinstance(value, Variable):
         return value.value
     return to_array(value.numpy() if isinstance(value, Traced) else value, what, numbers)
+
+
+def _initial(given: Any, shape: Sequence[int] | None, dtype: npt.DTypeLike | None, name: str) -> Any:
+    """Return an initial value, in the shape that was asked for."""
+    if isinstance(given, str) and shape is not None:
+        given = get_initializer(given)
+    if not callable(given):
+        value = given
+    elif shape is None:
+        value = given()
+    else:
+        value = given(tuple(shape), to_dtype(dtype or "float32"))
+    if given is None or (shape is not None and np.shape(value) != tuple(shape)):
+        raise InvalidArgumentError(
+            f"variable {name!r} of shape {shape} received {given!r} as its initial value, of shape {np.shape(value)}: "
+            "give an array of that shape, or the name of an initializer, such as 'zeros'"
+        )
+    return value
 
 
 def _restore(array: Array, name: str, trainable: bool, constraint: Constraint | None) -> Variable:

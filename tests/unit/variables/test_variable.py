@@ -93,7 +93,7 @@ class TestConstruction:
                 Variable(1.0, name="w").name,
             ]
 
-        expected = ["Variable", "w", "Variable_1", "w"]
+        expected = ["variable", "w", "variable_1", "w"]
         assert in_replica(names) == expected
         assert in_replica(names) == expected
 
@@ -186,7 +186,7 @@ class TestAssignment:
 
     def test_unknown_keywords_are_refused(self):
         with pytest.raises(TypeError):
-            Variable(1.0).assign(2.0, read_value=False)
+            Variable(1.0).assign(2.0, validate_shape=False)
 
     @pytest.mark.parametrize("value", [2.5, np.nan, np.inf, 1j])
     def test_integers_take_no_fractions(self, value):
