@@ -8,6 +8,7 @@ import numpy as np
 
 from distopt.arrays import Array, native, refuse_mask
 from distopt.errors import InvalidArgumentError
+from distopt.variables.array_like import stop_gradient
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
@@ -55,7 +56,7 @@ def _as_array(gradient: Any, variable: Variable, said: str) -> Array:
         )
     refuse_mask(gradient, f"{said} of {variable.name!r}")
     try:
-        array = np.asarray(gradient)
+        array = np.asarray(stop_gradient(gradient))  # that of an inner tape is a traced value
     except Exception as error:
         raise InvalidArgumentError(
             f"{said} of {variable.name!r} is {type(gradient).__name__}, which np.asarray does not take: {error}"

@@ -11,19 +11,22 @@ from autograd.util import toposort
 
 from distopt.errors import InvalidArgumentError
 from distopt.variables.indexed_slices import IndexedSlices
-from distopt.variables.tracing import Rows, TapeNode, convert
+from distopt.variables.record import Record, Rows, TapeNode, convert
 from distopt.variables.variable import Variable
 
 Found = dict[TapeNode | None, tuple[Any, list[Rows]]]
 
 
-def backward(ends: list[TapeNode], seeds: list[Any], wanted: set[TapeNode], release: bool) -> Found:
+def backward(
+    record: Record, entering: list[tuple[TapeNode, Any]], wanted: set[TapeNode], *, followed: bool, release: bool
+) -> Found:
     """Propagate gradients from the ends to the roots.
 
     Args:
-        ends: nodes of the targets.
-        seeds: the gradient that enters at each end; not mutated.
+        record: the tape's record; nodes of an older one, which the tape has dropped, bring no gradients.
+        entering: the nodes of the targets, each with the gradient that enters there; not mutated.
         wanted: the nodes whose gradients are asked for.
+        followed: whether the tape follows this computation too, for derivatives of higher order.
         release: whether to drop the record on the way, so that a kept loss does not keep the record in memory.
 
     Returns:
@@ -32,24 +35,26 @@ def backward(ends: list[TapeNode], seeds: list[Any], wanted: set[TapeNode], rele
     dense: dict[TapeNode, Any] = {}
     rows: dict[TapeNode, list[Rows]] = {}
     found: Found = {}
-    for end, seed in zip(ends, seeds, strict=True):
+    for end, seed in entering:
         dense[end] = add_outgrads(dense.get(end), seed)
     start = VJPNode.new_root()
-    start.parents = ends
+    start.parents = [end for end, _ in entering]
     for node in list(toposort(start))[1:]:
         total, _ = dense.pop(node, (None, False))
+        if node.record is not record:
+            continue
         if node in wanted:
             found[node] = total, rows.get(node, [])
         if node.watched is not None:
             _check_unwritten(*node.watched)
             continue
-        for parent, part in zip(node.parents, node.pull_back(total), strict=True):
+        for parent, part in zip(node.parents, node.pull_back(total, followed=followed), strict=True):
             if isinstance(part, Rows):
                 rows.setdefault(parent, []).append(part)
             else:
                 dense[parent] = add_outgrads(dense.get(parent), part)
         if release:
-            node.parents, node.vjp = [], None
+            node.parents, node.vjp, node.call = [], None, None
     return found
 
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
+import math
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from autograd.tracer import isbox
 
-from distopt.arrays import Array, is_floating, to_array
+from distopt.arrays import Array, is_floating
 from distopt.errors import InvalidArgumentError
-from distopt.process.replica import current_replica
-from distopt.variables.array_like import Traced, stop_gradient
+from distopt.variables.array_like import stop_gradient
 from distopt.variables.backward import backward, finish
 from distopt.variables.indexed_slices import IndexedSlices
-from distopt.variables.tracing import TapeNode, TracedArray, convert, inside_of, node_of, trace_numbers, trace_of
+from distopt.variables.nests import UnconnectedGradients, flatten, like, matched, seed, shape_of_one, stacked
+from distopt.variables.record import TapeNode
+from distopt.variables.recording import Recording
+from distopt.variables.tracing import node_of
 from distopt.variables.variable import Variable
 
-__all__ = ["GradientTape", "compute_gradients", "stop_gradient"]
+__all__ = ["GradientTape", "UnconnectedGradients", "compute_gradients", "stop_gradient"]
 
 Gradient = Array | IndexedSlices
+Ends = list[tuple[TapeNode, Any]]
 
 
-class GradientTape:
+class GradientTape(Recording):
     """Records the computations of NumPy from variables, then gives their gradients.
 
     Inside of the ``with`` block a variable is read as a traced value; plain ``np.`` functions of traced values
     are recorded. An operation without a derivative raises ``UntraceableError`` where it is called. Once the block has
     ended, such operations and collectives take the plain values. Tapes nest:
-    gradients computed under an open tape are recorded there, which gives derivatives of higher order.
+    gradients computed under an open tape are recorded there, which gives derivatives of higher order; so are those that
+    a persistent tape computes inside of its own block.
     ``float(x)``, ``x.numpy()`` and ``x.item()`` give plain numbers, which the tape does not follow.
 
     Args:
@@ -48,97 +53,39 @@ class GradientTape:
     """
 
     def __init__(self, persistent: bool = False, watch_accessed_variables: bool = True) -> None:
-        self._persistent = persistent
-        self._watch_accessed = watch_accessed_variables
-        self._roots: dict[Variable, TapeNode] = {}
-        self._trace = -1
+        super().__init__(persistent, watch_accessed_variables)
         self._spent = False
+        self._given: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
 
-    def __enter__(self) -> GradientTape:
-        if self._trace >= 0:
-            raise RuntimeError("This tape was opened before, and a tape records one block. Make a new GradientTape.")
-        self._trace = next(trace_numbers)
-        self._replica = current_replica()
-        self._replica.tapes.append(self)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._replica.tapes.remove(self)
-
-    def watch(self, x: Any) -> Any:
-        """Follow ``x`` from now on.
-
-        Args:
-            x: a Variable, trainable or not; a floating array or number; or a list or tuple of these.
-
-        Returns:
-            The value to use in place of ``x``: the variable itself, or for an array its traced value.
-
-        Raises:
-            RuntimeError: the tape is not open.
-            InvalidArgumentError: an array of integers, which has no derivative.
-
-        Example:
-            >>> with GradientTape() as tape:
-            ...     x = tape.watch(3.0)
-            ...     y = x * x
-            >>> float(tape.gradient(y, x))
-            6.0
-        """
-        if self._trace < 0 or self not in self._replica.tapes:
-            raise RuntimeError(
-                "tape.watch outside of the tape's block. Call it inside of `with GradientTape() as tape:`."
-            )
-        if isinstance(x, (list, tuple)):
-            return type(x)(map(self.watch, x))
-        if isinstance(x, Variable):
-            if x not in self._roots and is_floating(x.dtype):
-                self._roots[x] = TapeNode.new_root(x, x)
-            return x
-        value: Any = x if isinstance(x, Traced) else to_array(x, "what tape.watch received")
-        if trace_of(value) == self._trace:
-            return value
-        if not is_floating(value.dtype):
-            raise InvalidArgumentError(
-                f"tape.watch received an array of {value.dtype}, which has no derivative. Use x.astype('float32')."
-            )
-        return TracedArray(value, self._trace, TapeNode.new_root(value, None))
-
-    def watched_variables(self) -> tuple[Variable, ...]:
-        """Return the variables that this tape follows, in the order in which they were first read or watched."""
-        return tuple(self._roots)
-
-    def follow(self, variable: Variable, value: Any) -> Any:
-        """Return ``value``, the variable's value as outer tapes see it; as a traced value if this tape watches."""
-        if self._watch_accessed and variable.trainable:
-            self.watch(variable)
-        return self._box(variable, value)
-
-    def _box(self, variable: Variable, value: Any) -> Any:
-        root = self._roots.get(variable)
-        return value if root is None else TracedArray(value, self._trace, root)
-
-    def gradient(self, target: Any, sources: Any, output_gradients: Any = None) -> Any:
+    def gradient(
+        self,
+        target: Any,
+        sources: Any,
+        output_gradients: Any = None,
+        unconnected_gradients: Any = UnconnectedGradients.NONE,
+    ) -> Any:
         """Differentiate ``target``: ``Σ_i output_gradients[i] · ∂target[i]/∂source`` for each source.
+
+        Inside of the block a persistent tape records this computation too. Another tape ends its record there.
 
         Args:
             target: traced value of any shape, whose elements are summed, or a list of them, summed too.
-            sources: a Variable or a traced value, or nested lists and tuples of them.
+            sources: a Variable or a traced value, or nested lists, tuples and dicts of them.
             output_gradients: factors of the elements of ``target``, in the same structure and shapes; ones by
                 default. Not mutated.
+            unconnected_gradients: "none" or "zero", the answer for a source on which ``target`` does not depend.
 
         Returns:
             In the structure of ``sources``, for each source a new array of the source's shape and dtype,
-            IndexedSlices if a variable was only indexed by integers on its first axis, or None if ``target`` does
-            not depend on the source.
+            IndexedSlices if a variable was only indexed by integers on its first axis, or None (or zeros) if
+            ``target`` does not depend on the source.
 
         Raises:
             RuntimeError: a second call on a tape that is not persistent, or the tape was never opened.
             InvalidArgumentError: a source that the tape could not follow, a variable that was written after
-                the tape had read it, or output gradients of other shapes.
-            UntraceableError: an operation has no derivative.
+                the tape had read it, output gradients of other shapes, or a target that is a gradient which this
+                tape has computed outside of its block.
+            UntraceableError: an operation has no derivative, or no second one.
 
         Example:
             >>> table = Variable([[1.0], [2.0], [3.0]])
@@ -147,18 +94,133 @@ class GradientTape:
             >>> tape.gradient(loss, table).indices
             array([2, 0, 2])
         """
+        absent = UnconnectedGradients.of(unconnected_gradients)
         self._refuse_spent()
-        ends, seeds = self._ends(target, output_gradients)
-        flat = list(_flatten(sources))
+        entering = self._entering(target, output_gradients)
+        flat = list(flatten(sources))
         nodes = [self._source_node(source) for source in flat]
-        self._spent = not self._persistent
-        found = backward(ends, seeds, {node for node in nodes if node is not None}, self._spent)
-        taken = {id(seed) for seed in seeds}
-        pairs = zip(flat, nodes, strict=True)
-        return _like(sources, (finish(source, *found.get(node, (None, [])), taken) for source, node in pairs))
+        found = self._pull_back(entering, flat, nodes, release=self._spend())
+        if self._persistent and not self._is_open:
+            self._given.update({id(each): each for each in found if type(each) is np.ndarray})
+        return like(sources, map(absent.stand_in, found, flat))
+
+    def jacobian(
+        self,
+        target: Any,
+        sources: Any,
+        unconnected_gradients: Any = UnconnectedGradients.NONE,
+        parallel_iterations: int | None = None,
+        experimental_use_pfor: bool = True,
+    ) -> Any:
+        """Differentiate every element of ``target`` on its own: ``∂target[i]/∂source[j]``.
+
+        Args:
+            target: a traced value of any shape.
+            sources: as for ``gradient``.
+            unconnected_gradients: as for ``gradient``.
+            parallel_iterations: ignored; it exists for code that was written for TensorFlow.
+            experimental_use_pfor: ignored.
+
+        Returns:
+            In the structure of ``sources``, for each source a dense array of shape ``target.shape + source.shape``; or
+            None (or zeros) if ``target`` does not depend on the source.
+
+        Raises:
+            RuntimeError: as for ``gradient``.
+            InvalidArgumentError: as for ``gradient``; several targets.
+
+        Example:
+            >>> w = Variable([1.0, 2.0])
+            >>> with GradientTape() as tape:
+            ...     y = w * w
+            >>> tape.jacobian(y, w)
+            array([[2., 0.],
+                   [0., 4.]], dtype=float32)
+
+        Source: tf.GradientTape.jacobian.
+        """
+        absent = UnconnectedGradients.of(unconnected_gradients)
+        shape, flat = shape_of_one(target, "jacobian"), list(flatten(sources))
+        size = math.prod(shape)
+        columns = self._pull_back_each(target, flat, size, lambda i: np.eye(1, size, i).reshape(shape))
+        stacks = [stacked(column, 0, (*shape, *source.shape)) for column, source in zip(columns, flat, strict=True)]
+        return like(sources, (absent.stand_in(s, source, shape) for s, source in zip(stacks, flat, strict=True)))
+
+    def batch_jacobian(
+        self,
+        target: Any,
+        source: Any,
+        unconnected_gradients: Any = UnconnectedGradients.NONE,
+        parallel_iterations: int | None = None,
+        experimental_use_pfor: bool = True,
+    ) -> Any:
+        """Differentiate each example's part of ``target`` with respect to its own part of ``source``.
+
+        Args:
+            target: a traced value of shape (examples, ...), where no example depends on another's source.
+            source: a Variable or a traced value of shape (examples, ...).
+            unconnected_gradients: ignored: the answer is zeros where ``target`` does not depend on ``source``.
+            parallel_iterations: ignored; it exists for code that was written for TensorFlow.
+            experimental_use_pfor: ignored.
+
+        Returns:
+            An array of shape ``target.shape + source.shape[1:]``.
+
+        Raises:
+            RuntimeError: as for ``gradient``.
+            InvalidArgumentError: as for ``gradient``; shapes without a common first axis.
+
+        Example:
+            >>> w = Variable([[1.0, 2.0], [3.0, 4.0]])
+            >>> with GradientTape() as tape:
+            ...     y = w[:, :1] * w[:, 1:]
+            >>> tape.batch_jacobian(y, w)[:, 0]
+            array([[2., 1.],
+                   [4., 3.]], dtype=float32)
+
+        Source: tf.GradientTape.batch_jacobian.
+        """
+        UnconnectedGradients.of(unconnected_gradients)
+        shape, inner = shape_of_one(target, "batch_jacobian"), shape_of_one(source, "batch_jacobian")
+        if len(shape) < 2 or len(inner) < 2 or shape[0] != inner[0]:
+            raise InvalidArgumentError(
+                f"tape.batch_jacobian received a target of shape {shape} and a source of shape {inner}: both need a "
+                "first axis, of the same length, for the examples, and another one. tape.jacobian takes all shapes."
+            )
+        width = math.prod(shape[1:])
+        [column] = self._pull_back_each(
+            target, [source], width, lambda i: np.broadcast_to(np.eye(1, width, i), (shape[0], width)).reshape(shape)
+        )
+        stack = stacked(column, 1, (*shape, *inner[1:]))
+        return np.zeros((*shape, *inner[1:]), source.dtype) if stack is None else stack
+
+    def _pull_back(
+        self, entering: Ends, sources: list[Any], nodes: list[TapeNode | None], *, release: bool
+    ) -> list[Any]:
+        """Return the gradient of each source, from the gradients that enter at the targets."""
+        wanted = {node for node in nodes if node is not None}
+        followed = self._persistent and self._is_open
+        found = backward(self._record, entering, wanted, followed=followed, release=release)
+        taken = {id(entry) for _, entry in entering}
+        pairs = zip(sources, nodes, strict=True)
+        return [finish(source, *found.get(node, (None, [])), taken) for source, node in pairs]
+
+    def _pull_back_each(
+        self, target: Any, sources: list[Any], count: int, unit: Callable[[int], Array]
+    ) -> list[list[Any]]:
+        """Return for each source its dense gradients, as each of ``count`` unit vectors enters at the target."""
+        self._refuse_spent()
+        nodes = [self._source_node(source) for source in sources]
+        columns: list[list[Any]] = [[] for _ in sources]
+        release = self._spend()
+        for i in range(count):
+            found = self._pull_back(self._entering(target, unit(i)), sources, nodes, release=release and i == count - 1)
+            for column, part in zip(columns, found, strict=True):
+                column.append(part.to_dense() if isinstance(part, IndexedSlices) else part)
+        return columns
 
     def _refuse_spent(self) -> None:
-        if self._trace < 0:
+        if not self._was_opened:
             raise RuntimeError("This tape was never opened and recorded nothing. Compute inside of `with tape:`.")
         if self._spent:
             raise RuntimeError(
@@ -166,30 +228,32 @@ class GradientTape:
                 "Ask for all sources in one call, or make the tape with GradientTape(persistent=True)."
             )
 
-    def follows(self, value: Any) -> bool:
-        """Return whether this tape records what is computed from ``value``, as long as the tape is open."""
-        return isbox(value) and self._here(value) is not None
+    def _spend(self) -> bool:
+        """Note that gradients are asked for; return whether that was the last time, which also ends the recording."""
+        self._spent = not self._persistent
+        if self._spent and self._is_open:
+            self._replica.tapes.remove(self)
+        return self._spent
 
-    def _here(self, value: Any) -> Any:
-        """Return this tape's box in ``value``, inside of the boxes of inner tapes; None if there is none."""
-        while trace_of(value) > self._trace:
-            value = inside_of(value)
-        return value if trace_of(value) == self._trace else None
-
-    def _ends(self, target: Any, output_gradients: Any) -> tuple[list[TapeNode], list[Any]]:
+    def _entering(self, target: Any, output_gradients: Any) -> Ends:
         """Return the nodes of those targets that depend on a watched value, and the gradient that enters at each."""
-        ends, seeds = [], []
-        for value, seed in _matched(target, output_gradients):
-            if callable(value) or isinstance(value, IndexedSlices):
+        ends: Ends = []
+        for value, given in matched(target, output_gradients):
+            if value is None or callable(value) or isinstance(value, IndexedSlices):
+                kind = None if value is None else f"a {type(value).__name__}"
                 raise InvalidArgumentError(
-                    f"The target of tape.gradient is a {type(value).__name__}, not a traced value. "
+                    f"The target of tape.gradient is {kind}, not a traced value. "
                     "Compute the loss inside of the tape's block and pass the result."
+                )
+            if self._given.get(id(value)) is value:
+                raise InvalidArgumentError(
+                    "The target of tape.gradient is a gradient that this tape has computed while it did not record: "
+                    "it has no second derivative. Call tape.gradient inside of the persistent tape's block."
                 )
             box = self._here(self._box(value, value.value) if isinstance(value, Variable) else value)
             if box is not None:
-                ends.append(node_of(box))
-                seeds.append(_seed(box, seed))
-        return ends, seeds
+                ends.append((node_of(box), seed(box, given)))
+        return ends
 
     def _source_node(self, source: Any) -> TapeNode | None:
         if isinstance(source, Variable):
@@ -240,9 +304,9 @@ def compute_gradients(
     if callable(loss):
         with tape:
             if not callable(var_list):
-                tape.watch([variable for variable in _flatten(var_list) if isinstance(variable, Variable)])
+                tape.watch([variable for variable in flatten(var_list) if isinstance(variable, Variable)])
             loss = loss()
-    variables = list(_flatten(var_list() if callable(var_list) else var_list))
+    variables = list(flatten(var_list() if callable(var_list) else var_list))
     for variable in variables:
         if not isinstance(variable, Variable) and not isbox(variable):
             raise InvalidArgumentError(f"var_list holds {variable!r}: expected a list of distopt.Variable")
@@ -252,44 +316,3 @@ def compute_gradients(
                 "floating types have gradients. Leave it out of var_list."
             )
     return list(zip(tape.gradient(loss, variables, grad_loss), variables, strict=True))
-
-
-def _seed(box: Any, given: Any) -> Any:
-    if given is None:
-        return np.ones(box.shape, box.dtype)
-    seed = given if isbox(given) else to_array(stop_gradient(given), "output_gradients")
-    if seed.shape != box.shape:
-        raise InvalidArgumentError(
-            f"output_gradients (grad_loss) of shape {seed.shape} for a target of shape {box.shape}: each "
-            "element of the target has one. Give the target's shape."
-        )
-    return convert(seed, box.dtype)
-
-
-def _flatten(structure: Any) -> Iterable[Any]:
-    if isinstance(structure, (list, tuple)):
-        for item in structure:
-            yield from _flatten(item)
-    else:
-        yield structure
-
-
-def _matched(target: Any, given: Any) -> Iterable[tuple[Any, Any]]:
-    """Yield each target with its output gradient, or with None."""
-    if not isinstance(target, (list, tuple)):
-        yield target, given
-        return
-    each = [None] * len(target) if given is None else given
-    if not isinstance(each, (list, tuple)) or len(each) != len(target):
-        raise InvalidArgumentError(
-            f"tape.gradient received output_gradients that do not match the list of {len(target)} targets. "
-            "Give a list with one for each."
-        )
-    for pair in zip(target, each, strict=True):
-        yield from _matched(*pair)
-
-
-def _like(structure: Any, items: Any) -> Any:
-    if isinstance(structure, (list, tuple)):
-        return type(structure)(_like(item, items) for item in structure)
-    return next(items)

@@ -10,82 +10,30 @@ from __future__ import annotations
 import dis
 import inspect
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import autograd.numpy as anp
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from autograd.core import VJPNode
 from autograd.extend import defvjp, primitive, vspace
 from autograd.numpy.numpy_boxes import ArrayBox
 from autograd.numpy.numpy_vjps import untake
 from autograd.numpy.numpy_vspaces import ArrayVSpace
-from autograd.tracer import Box, getval, isbox, notrace_primitives
+from autograd.tracer import Box, getval, isbox
 
 from distopt.arrays import Array, is_floating, to_dtype
 from distopt.errors import UntraceableError
 from distopt.process.replica import current_replica
 from distopt.variables.array_like import Traced, read
 from distopt.variables.indexed_slices import Indices
+from distopt.variables.record import Rows, TapeNode, convert
 from distopt.variables.traceable import call_traced, clip, take, untraceable
-from distopt.variables.variable import Variable
 
-trace_numbers = itertools.count()
 _forward_order = itertools.count()
-_REFUSALS = (NotImplementedError, TypeError, ValueError, AssertionError)
 
 _JOIN = "Join values with np.stack or np.concatenate; say x.numpy() where the plain value is meant."
 _STORE_SUBSCR = dis.opmap["STORE_SUBSCR"]
-
-# autograd's derivatives take these and do not look at them.
-_OVERLOOKED = frozenset({"where", "initial", "correction", "mean"})
-
-
-class TapeNode(VJPNode):  # type: ignore[misc]
-    """One recorded operation, or a root: a value that a tape watches. Gradients are kept in the dtype of the value.
-
-    ``watched`` of a root is (variable or None, its version when the tape began to watch it), of an operation None.
-    """
-
-    __slots__ = ("dtype", "name", "shape", "watched")
-
-    def __init__(self, value: Any, fun: Any, args: Any, kwargs: Any, parent_argnums: Any, parents: Any) -> None:
-        self.name = fun.__name__
-        self.dtype, self.shape = getattr(value, "dtype", None), getattr(value, "shape", None)
-        self.watched: tuple[Variable | None, int] | None = None
-        if overlooked := _OVERLOOKED & kwargs.keys():
-            raise untraceable(self.name, f"has no derivative with {sorted(overlooked)}")
-        try:
-            super().__init__(value, fun, args, kwargs, parent_argnums, parents)
-        except _REFUSALS as error:
-            raise untraceable(self.name, f"has no derivative here ({error})") from error
-
-    def initialize_root(self, value: Any, variable: Variable | None) -> None:
-        """Initialise a root, as ``__init__`` initialises an operation."""
-        super().initialize_root()
-        self.name, self.dtype, self.shape = "watch", value.dtype, value.shape
-        self.watched = (variable, 0 if variable is None else variable.storage.writes)
-
-    def pull_back(self, gradient: Any) -> list[Any]:
-        """Return the gradients of the parents, from the gradient of the value."""
-        try:
-            parts = list(self.vjp(convert(gradient, self.dtype)))
-        except _REFUSALS as error:
-            raise untraceable(self.name, f"has no derivative here ({error})") from error
-        for parent, part in zip(self.parents, parts, strict=True):
-            shape = getattr(part, "shape", None)
-            if None not in (shape, parent.shape) and shape != parent.shape:  # autograd has such bugs
-                raise untraceable(self.name, f"has a derivative of shape {shape} for one of {parent.shape}")
-        return parts
-
-
-class Rows(NamedTuple):
-    """The gradient of one gather: rows of values, their indices, and the number of the gather in order of execution."""
-
-    order: int
-    values: Array
-    indices: Indices
 
 
 def trace_of(value: Any) -> int:
@@ -167,7 +115,7 @@ class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # typ
         index = read(index)
         of_variable = self._node.watched is not None and self._node.watched[0] is not None
         rows = _as_row_indices(index) if of_variable else None
-        return ArrayBox.__getitem__(self, index) if rows is None else gather(self, rows)
+        return ArrayBox.__getitem__(self, index) if rows is None else gather(self, rows, next(_forward_order))
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise untraceable("ndarray.__setitem__", "was to be changed in place", "Use np.where or np.concatenate.")
@@ -247,31 +195,14 @@ class TracedArray(Traced, np.lib.mixins.NDArrayOperatorsMixin, ArrayBox):  # typ
 
 
 @primitive  # type: ignore[untyped-decorator]
-def _convert(value: Any, dtype: np.dtype[Any]) -> Any:
-    return np.asarray(value).astype(dtype)[()]
-
-
-defvjp(_convert, lambda ans, value, dtype: lambda g: convert(g, value.dtype), argnums=(0,))
-
-
-def convert(value: Any, dtype: np.dtype[Any] | None, copy: bool = False) -> Any:
-    """Return ``value``, plain or traced, in ``dtype``."""
-    if not copy and (dtype is None or getattr(value, "dtype", None) == dtype):
-        return value
-    return _convert(value, dtype)
-
-
-@primitive  # type: ignore[untyped-decorator]
-def gather(table: Any, indices: Indices) -> Any:
-    """Return rows of a variable, whose gradient is then sparse."""
+def gather(table: Any, indices: Indices, order: int) -> Any:
+    """Return rows of a variable, whose gradient is then sparse; ``order`` is the number of the gather."""
     return table[indices]
 
 
-def _gather_vjp(ans: Any, table: Any, indices: Indices) -> Any:
-    order = next(_forward_order)
-
+def _gather_vjp(ans: Any, table: Any, indices: Indices, order: int) -> Any:
     def vjp(g: Any) -> Any:
-        if isbox(g):  # an outer tape follows this gradient: stay with what autograd can differentiate again
+        if isbox(g):  # a tape follows this gradient: stay with what autograd can differentiate again
             return untake(g, indices, vspace(table))
         return Rows(order, np.reshape(g, (-1, *table.shape[1:])), indices.ravel() % len(table))
 
@@ -291,7 +222,6 @@ def _as_row_indices(index: Any) -> Indices | None:
     return array.astype(np.int64, copy=False)
 
 
-notrace_primitives[TapeNode] = notrace_primitives[VJPNode]
 for _type in [known for known, box in Box.type_mappings.items() if box is ArrayBox]:
     TracedArray.register(_type)
 TracedArray.register(ml_dtypes.bfloat16)

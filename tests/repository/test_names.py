@@ -13,7 +13,7 @@ GUESSED = {
 """Leading underscores and capitals aside."""
 
 ALLOWED = {
-    ("variables.tape", "watch"): "tape.watch is TensorFlow's, and public",
+    ("variables.recording", "watch"): "tape.watch is TensorFlow's, and public",
     ("variables.traceable", "take"): "NumPy's",
     ("variables.tracing", "take"): "NumPy's",
     ("variables.array_like", "take"): "NumPy's",
