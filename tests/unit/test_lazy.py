@@ -19,5 +19,5 @@ def test_names_of_horovod(name, counterpart):
 
 
 def test_other_names():
-    with pytest.raises(AttributeError, match="no attribute 'ranks'$"):
+    with pytest.raises(AttributeError, match=r"no attribute 'ranks'$"):
         _ = distopt.ranks
