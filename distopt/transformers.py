@@ -21,6 +21,7 @@ from distopt.errors import InvalidArgumentError
 from distopt.kernels import clip, multiply, scale, square_sums, tree_sum
 from distopt.kernels.spans import compute_dtype
 from distopt.slabs.gradients import Gradients
+from distopt.variables.indexed_slices import IndexedSlices
 
 Buffer: TypeAlias = "tuple[Array, Array, Array]"
 """A flat array, the (start, length) of each gradient in it, and the number of each gradient in the list."""
@@ -76,6 +77,23 @@ class Clipping:
         if self.clipvalue is not None:
             for flat, spans, _ in buffers:
                 clip(flat, spans, self.clipvalue)
+
+    def limit_whole(self, buffers: Sequence[Buffer], count: int, entries: Sequence[int]) -> None:
+        """Clip gradients that are all there: by value, by norm, by global norm, in place.
+
+        Args:
+            buffers: the gradients.
+            count: how many gradients the list has.
+            entries: the numbers of those that take part, in order.
+        """
+        self.limit(buffers)
+        # In this order: the global norm is that of what the norms of single variables have left.
+        for stage in (Clipping(clipnorm=self.clipnorm), Clipping(global_clipnorm=self.global_clipnorm)):
+            if stage.needs_norms:
+                again = functools.partial(squares_of, buffers, count, shrinks=True)
+                factors = stage.factors(Squares.of(squares_of(buffers, count), again), entries)
+                for buffer in buffers:
+                    factors(buffer)
 
     def factors(self, squares: Squares, entries: Sequence[int]) -> Factors:
         """Return the factors to multiply gradients by.
@@ -217,15 +235,15 @@ class Factors:
             multiply(flat, spans, self.all)
 
 
-def squares_of(buffers: Sequence[Buffer], gradients: Gradients, *, shrinks: bool = False) -> Array:
+def squares_of(buffers: Sequence[Buffer], count: int, *, shrinks: bool = False) -> Array:
     """Return the sum of squares of every gradient; each repeated row of a sparse gradient counts on its own.
 
     Args:
         buffers: the gradients; not changed.
-        gradients: what takes part.
+        count: how many gradients the list has.
         shrinks: whether the squares are those of gradients times ``SHRINK``.
     """
-    squares = np.zeros(len(gradients.slab.variables))
+    squares = np.zeros(count)
     for flat, spans, entries in buffers:
         squares[entries] = square_sums(shrunk(flat) if shrinks else flat, spans)
     return squares
@@ -250,6 +268,27 @@ def checked_limit(name: str, value: Any) -> float | None:
     if limit < 0:
         raise InvalidArgumentError(f"Expected {name} >= 0, received: {value!r}. None switches clipping off")
     return limit
+
+
+def limited(gradients: Sequence[Any], clipping: Clipping) -> list[Any]:
+    """Return gradients within limits, as new arrays and slices.
+
+    Args:
+        gradients: arrays and IndexedSlices; not changed.
+        clipping: the limits.
+
+    Example:
+        >>> limited([np.float32([3.0, 4.0])], Clipping(clipnorm=1.0))
+        [array([0.6, 0.8], dtype=float32)]
+    """
+    copies, buffers = [], []
+    for k, gradient in enumerate(gradients):
+        is_sparse = isinstance(gradient, IndexedSlices)
+        values = np.array(gradient.values if is_sparse else gradient, order="C")
+        copies.append(gradient.with_values(values) if is_sparse else values)
+        buffers.append((values.reshape(-1), np.array([[0, values.size]], np.int64), np.array([k])))
+    clipping.limit_whole(buffers, len(copies), range(len(copies)))
+    return copies
 
 
 def dense_buffers(gradients: Gradients) -> list[Buffer]:

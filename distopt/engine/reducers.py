@@ -62,7 +62,7 @@ def choose_reducer(call: StepCall, plan: Plan | None, gradients: Gradients, agre
     divisor = call.engine.training.divisor(agreed.items)
     sums_wide = bool(gradients.slab.wide) and _sums_wide(plan, options, gradients, divides=divisor is not None)
     rescales = not options.is_plain or looks or divisor is not None or sums_wide  # a hook may still set a limit
-    rescaling = Rescaling(options.clipping, divisor, looks=looks, sums_wide=sums_wide) if rescales else None
+    rescaling = Rescaling(options.limits, divisor, looks=looks, sums_wide=sums_wide) if rescales else None
     if plan is None:
         return Whole(options, family, gradients, rescaling, None)
     if not isinstance(options.aggregator, FlatAggregator | None):

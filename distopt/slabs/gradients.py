@@ -121,6 +121,11 @@ class Gradients:
         """Return the list of (gradient, variable) that hooks see."""
         return [(self.sparse.get(k, self.views[k]), self.slab.variables[k]) for k in self.entries]
 
+    def copied_pairs(self) -> list[Pair]:
+        """Return the list that hooks see, in memory of its own: what a hook keeps does not change later."""
+        views = self.views
+        return [(self.sparse[k] if k in self.sparse else views[k].copy(), self.slab.variables[k]) for k in self.entries]
+
     def by_variable(self) -> list[Gradient | None]:
         """Return each listed variable's gradient, None where it takes no part."""
         part = set(self.entries)

@@ -51,6 +51,8 @@ class Family:
     """The optimizer's name."""
     updates_flat: bool
     """True where the rule updates dense gradients, whole buffers at a time."""
+    updates_by: Callable[[], str | None]
+    """Return what updates in the place of the rule, as a message says it; None where the rule does."""
     identity: Callable[[], str]
     """Describe the options that all replicas must share."""
     state: Callable[[], list[Variable]]

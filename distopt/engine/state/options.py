@@ -24,6 +24,8 @@ class StepOptions:
         aggregator: the user's, in place of the sum; None sums.
         transformers: functions on the aggregated gradients.
         clipping: limits on the aggregated gradients.
+        own_limits: function on the list of aggregated gradients, in the place of the limits: a method of the
+            optimizer's; the limits are then for it to read. The transformers follow.
         casts: whether a gradient of another dtype is cast to the variable's, or refused.
         merges_rows: whether equal rows of sparse gradients are added before anything looks at them.
 
@@ -37,12 +39,14 @@ class StepOptions:
         transformers: Sequence[Hook] | None,
         clipping: Clipping,
         *,
+        own_limits: Hook | None = None,
         casts: bool,
         merges_rows: bool,
     ) -> None:
         self.aggregator: Hook | None = checked_hook("gradient_aggregator", aggregator)
         self.transformers: list[Hook] = checked_transformers(transformers)
         self.clipping, self.casts, self.merges_rows = clipping, casts, merges_rows
+        self.own_limits = own_limits
         self.sums_flat = self.aggregator is None or isinstance(self.aggregator, Sum)
         """True where gradients are summed in distopt's own way, and nothing else."""
         self.lockstep = bool(getattr(self.aggregator, "lockstep", True))
@@ -51,9 +55,11 @@ class StepOptions:
         self._note_change()
 
     def _note_change(self) -> None:
-        self.limits_gradients = self.clipping.active
-        """True where any limit on the gradients is set."""
-        self.is_plain = self.sums_flat and not self.transformers and not self.limits_gradients
+        self.limits = self.clipping if self.own_limits is None else Clipping()
+        """The limits that the step sets: none where a method of the optimizer does it."""
+        self.on_sum = [*([] if self.own_limits is None else [self.own_limits]), *self.transformers]
+        """The functions that the whole sum goes through, in order."""
+        self.is_plain = self.sums_flat and not self.on_sum and not self.limits.active
         """True where gradients are summed, and no more."""
         limits = {name: value for name, value in vars(self.clipping).items() if value is not None}
         self.agreed: dict[str, float] = limits
@@ -67,7 +73,7 @@ class StepOptions:
     @property
     def hides_rows(self) -> bool:
         """Return whether nothing looks at single rows before equal ones are added."""
-        return self.merges_rows or not (self.limits_gradients or self.transformers)
+        return self.merges_rows or not (self.limits.active or self.on_sum)
 
     def limit_by(self, name: str, value: float | None) -> None:
         """Limit aggregated gradients by ``clipvalue``, ``clipnorm`` or ``global_clipnorm`` from now on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -77,23 +76,15 @@ class Rescaling:
         buffers = dense_buffers(gradients)
         for buffer in buffers:
             self._divide(buffer)
-        return squares_of(buffers + sparse_buffers(gradients), gradients) if self._looks else None
+        if not self._looks:
+            return None
+        return squares_of(buffers + sparse_buffers(gradients), len(gradients.slab.variables))
 
     def limit(self, gradients: Gradients) -> None:
         """Limit sums that lie whole in the slab, and rows, in place."""
-        clipping = self._clipping
-        if not clipping.active:
-            return
-        buffers = dense_buffers(gradients) + sparse_buffers(gradients)
-        clipping.limit(buffers)
-        # In this order: the global norm is that of what the norms of single variables have left.
-        for stage in (Clipping(clipnorm=clipping.clipnorm), Clipping(global_clipnorm=clipping.global_clipnorm)):
-            if stage.needs_norms:
-                again = functools.partial(squares_of, buffers, gradients, shrinks=True)
-                squares = Squares.of(squares_of(buffers, gradients), again)
-                factors = stage.factors(squares, gradients.entries)
-                for buffer in buffers:
-                    factors(buffer)
+        if self._clipping.active:
+            buffers = dense_buffers(gradients) + sparse_buffers(gradients)
+            self._clipping.limit_whole(buffers, len(gradients.slab.variables), gradients.entries)
 
     def before(self, buffer: Buffer) -> None:
         """Do to the dense sum of a block what comes before its norm."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from distopt.aggregators.aggregator import FlatAggregator
+from distopt.aggregators.aggregator import Aggregator, FlatAggregator
 from distopt.aggregators.sum import Sum
 from distopt.arguments import hook_name
 from distopt.arrays import Array
@@ -88,10 +88,10 @@ class Whole:
         """Limit, transform, update."""
         if self.rescaling is not None:
             self.rescaling.limit(self._gradients)
-        for transformer in self._options.transformers:
+        for transformer in self._options.on_sum:
             hook = f"gradient transformer {hook_name(transformer)}"
-            self._gradients.replace_from_hook(transformer(self._gradients.pairs()), hook)
-        if self._options.transformers and self._options.merges_rows:  # they may return repeated rows
+            self._gradients.replace_from_hook(transformer(self._gradients.copied_pairs()), hook)
+        if self._options.on_sum and self._options.merges_rows:  # they may return repeated rows
             merge_rows(self._gradients)
         if ACTIVE:
             observe(Moment.UPDATE)
@@ -117,7 +117,9 @@ class UserHook:
         gradients.narrow()
         assert options.aggregator is not None
         hook = f"gradient aggregator {hook_name(options.aggregator)}"
-        gradients.replace_from_hook(options.aggregator(gradients.pairs()), hook)
+        # What an Aggregator is given may be overwritten in the next step; a function may keep it.
+        pairs = gradients.pairs() if isinstance(options.aggregator, Aggregator) else gradients.copied_pairs()
+        gradients.replace_from_hook(options.aggregator(pairs), hook)
 
 
 class Reductions:

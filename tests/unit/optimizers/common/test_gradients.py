@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import distopt
-from distopt import GradientTape, Variable, optimizers
+from distopt import GradientTape, Variable, aggregators, optimizers
 from distopt.distribute.transports.threads import Hub, ThreadCommunicator
 from distopt.optimizers import legacy
 
@@ -124,7 +124,13 @@ def test_no_array_of_the_user_is_changed():
 def test_gradient_buffers_are_used_where_they_lie(cls):
     x, y, z = Variable(np.zeros((2, 2), np.float32)), Variable(0.0), Variable([0.0], dtype="float64")
     seen = []
-    optimizer = cls(0.5, gradient_transformers=[lambda pairs: seen.extend(g for g, _ in pairs) or pairs])
+
+    class Look(aggregators.Aggregator):
+        def __call__(self, pairs):
+            seen.extend(gradient for gradient, _ in pairs)
+            return pairs
+
+    optimizer = cls(0.5, gradient_aggregator=Look())
     buffers = optimizer.gradient_buffers([x, y, z])
     assert [(b.shape, b.dtype) for b in buffers] == [(v.shape, v.dtype) for v in (x, y, z)]
     for step in range(2):
