@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import methodcaller
 from typing import Any, Self
 
 import numpy as np
 
 from distopt.arguments import count, divisor
-from distopt.arrays import to_array
 from distopt.engine.state.loss_scale import LossScale
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.by_name.serialization import serialize
 from distopt.optimizers.common.access import engine_of
+from distopt.optimizers.common.overrides import is_overridden
 from distopt.optimizers.legacy.base.optimizer import Optimizer
 from distopt.optimizers.legacy.serialization import deserialize
 from distopt.slabs.fitting import Pair
 from distopt.variables.indexed_slices import IndexedSlices
-from distopt.variables.tape import compute_gradients
 from distopt.variables.variable import Variable
 
 _INITIAL_SCALE, _GROWTH_STEPS = 2.0**15, 2000
+_FIXED = frozenset(
+    ("loss_scale", "dynamic", "dynamic_growth_steps", "dynamic_counter", "initial_scale", "inner_optimizer")
+)
+"""The attributes that can't be set."""
 
 
 class _Unscaled(LossScale):
@@ -97,6 +101,11 @@ class LossScaleOptimizer(Optimizer):
         dynamic_growth_steps: int | None = None,
     ) -> None:
         owner = "LossScaleOptimizer"
+        if is_overridden(type(self), "_apply_gradients"):
+            raise InvalidArgumentError(
+                f"{type(self).__name__} overrides _apply_gradients, which distopt does not call: override "
+                "apply_gradients, or _transform_gradients of the inner optimizer, which sees the sum"
+            )
         if not isinstance(inner_optimizer, Optimizer) or isinstance(inner_optimizer, LossScaleOptimizer):
             raise TypeError(
                 f"{owner}: received {inner_optimizer!r} as inner_optimizer: expected a legacy optimizer without a loss "
@@ -129,10 +138,19 @@ class LossScaleOptimizer(Optimizer):
         return getattr(mine(self, "inner_optimizer"), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__:
+        if name in _FIXED:
+            raise AttributeError(
+                f"{name} of a LossScaleOptimizer can't be set: make a new one, LossScaleOptimizer(inner_optimizer, "
+                "dynamic, initial_scale, dynamic_growth_steps)"
+            )
+        inner = self.inner_optimizer
+        if self._is_own(name) or not (hasattr(type(inner), name) or hasattr(inner, name)):
             object.__setattr__(self, name, value)
         else:
-            setattr(self.inner_optimizer, name, value)
+            setattr(inner, name, value)
+
+    def _is_own(self, name: str) -> bool:
+        return name in self.__dict__ or getattr(type(self), name, None) is not getattr(Optimizer, name, None)
 
     def __dir__(self) -> list[str]:
         return sorted({*object.__dir__(self), *dir(self.inner_optimizer)})
@@ -200,14 +218,23 @@ class LossScaleOptimizer(Optimizer):
         tape: Any = None,
     ) -> Variable:
         """Scale a loss, differentiate it, and do one step with the unscaled gradients, as in ``Optimizer``."""
-        if callable(loss):
+        return super().minimize(loss, var_list, grad_loss, name, tape)
+
+    def _compute_gradients(self, loss: Any, var_list: Any, grad_loss: Any = None, tape: Any = None) -> list[Pair]:
+        if tape is not None or callable(loss):  # else the inner optimizer says what is missing
             loss = self.get_scaled_loss(loss)
-        else:  # computed before: scaled where its gradients begin
-            ones = np.ones(np.shape(loss), getattr(loss, "dtype", None))
-            grad_loss = self.get_scaled_loss(ones if grad_loss is None else to_array(grad_loss, "grad_loss"))
-        pairs = compute_gradients(loss, var_list, grad_loss=grad_loss, tape=tape)
+        compute = methodcaller("_compute_gradients", loss, var_list, grad_loss, tape)
+        pairs = compute(self.inner_optimizer)
         gradients = self.get_unscaled_gradients([gradient for gradient, _ in pairs])
-        return self.apply_gradients(zip(gradients, (variable for _, variable in pairs), strict=True), name=name)
+        return list(zip(gradients, (variable for _, variable in pairs), strict=True))
+
+    def get_gradients(self, loss: Any, params: Any) -> list[Any]:
+        """Return the gradients of a loss, a function, computed from the scaled loss and divided by s."""
+        return self.get_unscaled_gradients(self.inner_optimizer.get_gradients(self.get_scaled_loss(loss), params))
+
+    def get_updates(self, loss: Any, params: Any) -> list[Variable]:
+        """Do one step with the gradients of ``get_gradients``; return ``iterations`` in a list."""
+        return super().get_updates(loss, params)
 
     def apply_gradients(
         self,
@@ -229,7 +256,13 @@ class LossScaleOptimizer(Optimizer):
                 "the loss by the scale and divide its gradients by it, or call minimize, which does both",
                 stacklevel=2,
             )
-        return self.inner_optimizer.apply_gradients(grads_and_vars, name, experimental_aggregate_gradients, items=items)
+        # Only what was given: the inner optimizer's method may be one of the user's, with upstream's arguments.
+        given: dict[str, Any] = {} if name is None else {"name": name}
+        if not experimental_aggregate_gradients:
+            given["experimental_aggregate_gradients"] = False
+        if items is not None:
+            given["items"] = items
+        return self.inner_optimizer.apply_gradients(grads_and_vars, **given)
 
     # Serialisation
 
@@ -247,10 +280,33 @@ class LossScaleOptimizer(Optimizer):
         """Make an optimizer from what ``get_config`` returned (not changed).
 
         Args:
-            config: the arguments.
+            config: the arguments; those of TensorFlow 2.0 to 2.3 (``optimizer``, ``loss_scale``) are understood too.
             custom_objects: classes of optimizers and schedules of your own, by name.
         """
-        return cls(**{**config, "inner_optimizer": deserialize(config["inner_optimizer"], custom_objects)})
+        arguments = _config_of_tensorflow_2_3(config) if "loss_scale" in config else dict(config)
+        inner = arguments.pop("inner_optimizer")
+        made = inner if isinstance(inner, Optimizer) else deserialize(inner, custom_objects)
+        return cls(made, **arguments)
+
+
+def _config_of_tensorflow_2_3(config: dict[str, Any]) -> dict[str, Any]:
+    scale = config["loss_scale"]
+    kind = scale.get("class_name") if isinstance(scale, Mapping) else None
+    arguments = {"inner_optimizer": config["optimizer"]}
+    if isinstance(scale, (int, float)):
+        return arguments | {"dynamic": False, "initial_scale": float(scale)}
+    if scale == "dynamic":
+        return arguments
+    given = scale["config"] if kind in ("FixedLossScale", "DynamicLossScale") else {}
+    if kind == "FixedLossScale":
+        return arguments | {"dynamic": False, "initial_scale": given["loss_scale_value"]}
+    if kind != "DynamicLossScale" or given.get("multiplier", 2) != 2:
+        raise InvalidArgumentError(
+            f"LossScaleOptimizer.from_config received loss_scale={scale!r}: expected a FixedLossScale, or a "
+            "DynamicLossScale whose multiplier is 2"
+        )
+    growth = {"dynamic_growth_steps": given["increment_period"]} if "increment_period" in given else {}
+    return arguments | {"initial_scale": given.get("initial_loss_scale")} | growth
 
 
 def _divided(gradient: Any, scale: float) -> Any:

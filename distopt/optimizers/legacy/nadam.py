@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from distopt.arguments import finite
+from distopt.engine.state.family import RuleCall
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Rule
 from distopt.optimizers.legacy.base.hyperparameters import ApplyState, below_one, checked_epsilon
@@ -72,6 +73,7 @@ class Nadam(Optimizer):
         self.epsilon = checked_epsilon("Nadam", epsilon)
         self.schedule_decay = finite("Nadam", "schedule_decay", schedule_decay, low=0)
         self._momentum_cache: Variable | None = None
+        self._m_cache_read: float | None = None
 
     def _set_hyper(self, name: str, value: Any) -> None:
         if isinstance(value, LearningRateSchedule):
@@ -88,13 +90,17 @@ class Nadam(Optimizer):
             self._weights.append(self._momentum_cache)
         super()._create_slots(var_list)
 
+    def _prepare(self, var_list: list[Variable]) -> ApplyState:
+        self._m_cache_read = None if self._momentum_cache is None else float(self._momentum_cache)
+        return super()._prepare(var_list)
+
     def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
         super()._prepare_local(var_device, var_dtype, apply_state)
         local, step = apply_state[var_device, var_dtype], self._step_number
         rate, beta_1 = float(local["lr_t"]), float(local["beta_1"])
         beta_2 = below_one(self._name, "beta_2", local["beta_2"])
         now, then = (beta_1 * (1 - 0.5 * 0.96 ** (self.schedule_decay * t)) for t in (step, step + 1))
-        product = now * (1.0 if self._momentum_cache is None else float(self._momentum_cache))
+        product = now * (1.0 if self._m_cache_read is None else self._m_cache_read)
         local.update(
             momentum_cache=product,
             gradient_factor=rate * (1 - now) / (1 - product),
@@ -106,10 +112,19 @@ class Nadam(Optimizer):
 
     def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
         super()._update(gradients, dense_done=dense_done)
-        assert self._momentum_cache is not None
-        # Only now: an override without apply_state evaluates anew, for each of its variables.
-        product = next(iter(self._apply_state.values()))["momentum_cache"]
-        self._momentum_cache.assign(product)
+        self._advance(next(iter(self._apply_state.values()), {}))
+
+    def _call_on(self, var: Variable, apply_state: ApplyState | None) -> RuleCall:
+        # An optimizer around this one calls _prepare and the updates, and _update never.
+        call = super()._call_on(var, apply_state)
+        self._advance(
+            (apply_state or {}).get((var.device, var.dtype)) or self._fallback_apply_state(var.device, var.dtype)
+        )
+        return call
+
+    def _advance(self, local: dict[str, Any]) -> None:
+        if self._momentum_cache is not None and "momentum_cache" in local:
+            self._momentum_cache.assign(local["momentum_cache"])
 
     def _rule(self) -> Rule:
         return NADAM

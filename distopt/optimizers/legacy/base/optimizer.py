@@ -8,22 +8,25 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 from distopt.aggregators.sum import Sum
-from distopt.arguments import real, unknown_arguments
+from distopt.arguments import checked_transformers, real, unknown_arguments
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.options import Hook, StepOptions
 from distopt.errors import InvalidArgumentError, UnknownArgumentError
-from distopt.optimizers.legacy.base.updates import Updates, overrides
+from distopt.optimizers.legacy.base.differentiation import Differentiation
+from distopt.optimizers.legacy.base.hooks import ON_SUM
+from distopt.optimizers.legacy.base.updates import Updates
 from distopt.optimizers.schedules.serialization import deserialize
-from distopt.slabs.fitting import Pair
-from distopt.transformers import Clipping
-from distopt.variables.tape import compute_gradients
+from distopt.slabs.fitting import Pair, fit
+from distopt.slabs.gradients import as_pairs
+from distopt.transformers import Clipping, limited
+from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
 _logger = logging.getLogger("distopt")
 
 
-class Optimizer(Updates):
+class Optimizer(Differentiation, Updates):
     """The base class of the legacy family (``tf.keras.optimizers.legacy``).
 
     One step: evaluate hyperparameters, sum the gradients over replicas, clip the sum (clipvalue, clipnorm,
@@ -66,8 +69,6 @@ class Optimizer(Updates):
         **kwargs: Any,
     ) -> None:
         owner = type(self).__name__
-        if not isinstance(name, str):
-            raise InvalidArgumentError(f"{owner}(name={name!r}): expected a str")
         known = ("clipnorm", "clipvalue", "global_clipnorm", "lr", "decay")
         if unknown := [k for k in kwargs if k not in known]:
             raise unknown_arguments(owner, unknown, (*known, "learning_rate", "name"), UnknownArgumentError)
@@ -77,9 +78,15 @@ class Optimizer(Updates):
         if "lr" in kwargs:
             warnings.warn(f"{owner}: lr is an old name of learning_rate; use learning_rate", stacklevel=3)
         self._given_aggregator = gradient_aggregator
-        if overrides(type(self), "_aggregate_gradients", Optimizer):
-            gradient_aggregator = self._aggregate_gradients
-        options = StepOptions(gradient_aggregator, gradient_transformers, Clipping(), casts=False, merges_rows=False)
+        self._distopt_transformers = checked_transformers(gradient_transformers)
+        options = StepOptions(
+            self._aggregate_gradients if "_aggregate_gradients" in self._distopt_hooks else gradient_aggregator,
+            [] if self._distopt_transforms else gradient_transformers,
+            Clipping(),
+            own_limits=self._transform_gradients if self._distopt_transforms else None,
+            casts=False,
+            merges_rows=False,
+        )
         super().__init__(name, options, float(kwargs.get("decay") or 0.0))
         self._set_clipping(**{k: kwargs.get(k) for k in known[:3]})
         self._use_locking = True
@@ -134,7 +141,14 @@ class Optimizer(Updates):
         Returns:
             ``iterations``.
         """
-        return self.apply_gradients(compute_gradients(loss, var_list, grad_loss=grad_loss, tape=tape), name=name)
+        pairs = self._compute_gradients(loss, var_list=var_list, grad_loss=grad_loss, tape=tape)
+        return self.apply_gradients(pairs, name=name)
+
+    def get_updates(self, loss: Any, params: Any) -> list[Variable]:
+        """Do one step with the gradients of ``get_gradients``; return ``iterations`` in a list."""
+        pairs = list(zip(self.get_gradients(loss, params), params, strict=True))
+        self._assert_valid_dtypes([variable for _, variable in pairs])
+        return [self.apply_gradients(pairs)]
 
     def _missing(self, names: list[str], *, everything: bool) -> None:
         if everything:
@@ -149,7 +163,7 @@ class Optimizer(Updates):
     # Options: clipping and transformers exclude each other, as upstream
 
     def _refuse_limit(self, name: str, value: float) -> None:
-        if self._engine.options.transformers:
+        if self._distopt_transformers:
             raise InvalidArgumentError(
                 f"`{name}` cannot be set when `gradient_transformers` is set. Instead, clip in one of the transformers"
             )
@@ -163,10 +177,47 @@ class Optimizer(Updates):
         """Return the aggregated gradients; a subclass can override this method instead of using a hook."""
         return (self._given_aggregator or Sum())(grads_and_vars)
 
+    def _distopt_seen_before_sum(self, pairs: list[Pair]) -> list[Pair]:
+        name = "_transform_unaggregated_gradients"
+        if name not in self._distopt_hooks:
+            return pairs
+        given = [(_own(gradient, variable), variable) for gradient, variable in pairs if gradient is not None]
+        self._prepare_for([variable for _, variable in given])  # the method may look for slots
+        returned = self._transform_unaggregated_gradients(given)
+        seen = as_pairs(returned, f"{type(self).__name__}.{name} returned", "a list of (gradient, variable) pairs")
+        if [id(variable) for _, variable in seen] != [id(variable) for _, variable in given]:
+            return [*seen, *(pair for pair in pairs if pair[0] is None)]
+        rest = iter(seen)  # what has no gradient here keeps its place: other replicas may have one
+        return [pair if pair[0] is None else next(rest) for pair in pairs]
+
+    def _transform_unaggregated_gradients(self, grads_and_vars: list[Pair]) -> Any:
+        """Return this replica's gradients before they are summed; override this method to change them."""
+        return grads_and_vars
+
+    def _transform_gradients(self, grads_and_vars: Iterable[Pair]) -> Any:
+        """Limit and transform the aggregated gradients; an override is called in the place of both."""
+        pairs = list(grads_and_vars)
+        gradients = self._clip_gradients([gradient for gradient, _ in pairs])
+        pairs = list(zip(gradients, [variable for _, variable in pairs], strict=True))
+        for transformer in self._distopt_transformers:
+            pairs = transformer(pairs)
+        return pairs
+
+    def _clip_gradients(self, grads: list[Any]) -> Any:
+        """Limit the aggregated gradients by clipvalue, clipnorm and global_clipnorm; override this method to do more.
+
+        Source: TensorFlow 2.0 to 2.3, where it limited each replica's own.
+        """
+        return limited(grads, self._engine.options.clipping)
+
+    @property
+    def _distopt_transforms(self) -> bool:
+        return not self._distopt_hooks.isdisjoint(ON_SUM)
+
     @property
     def gradient_transformers(self) -> list[Hook]:
         """Return the user's transformers, in order."""
-        return self._engine.options.transformers
+        return self._distopt_transformers
 
     @gradient_transformers.setter
     def gradient_transformers(self, value: Sequence[Hook] | None) -> None:
@@ -175,7 +226,9 @@ class Optimizer(Updates):
                 "`gradient_transformers` cannot be set when `clipvalue`, `clipnorm` or `global_clipnorm` is set. "
                 "Clip in one of the transformers"
             )
-        self._engine.options.transform_by(value)
+        self._distopt_transformers = checked_transformers(value)
+        if not self._distopt_transforms:
+            self._engine.options.transform_by(value)
 
     def _set_clipping(self, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None) -> None:
         if clipnorm is not None and global_clipnorm is not None:
@@ -188,7 +241,8 @@ class Optimizer(Updates):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
-        limits = {k: v for k, v in vars(self._engine.options.clipping).items() if v is not None}
+        every = {"clipvalue": self.clipvalue, "clipnorm": self.clipnorm, "global_clipnorm": self.global_clipnorm}
+        limits = {name: limit for name, limit in every.items() if limit is not None}
         return {"name": self._name} | limits | {name: self._argument(name) for name in self._arguments}
 
     @classmethod
@@ -205,3 +259,9 @@ class Optimizer(Updates):
         if isinstance(arguments.get("learning_rate"), dict):
             arguments["learning_rate"] = deserialize(arguments["learning_rate"], custom_objects)
         return cls(**arguments)
+
+
+def _own(gradient: Any, variable: Variable) -> Any:
+    """Return a gradient as a method of the user's sees it: fitted to its variable, and in memory of its own."""
+    fitting = fit(gradient, variable, "the gradient", casts=False)
+    return fitting.with_values(fitting.values.copy()) if isinstance(fitting, IndexedSlices) else fitting.copy()

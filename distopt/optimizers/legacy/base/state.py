@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
-
-from distopt.arrays import Array
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import allocate
-from distopt.optimizers.common.base import BaseOptimizer
+from distopt.optimizers.legacy.base.hooks import MAKERS
+from distopt.optimizers.legacy.base.weights import Weights, first_value
 from distopt.slabs.gradients import Gradients
-from distopt.slabs.listing import Listing
+from distopt.slabs.listing import ABSENT, Listing
 from distopt.slabs.read_gradients import check_variable
 from distopt.variables.variable import Variable
 
 
-class State(BaseOptimizer):
+class State(Weights):
     """State per variable, made when first needed and kept in the order of making: ``[iterations, slot, slot, ...]``.
 
     Args:
@@ -27,47 +26,11 @@ class State(BaseOptimizer):
         options: the options that the user has given.
     """
 
-    _may_lack_iterations: ClassVar[bool] = False
-    """True where ``set_weights`` also takes a list of Keras 1, which did not begin with iterations."""
-
     def __init__(self, name: str, options: StepOptions) -> None:
-        super().__init__(options)
-        self._name = name
+        super().__init__(name, options)
         self._slots: dict[Variable, dict[str, Variable]] = {}
         self._slot_names: list[str] = []
-        self._weights: list[Variable] = []
-        self._counter: Variable | None = None
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Return the optimizer's name."""
-        return self._name
-
-    @property
-    def iterations(self) -> Variable:
-        """Return the number of steps done, an int64 Variable, which can be set before its first use."""
-        if self._counter is None:
-            self._counter = Variable(np.int64(0), name=f"{self._name}/iter", dtype="int64", trainable=False)
-            self._weights.insert(0, self._counter)
-            self._engine.training.count_with(self._counter)
-        return self._counter
-
-    @iterations.setter
-    def iterations(self, variable: Variable) -> None:
-        if self._counter is not None:
-            raise RuntimeError(
-                "Cannot set `iterations` to a new Variable after the optimizer's weights have been created; "
-                "use optimizer.iterations.assign(n)"
-            )
-        if not isinstance(variable, Variable) or variable.shape != () or variable.dtype != np.int64:
-            raise InvalidArgumentError(f"iterations = {variable!r}: expected Variable(np.int64(n))")
-        self._counter = variable
-        self._weights.insert(0, variable)
-        self._engine.training.count_with(variable)
-
-    @property
-    def _iterations(self) -> Variable:
-        return self.iterations
+        self._distopt_given: list[Variable] = []
 
     @property
     def _step_number(self) -> int:
@@ -93,16 +56,41 @@ class State(BaseOptimizer):
 
     def _prepare_for(self, variables: list[Variable]) -> None:
         allocate(variables, shareable=get_strategy().shares_parameters)
-        self._create_slots(variables)
+        self._distopt_create_for(variables)
 
     def _create_state(self, gradients: Gradients) -> None:
         listing, variables = gradients.listing, gradients.slab.variables
         everything = gradients.entries is listing.entries
         if everything and listing.has_slots:
             return
-        self._create_slots(list(dict.fromkeys(variables[k] for k in gradients.entries)))
+        self._distopt_create_for(list(dict.fromkeys(variables[k] for k in gradients.entries)))
         if everything:
             listing.note_slots()
+
+    def _distopt_create_early(self, gradients: Gradients) -> None:
+        """Make slots before hyperparameters, as upstream does: methods of the user's may look for them."""
+        listing, variables, kinds = gradients.listing, gradients.slab.variables, gradients.kinds
+        given = [variables[k] for k in listing.entries if kinds[k] != ABSENT]
+        self._distopt_given = list(dict.fromkeys(given))
+        if not listing.has_slots or "_create_all_weights" in self._distopt_hooks:
+            self._distopt_create_for(self._distopt_given)
+
+    def _distopt_create_for(self, variables: list[Variable]) -> None:
+        if self._distopt_hooks.isdisjoint(MAKERS):
+            self._create_slots(variables)
+        else:
+            self._create_all_weights(variables)
+
+    def _create_all_weights(self, var_list: Sequence[Variable]) -> None:
+        """Make the counter, the hyperparameters' Variables and the slots of variables, where they are missing."""
+        _ = self.iterations
+        self._create_hypers()
+        self._create_slots(var_list)
+        self._create_slots_for_sharded_variables(var_list)
+
+    @abc.abstractmethod
+    def _create_hypers(self) -> None:
+        """Turn the hyperparameters that are numbers into Variables."""
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
         """Make the slots of variables, name by name; override this method with calls of ``add_slot``."""
@@ -131,13 +119,15 @@ class State(BaseOptimizer):
             return slots[slot_name]
         if slot_name not in self._slot_names:
             self._slot_names.append(slot_name)
-        value = _initial(initializer, var.shape if shape is None else tuple(shape), var.dtype)
         name = f"{var.name}/{slot_name}"
+        value = first_value(initializer, var.shape if shape is None else tuple(shape), var.dtype)
         if value.shape == var.shape:
             slot = self._new_slot(var, slot_name, name, value)
         else:
             slot = Variable(value, name=name, trainable=False)
         slots[slot_name] = slot
+        if "_restore_slot_variable" in self._distopt_hooks:
+            self._restore_slot_variable(slot_name=slot_name, variable=var, slot_variable=slot)
         self._weights.append(slot)
         return slot
 
@@ -156,60 +146,18 @@ class State(BaseOptimizer):
             )
         return slots[slot_name]
 
+    def _create_slots_for_sharded_variables(self, var_list: Sequence[Variable]) -> None:
+        """Do nothing: no variable is cut into several."""
+
+    def _restore_slot_variable(self, slot_name: str, variable: Variable, slot_variable: Variable) -> None:
+        """Do nothing; upstream calls it with every new slot, which may wait for a value in a checkpoint."""
+
+    def _create_or_restore_slot_variable(
+        self, slot_variable_position: Any, slot_name: str, variable: Variable
+    ) -> Variable:
+        """Return a slot, made if it is missing; only TensorFlow's checkpoints call this."""
+        return self.add_slot(variable, slot_name)
+
     def get_slot_names(self) -> list[str]:
         """Return the names of the slots, in the order in which they were made."""
         return list(self._slot_names)
-
-    @property
-    def weights(self) -> list[Variable]:
-        """Return the state in the order in which it was made: iterations, then slots; no hyperparameters."""
-        return self._weights
-
-    def variables(self) -> list[Variable]:
-        """Return ``weights``."""
-        return self._weights
-
-    def _state(self) -> list[Variable]:
-        _, scale = self.iterations, self._engine.training.loss_scale
-        return [*self._weights, *(() if scale is None else (scale.step_counter, scale.scale))]
-
-    def get_weights(self) -> list[Array]:
-        """Return copies of the values of ``weights``; with ``update="shared"`` a collective."""
-        return self._read_state(self._weights)
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Set the values of ``weights``; with ``update="shared"`` a collective.
-
-        Args:
-            weights: one array per weight, in their order; not changed.
-
-        Raises:
-            InvalidArgumentError: another number of arrays, or other shapes.
-        """
-        if self._may_lack_iterations and len(weights) == len(self._weights) - 1:
-            weights = [np.int64(0), *weights]
-        if len(weights) != len(self._weights):
-            raise InvalidArgumentError(
-                f"You called `set_weights(weights)` on optimizer {self._name!r} with a weight list of length "
-                f"{len(weights)}, but the optimizer was expecting {len(self._weights)} weights. Slots are made in the "
-                "first step; make one before (with zero gradients, say), or save after as many steps"
-            )
-        for weight, value in zip(self._weights, weights, strict=True):
-            if np.shape(value) != weight.shape:
-                raise InvalidArgumentError(
-                    f"Optimizer weight {weight.name!r} of shape {weight.shape} is not compatible with the provided "
-                    f"weight of shape {np.shape(value)}"
-                )
-        self._write_state(self._weights, weights)
-
-
-def _initial(initializer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    if callable(initializer):
-        return np.asarray(initializer(shape, dtype=dtype), dtype)
-    if isinstance(initializer, str):
-        if initializer not in ("zeros", "ones"):
-            raise InvalidArgumentError(
-                f"initializer={initializer!r}: expected 'zeros', 'ones', a function of (shape, dtype) or a value"
-            )
-        return np.full(shape, initializer == "ones", dtype)
-    return np.asarray(initializer, dtype)

@@ -9,6 +9,7 @@ from distopt.arguments import evaluated, finite, real, within
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.attributes import as_constructed
+from distopt.optimizers.legacy.base.hooks import CALLED, MAKERS, NOTED_AT_FIRST
 from distopt.optimizers.legacy.base.hyperparameters import (
     ApplyState,
     Hyperparameters,
@@ -53,7 +54,7 @@ class Tunable(State):
         name = "learning_rate" if name == "lr" else name
         if name in hyper:
             return self._get_hyper(name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return object.__getattribute__(self, name)  # raises, what a property of the user's has raised too
 
     def __setattr__(self, name: str, value: Any) -> None:
         name = "learning_rate" if name == "lr" else name
@@ -62,9 +63,20 @@ class Tunable(State):
         else:
             if name in self._arguments and name in self.__dict__:
                 value = as_constructed(self, name, value)
+            if name in CALLED:
+                self._distopt_note_hook(name)
             object.__setattr__(self, name, value)
             if not name.startswith("_") and "_engine" in self.__dict__:
                 self._engine.note_changed_options()  # it may be one, such as ``amsgrad``
+
+    def _distopt_note_hook(self, name: str) -> None:
+        """Note that a method is the user's: it was set on the optimizer itself."""
+        if name in NOTED_AT_FIRST:
+            raise InvalidArgumentError(
+                f"{name} was set on the optimizer {self._name!r}, which has looked for it when it was made: override "
+                "it in a class"
+            )
+        self._distopt_hooks = self._distopt_hooks | {name}
 
     def __dir__(self) -> list[str]:
         hyper = self.__dict__.get("_hyper", {})
@@ -78,6 +90,8 @@ class Tunable(State):
 
     def _checked(self, name: str, value: Any) -> float:
         owner = type(self).__name__
+        if isinstance(value, bool) and name not in self._arguments:
+            return float(value)  # a switch of the user's: _get_hyper(name, bool) reads it
         if name in self._fractions:
             return within(owner, name, value, 0, 1)
         return (finite if name == "learning_rate" else real)(owner, name, value)
@@ -98,6 +112,14 @@ class Tunable(State):
 
     def _create_hypers(self) -> None:
         self._hyper.make_variables(self._name)
+
+    @property
+    def _hypers_created(self) -> bool:
+        return self._hyper.are_variables
+
+    @_hypers_created.setter
+    def _hypers_created(self, value: bool) -> None:
+        self._hyper.are_variables = bool(value)
 
     def _decayed_lr(self, var_dtype: Any) -> Any:
         """Return the learning rate of this step: that of the schedule, divided by ``1 + decay t``."""
@@ -147,11 +169,9 @@ class Tunable(State):
         self._refuse_twins(listing)
         if not self._hyper.are_variables:
             self._create_hypers()
-        self._apply_state = self._prepare(listing.variables)
-        values = {}
-        for (_, dtype), local in self._apply_state.items():
-            for label, number in numbers_in(local).items():
-                values[f"{_LABELS.get(label, label)} ({dtype.name})"] = number
+        is_users = not self._distopt_hooks.isdisjoint(MAKERS)
+        self._apply_state = self._prepare(self._distopt_given if is_users else listing.variables)
+        values = self._distopt_hyperparameters()
         for label, value in values.items():
             if math.isnan(value) or (math.isinf(value) and label.startswith("learning_rate")):
                 raise InvalidArgumentError(
@@ -159,6 +179,17 @@ class Tunable(State):
                     "number, schedule or function that it comes from"
                 )
         return values | self._engine.options.agreed
+
+    def _distopt_hyperparameters(self) -> dict[str, float]:
+        """Return the hyperparameters in ``apply_state`` by label and dtype; what else is there is the user's own."""
+        values, state = {}, self._apply_state
+        for key, local in state.items() if isinstance(state, dict) else ():
+            if isinstance(key, tuple) and len(key) == 2 and isinstance(local, dict):
+                known = {name: local[name] for name in local if name in self._hyper or name in _LABELS}
+                dtype = getattr(key[1], "name", key[1])
+                for name, number in numbers_in(known).items():
+                    values[f"{_LABELS.get(name, name)} ({dtype})"] = number
+        return values
 
     def _sources(self) -> dict[str, Any]:
         self._create_hypers()

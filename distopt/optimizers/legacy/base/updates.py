@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from distopt.arrays import Array
+from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.family import RuleCall
 from distopt.optimizers.common.rule_updates import (
     constrain,
@@ -19,8 +20,10 @@ from distopt.optimizers.common.rule_updates import (
     update_rows,
     update_slots_and_rows,
 )
+from distopt.optimizers.legacy.base.hooks import MAKERS, UNUSED, UPDATES
 from distopt.optimizers.legacy.base.hyperparameters import ApplyState
 from distopt.optimizers.legacy.base.tunable import Tunable
+from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import DENSE, SPARSE
 from distopt.variables.indexed_slices import IndexedSlices
@@ -76,11 +79,29 @@ class Updates(Tunable):
         """Add rows v to the rows i of x; repeated rows add up."""
         return x.assign_add(IndexedSlices(v, i, x.shape))
 
+    def _resource_scatter_update(self, x: Variable, i: Array, v: Array) -> Variable:
+        """Put rows v in the place of the rows i of x."""
+        value = x.numpy()
+        value[np.asarray(i)] = v
+        return x.assign(value)
+
+    @property
+    def _dense_apply_args(self) -> list[str]:
+        """Return the names of the arguments of ``_resource_apply_dense``."""
+        return _arguments(self._resource_apply_dense)
+
+    @property
+    def _sparse_apply_args(self) -> list[str]:
+        """Return the names of the arguments of ``_resource_apply_sparse``."""
+        return _arguments(self._resource_apply_sparse)
+
     def _call_on(self, var: Variable, apply_state: ApplyState | None) -> RuleCall:
         """Return the rule's call on a variable, with the numbers that were evaluated for its dtype."""
-        local = (apply_state or {}).get((var.device, var.dtype))
-        scalars = self._scalars(local or self._fallback_apply_state(var.device, var.dtype))
+        scalars = self._distopt_scalars(apply_state or {}, var.device, var.dtype)
         return self._call(var.storage.allocated_buffer, scalars)
+
+    def _distopt_scalars(self, state: ApplyState, device: str, dtype: Any) -> Sequence[float]:
+        return self._scalars(state.get((device, dtype)) or self._fallback_apply_state(device, dtype))
 
     def _slot_labels(self) -> tuple[str, ...]:
         """Return the names of the slots in the rule's order; by default the rule's own names."""
@@ -91,32 +112,51 @@ class Updates(Tunable):
         """Return the values of the rule's scalars, from the numbers that ``_prepare_local`` evaluated for a dtype."""
         raise NotImplementedError
 
-    def _overrides(self, method: str) -> bool:
-        return overrides(type(self), method, Updates)
-
-    def _state_for(self, method: str) -> dict[str, Any]:
-        """Return ``apply_state`` as a keyword argument if a method takes it; other methods evaluate it themselves."""
-        return {"apply_state": self._apply_state} if _takes_state(getattr(type(self), method)) else {}
-
     def _check_gradients(self, gradients: Gradients) -> None:
         slab, kinds = gradients.slab, gradients.kinds
-        has_rule = self._rule() is not None
-        if DENSE in kinds and not (has_rule or self._overrides("_resource_apply_dense")):
+        has_rule, hooks = self._rule() is not None, self._distopt_hooks
+        if DENSE in kinds and not has_rule and hooks.isdisjoint(UPDATES[:2]):
             raise NotImplementedError(f"{type(self).__name__} must override `_resource_apply_dense`")
-        if SPARSE in kinds and not (has_rule or any(map(self._overrides, _SPARSE_METHODS))):
+        if SPARSE in kinds and not has_rule and hooks.isdisjoint((UPDATES[0], *_SPARSE_METHODS)):
             raise NotImplementedError(_NO_SPARSE)
+        if hooks:
+            self._distopt_check_hooks(gradients)
         for variable, kind in zip(slab.variables, kinds, strict=True):
             if kind == SPARSE:
                 _refuse_constraint(variable)
 
     @property
     def _updates_flat(self) -> bool:
-        return self._rule() is not None and not self._overrides("_resource_apply_dense")
+        return self._rule() is not None and self._distopt_hooks.isdisjoint(UPDATES[:2])
 
     def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
-        return self._scalars(self._apply_state[DEVICE, dtype])
+        state = self._apply_state
+        return (
+            self._scalars(state[DEVICE, dtype])
+            if not self._distopt_hooks
+            else self._distopt_scalars(state, DEVICE, dtype)
+        )
+
+    def _distopt_check_hooks(self, gradients: Gradients) -> None:
+        hooks = self._distopt_hooks
+        if self._rule() is not None:
+            dense_by_rule = DENSE in gradients.kinds and hooks.isdisjoint(UPDATES[:2])
+            sparse_by_rule = SPARSE in gradients.kinds and hooks.isdisjoint((UPDATES[0], *_SPARSE_METHODS))
+            unused = [
+                name for name in UNUSED if name in hooks and (sparse_by_rule or (dense_by_rule and name == "get_slot"))
+            ]
+            if unused:
+                raise NotImplementedError(
+                    f"{type(self).__name__} overrides {unused[0]}, which its base calls upstream and not here, where a "
+                    "rule updates: override `_resource_apply_dense` and `_resource_apply_sparse` too"
+                )
+        if not hooks.isdisjoint(MAKERS):
+            self._distopt_create_early(gradients)
 
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
+        if "_distributed_apply" in self._distopt_hooks:
+            self._distopt_update_by_user(gradients)
+            return
         variables, sparse, updates_flat = gradients.slab.variables, gradients.sparse, dense_done or self._updates_flat
         for entries in rounds(gradients) if gradients.listing.has_duplicates else (gradients.entries,):
             if updates_flat and not dense_done:
@@ -124,33 +164,59 @@ class Updates(Tunable):
                 update_flat(gradients, dense, self._step_call)
             for k in entries:
                 if k in sparse:
-                    self._apply_rows(variables[k], sparse[k])
+                    self._distopt_apply_rows(variables[k], sparse[k], self._apply_state)
                     continue
                 if not updates_flat:
-                    state = self._state_for("_resource_apply_dense")
-                    self._resource_apply_dense(gradients.slab.views[k], variables[k], **state)
+                    # In memory of its own: what the method keeps does not change later.
+                    self._distopt_apply_dense(variables[k], gradients.slab.views[k].copy(), self._apply_state)
                 if variables[k].constraint is not None:
                     constrain(variables[k])
 
-    def _apply_rows(self, variable: Variable, slices: IndexedSlices) -> None:
+    def _distributed_apply(self, distribution: Any, grads_and_vars: Iterable[Pair], apply_state: Any, name: Any) -> Any:
+        """Update variables by aggregated gradients, and count; an override is called in the place of the updates.
+
+        Args:
+            distribution: the strategy; not read.
+            grads_and_vars: the aggregated gradients.
+            apply_state: what ``_prepare`` has returned.
+            name: not read.
+        """
+        for gradient, variable in grads_and_vars:
+            if isinstance(gradient, IndexedSlices):
+                self._distopt_apply_rows(variable, gradient, apply_state)
+            else:
+                self._distopt_apply_dense(variable, gradient, apply_state)
+                if variable.constraint is not None:
+                    constrain(variable)
+        return self.iterations.assign_add(1)
+
+    def _distopt_update_by_user(self, gradients: Gradients) -> None:
+        self._distributed_apply(get_strategy(), gradients.copied_pairs(), apply_state=self._apply_state, name=None)
+        self.iterations.assign_sub(1)  # the step counts, too
+
+    def _distopt_apply_dense(self, variable: Variable, gradient: Array, apply_state: Any) -> None:
+        state = {"apply_state": apply_state} if "apply_state" in self._dense_apply_args else {}
+        self._resource_apply_dense(gradient, variable, **state)
+
+    def _distopt_apply_rows(self, variable: Variable, slices: IndexedSlices, apply_state: Any) -> None:
         _refuse_constraint(variable)
         # As upstream, the signature of _resource_apply_sparse decides for both methods.
-        state = self._state_for("_resource_apply_sparse")
-        if self._overrides("_resource_apply_sparse_duplicate_indices"):
+        state = {"apply_state": apply_state} if "apply_state" in self._sparse_apply_args else {}
+        if "_resource_apply_sparse_duplicate_indices" in self._distopt_hooks:
             self._resource_apply_sparse_duplicate_indices(slices.values, variable, slices.indices, **state)
         else:  # not by that method: these slices know which rows came from which replica
             unique = slices.deduplicate()
             self._resource_apply_sparse(unique.values, variable, unique.indices, **state)
 
 
-def overrides(cls: type, method: str, base: type) -> bool:
-    """Return whether a class overrides a method of ``base``."""
-    return getattr(cls, method) is not getattr(base, method)
+def _arguments(method: Callable[..., Any]) -> list[str]:
+    function = getattr(method, "__func__", method)
+    return _arguments_of(function)
 
 
 @functools.cache
-def _takes_state(method: Callable[..., Any]) -> bool:
-    return "apply_state" in inspect.signature(method).parameters
+def _arguments_of(function: Callable[..., Any]) -> list[str]:
+    return inspect.getfullargspec(function).args
 
 
 def _refuse_constraint(variable: Variable) -> None:

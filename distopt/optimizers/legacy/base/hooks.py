@@ -1,0 +1,49 @@
+"""The methods of the legacy family that upstream calls and that users override: which a class of theirs has written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distopt.optimizers.common.face import Face
+from distopt.optimizers.common.overrides import is_overridden
+
+BEFORE_SUM = ("apply_gradients", "_transform_unaggregated_gradients")
+"""What sees this replica's gradients on their way into a step."""
+ON_SUM = ("_transform_gradients", "_clip_gradients")
+"""What sees the aggregate, as a list."""
+UPDATES = (
+    "_distributed_apply",
+    "_resource_apply_dense",
+    "_resource_apply_sparse",
+    "_resource_apply_sparse_duplicate_indices",
+)
+"""What updates variables in the place of a rule."""
+MAKERS = ("_create_all_weights", "_create_hypers", "_prepare", "_prepare_local", "_create_slots_for_sharded_variables")
+"""What upstream calls after slots were made, or to make them: such a class gets its slots before hyperparameters."""
+UNUSED = ("get_slot", "_resource_scatter_add", "_resource_scatter_update")
+"""What upstream's built-in optimizers call in an update, and the rules of distopt's do not."""
+OTHERS = ("_aggregate_gradients", "iterations", "weights", "_restore_slot_variable")
+NOTED_AT_FIRST = frozenset(("_aggregate_gradients", *ON_SUM))
+"""What the constructor looks for: it can't be set on an optimizer later."""
+CALLED = frozenset((*BEFORE_SUM[1:], *UPDATES, *MAKERS, *UNUSED, *NOTED_AT_FIRST, "_restore_slot_variable"))
+"""What a step looks for, and is no property."""
+HOOKS = (*BEFORE_SUM, *ON_SUM, *UPDATES, *MAKERS, *UNUSED, *OTHERS)
+
+
+class Hooked(Face):
+    """An optimizer that knows which of these methods are the user's; not for users.
+
+    They are looked up when a class is made, so that a step of a built-in optimizer asks nothing.
+    """
+
+    _distopt_before_sum = BEFORE_SUM
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._distopt_hooks = frozenset(name for name in HOOKS if is_overridden(cls, name))
+
+    def _distopt_updates_by(self) -> str | None:
+        names = [name for name in UPDATES if name in self._distopt_hooks]
+        if names:
+            return f"{type(self).__name__}, which updates by a method of its own, {', '.join(names)},"
+        return super()._distopt_updates_by()
