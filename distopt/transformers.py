@@ -7,7 +7,6 @@ leaves the range of the gradients' dtype, both are multiplied by one. All other 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,20 +77,20 @@ class Clipping:
             for flat, spans, _ in buffers:
                 clip(flat, spans, self.clipvalue)
 
-    def limit_whole(self, buffers: Sequence[Buffer], count: int, entries: Sequence[int]) -> None:
-        """Clip gradients that are all there: by value, by norm, by global norm, in place.
+    def apply(self, buffers: Sequence[Buffer], entries: Sequence[int], measure: Callable[[bool], Array]) -> None:
+        """Apply all limits, in their order.
 
         Args:
-            buffers: the gradients.
-            count: how many gradients the list has.
-            entries: the numbers of those that take part, in order.
+            buffers: the gradients; changed.
+            entries: the numbers of the gradients that take part, in order.
+            measure: returns the sum of squares of every gradient in the buffers; True: of gradients times ``SHRINK``.
         """
         self.limit(buffers)
         # In this order: the global norm is that of what the norms of single variables have left.
         for stage in (Clipping(clipnorm=self.clipnorm), Clipping(global_clipnorm=self.global_clipnorm)):
             if stage.needs_norms:
-                again = functools.partial(squares_of, buffers, count, shrinks=True)
-                factors = stage.factors(Squares.of(squares_of(buffers, count), again), entries)
+                squares = Squares.of(measure(False), lambda: measure(True))
+                factors = stage.factors(squares, entries)
                 for buffer in buffers:
                     factors(buffer)
 
@@ -235,15 +234,15 @@ class Factors:
             multiply(flat, spans, self.all)
 
 
-def squares_of(buffers: Sequence[Buffer], count: int, *, shrinks: bool = False) -> Array:
+def squares_of(buffers: Sequence[Buffer], gradients: Gradients, *, shrinks: bool = False) -> Array:
     """Return the sum of squares of every gradient; each repeated row of a sparse gradient counts on its own.
 
     Args:
         buffers: the gradients; not changed.
-        count: how many gradients the list has.
+        gradients: what takes part.
         shrinks: whether the squares are those of gradients times ``SHRINK``.
     """
-    squares = np.zeros(count)
+    squares = np.zeros(len(gradients.slab.variables))
     for flat, spans, entries in buffers:
         squares[entries] = square_sums(shrunk(flat) if shrinks else flat, spans)
     return squares
@@ -252,6 +251,31 @@ def squares_of(buffers: Sequence[Buffer], count: int, *, shrinks: bool = False) 
 def shrunk(flat: Array) -> Array:
     """Return float64 times ``SHRINK``; squares of smaller dtypes are in range as they are, or of what is not finite."""
     return flat * SHRINK if flat.dtype == np.float64 else flat
+
+
+def limited(gradients: Sequence[Any], clipping: Clipping) -> list[Any]:
+    """Return limited copies of gradients: arrays or IndexedSlices; None stays None.
+
+    Example:
+        >>> limited([np.array([3.0, 4.0]), None], Clipping(clipnorm=1.0))
+        [array([0.6, 0.8]), None]
+    """
+    values = [np.array(g.values if isinstance(g, IndexedSlices) else g, order="C") for g in gradients if g is not None]
+    present = [k for k, gradient in enumerate(gradients) if gradient is not None]
+    spans = [np.array([[0, array.size]], np.int64) for array in values]
+    buffers = [(v.reshape(-1), span, np.array([k])) for k, v, span in zip(present, values, spans, strict=True)]
+
+    def measure(shrinks: bool) -> Array:
+        squares = np.zeros(len(gradients))
+        for flat, span, entries in buffers:
+            squares[entries] = square_sums(shrunk(flat) if shrinks else flat, span)
+        return squares
+
+    clipping.apply(buffers, present, measure)
+    result = list(gradients)
+    for k, array in zip(present, values, strict=True):
+        result[k] = gradients[k].with_values(array) if isinstance(gradients[k], IndexedSlices) else array
+    return result
 
 
 def checked_limit(name: str, value: Any) -> float | None:
@@ -268,27 +292,6 @@ def checked_limit(name: str, value: Any) -> float | None:
     if limit < 0:
         raise InvalidArgumentError(f"Expected {name} >= 0, received: {value!r}. None switches clipping off")
     return limit
-
-
-def limited(gradients: Sequence[Any], clipping: Clipping) -> list[Any]:
-    """Return gradients within limits, as new arrays and slices.
-
-    Args:
-        gradients: arrays and IndexedSlices; not changed.
-        clipping: the limits.
-
-    Example:
-        >>> limited([np.float32([3.0, 4.0])], Clipping(clipnorm=1.0))
-        [array([0.6, 0.8], dtype=float32)]
-    """
-    copies, buffers = [], []
-    for k, gradient in enumerate(gradients):
-        is_sparse = isinstance(gradient, IndexedSlices)
-        values = np.array(gradient.values if is_sparse else gradient, order="C")
-        copies.append(gradient.with_values(values) if is_sparse else values)
-        buffers.append((values.reshape(-1), np.array([[0, values.size]], np.int64), np.array([k])))
-    clipping.limit_whole(buffers, len(copies), range(len(copies)))
-    return copies
 
 
 def dense_buffers(gradients: Gradients) -> list[Buffer]:

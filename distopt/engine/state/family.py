@@ -51,8 +51,6 @@ class Family:
     """The optimizer's name."""
     updates_flat: bool
     """True where the rule updates dense gradients, whole buffers at a time."""
-    updates_by: Callable[[], str | None]
-    """Return what updates in the place of the rule, as a message says it; None where the rule does."""
     identity: Callable[[], str]
     """Describe the options that all replicas must share."""
     state: Callable[[], list[Variable]]
@@ -79,3 +77,5 @@ class Family:
     """Refuse an optimizer that is not this replica's, or damaged."""
     update: Update
     missing: Missing
+    methods: Callable[[], str]
+    """Return the names of methods and options that need the whole sum, as a message shows them; or an empty text."""

@@ -24,8 +24,6 @@ class StepOptions:
         aggregator: the user's, in place of the sum; None sums.
         transformers: functions on the aggregated gradients.
         clipping: limits on the aggregated gradients.
-        own_limits: function on the list of aggregated gradients, in the place of the limits: a method of the
-            optimizer's; the limits are then for it to read. The transformers follow.
         casts: whether a gradient of another dtype is cast to the variable's, or refused.
         merges_rows: whether equal rows of sparse gradients are added before anything looks at them.
 
@@ -39,27 +37,28 @@ class StepOptions:
         transformers: Sequence[Hook] | None,
         clipping: Clipping,
         *,
-        own_limits: Hook | None = None,
         casts: bool,
         merges_rows: bool,
     ) -> None:
         self.aggregator: Hook | None = checked_hook("gradient_aggregator", aggregator)
         self.transformers: list[Hook] = checked_transformers(transformers)
         self.clipping, self.casts, self.merges_rows = clipping, casts, merges_rows
-        self.own_limits = own_limits
         self.sums_flat = self.aggregator is None or isinstance(self.aggregator, Sum)
         """True where gradients are summed in distopt's own way, and nothing else."""
         self.lockstep = bool(getattr(self.aggregator, "lockstep", True))
         """True where all replicas make the same steps, and say so in a header."""
+        self._limiter: Hook | None = None
         self._is_aggregator_built = False
         self._note_change()
 
     def _note_change(self) -> None:
-        self.limits = self.clipping if self.own_limits is None else Clipping()
-        """The limits that the step sets: none where a method of the optimizer does it."""
-        self.on_sum = [*([] if self.own_limits is None else [self.own_limits]), *self.transformers]
-        """The functions that the whole sum goes through, in order."""
-        self.is_plain = self.sums_flat and not self.on_sum and not self.limits.active
+        self.limits_gradients = self.clipping.active or self._limiter is not None
+        """True where any limit on the gradients is set."""
+        self.limits = self.clipping if self._limiter is None else Clipping()
+        """The limits that distopt applies: none where a method of the user's does so."""
+        self.on_sum: list[Hook] = self.transformers if self._limiter is None else [self._limiter, *self.transformers]
+        """The functions on the aggregated gradients, in order."""
+        self.is_plain = self.sums_flat and not self.on_sum and not self.limits_gradients
         """True where gradients are summed, and no more."""
         limits = {name: value for name, value in vars(self.clipping).items() if value is not None}
         self.agreed: dict[str, float] = limits
@@ -73,11 +72,16 @@ class StepOptions:
     @property
     def hides_rows(self) -> bool:
         """Return whether nothing looks at single rows before equal ones are added."""
-        return self.merges_rows or not (self.limits.active or self.on_sum)
+        return self.merges_rows or not (self.limits_gradients or self.on_sum)
 
     def limit_by(self, name: str, value: float | None) -> None:
         """Limit aggregated gradients by ``clipvalue``, ``clipnorm`` or ``global_clipnorm`` from now on."""
         setattr(self.clipping, name, value)
+        self._note_change()
+
+    def limit_with(self, limiter: Hook | None) -> None:
+        """Let a method of the user's limit aggregated gradients from now on; None: distopt does so."""
+        self._limiter = limiter
         self._note_change()
 
     def transform_by(self, transformers: Sequence[Hook] | None) -> None:

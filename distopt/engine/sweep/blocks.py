@@ -131,7 +131,7 @@ class Blocks:
 
     def _read_squares(self, *, shrinks: bool) -> Array:
         """Return the sum of squares of every gradient, of dense ones by the block sums of all owners."""
-        squares = squares_of(self._rows, len(self._gradients.slab.variables), shrinks=shrinks)
+        squares = squares_of(self._rows, self._gradients, shrinks=shrinks)
         first = self._memory.slab.first_norm_block
         for k in self._gradients.dense:
             squares[k] = tree_sum(self._memory.squares[first[k] : first[k + 1]])

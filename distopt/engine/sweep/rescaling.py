@@ -76,15 +76,15 @@ class Rescaling:
         buffers = dense_buffers(gradients)
         for buffer in buffers:
             self._divide(buffer)
-        if not self._looks:
-            return None
-        return squares_of(buffers + sparse_buffers(gradients), len(gradients.slab.variables))
+        return squares_of(buffers + sparse_buffers(gradients), gradients) if self._looks else None
 
     def limit(self, gradients: Gradients) -> None:
         """Limit sums that lie whole in the slab, and rows, in place."""
-        if self._clipping.active:
-            buffers = dense_buffers(gradients) + sparse_buffers(gradients)
-            self._clipping.limit_whole(buffers, len(gradients.slab.variables), gradients.entries)
+        clipping = self._clipping
+        if not clipping.active:
+            return
+        buffers = dense_buffers(gradients) + sparse_buffers(gradients)
+        clipping.apply(buffers, gradients.entries, lambda shrinks: squares_of(buffers, gradients, shrinks=shrinks))
 
     def before(self, buffer: Buffer) -> None:
         """Do to the dense sum of a block what comes before its norm."""

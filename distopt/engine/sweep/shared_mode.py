@@ -77,15 +77,15 @@ def needs_whole_sum(options: StepOptions, family: Family, listing: Listing, *, l
         listing: the list of the step.
         looks: whether the sums are looked at, before they are clipped by value.
     """
+    if methods := family.methods():
+        return f"{family.kind}, whose {methods} sees the whole sum,"
     if not options.sums_flat:
         return f"gradient_aggregator={hook_name(options.aggregator)}"
-    if options.own_limits is not None:
-        return f"{family.kind}, which limits by a method of its own, {hook_name(options.own_limits)},"
     if options.transformers:
         return f"gradient_transformers={list(map(hook_name, options.transformers))}"
-    if (method := family.updates_by()) is not None:
-        return method
-    if options.limits.needs_stages(inspects=looks):
+    if not family.updates_flat:
+        return f"{family.kind}, which updates by a method of its own,"
+    if options.clipping.needs_stages(inspects=looks):
         return "a limit on norms after another limit" + " (with on_nonfinite or a receipt)" * looks
     if listing.has_duplicates:  # it is updated in the order of the list, once per appearance
         return "a list in which a variable stands twice"

@@ -94,7 +94,7 @@ class BaseOptimizer(Face):
         self._refuse_if_unusable(call.replica)
         given_up = self._give_up_step()
         pairs = own_pairs(grads_and_vars, call.replica)
-        if self._distopt_hooks and call.strategy is not None:
+        if self._distopt_sees_own_gradients and call.strategy is not None:
             pairs = self._distopt_seen_before_sum(pairs)
         variables = [variable for _, variable in pairs]
         known = self._engine.listings.get((call.communicator, *map(id, variables)))
@@ -159,6 +159,9 @@ class BaseOptimizer(Face):
 
     # Steps whose gradients come one by one
 
+    def _refuse_streaming(self) -> None:
+        """Raise where such a step would not call what a step calls."""
+
     def begin_step(self, variables: Sequence[Variable] | None = None) -> None:
         """Begin a step whose gradients come one by one. All replicas agree on the step.
 
@@ -186,8 +189,8 @@ class BaseOptimizer(Face):
         self._give_up_step()
         call = self._call_of("end_step", aggregates=True)
         with telling_the_others(call.communicator):
+            self._refuse_streaming()
             self._refuse_if_unusable(call.replica)
-            self._distopt_refuse_streaming()
             listed = self._streamed_variables if variables is None else as_variables(variables, "begin_step received")
         self._streamed = StreamedStep(call, functools.partial(self._listing_of, call.communicator), listed)
         self._streamed_variables = listed

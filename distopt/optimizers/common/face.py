@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from distopt.engine.engine import Engine
 from distopt.engine.state.family import Family, RuleCall
 from distopt.engine.state.options import StepOptions
-from distopt.errors import ForeignVariableError, InvalidArgumentError
+from distopt.errors import ForeignVariableError
 from distopt.kernels import Rule
 from distopt.memory.flat_buffer import FlatBuffer
 from distopt.process.replica import Replica
@@ -32,28 +32,15 @@ class Face(abc.ABC):
 
     name: str
 
-    _distopt_hooks: frozenset[str] = frozenset()
-    """The methods of upstream that a class of the user's overrides, and that a step has to call."""
-    _distopt_before_sum: ClassVar[tuple[str, ...]] = ()
-    """Those that see this replica's gradients on their way into a step."""
+    _distopt_sees_own_gradients = False
+    """True where a method of the user's sees this replica's gradients when a step has read them."""
 
     def __init__(self, options: StepOptions) -> None:
         self._engine = Engine(options)
 
-    # What a class of the user's overrides
-
     def _distopt_seen_before_sum(self, pairs: list[Pair]) -> list[Pair]:
         """Return what a method of the user's makes of this replica's gradients before they are summed."""
         return pairs
-
-    def _distopt_refuse_streaming(self) -> None:
-        """Refuse a step whose gradients come one by one where methods of the user's would not be called."""
-        missed = [name for name in self._distopt_before_sum if name in self._distopt_hooks]
-        if missed:
-            raise InvalidArgumentError(
-                f"begin_step: {type(self).__name__} overrides {', '.join(missed)}, which a step whose gradients come "
-                "one by one would not call: collect the gradients, and call apply_gradients with all of them"
-            )
 
     # A built-in optimizer has a rule, the labels of its slots, and its scalars
 
@@ -162,10 +149,6 @@ class Face(abc.ABC):
     def _updates_flat(self) -> bool:
         """Return whether the rule updates variables with dense gradients, whole buffers at a time."""
 
-    def _distopt_updates_by(self) -> str | None:
-        """Return what updates in the place of the rule, as a message says it; None where the rule does."""
-        return None if self._updates_flat else f"{type(self).__name__}, which updates by a method of its own,"
-
     @abc.abstractmethod
     def _missing(self, names: list[str], *, everything: bool) -> None:
         """Say that some variables have no gradient on any replica: a warning, or an error if none has."""
@@ -178,6 +161,10 @@ class Face(abc.ABC):
         if training.skips_nonfinite and training.loss_scale is not None:
             parts.append(f"dynamic loss scale, growth after {training.loss_scale.growth_steps} steps")
         return ", ".join(parts)
+
+    def _distopt_methods(self) -> str:
+        """Return the names of what has to see the whole sum, beside hooks; an empty text where nothing has to."""
+        return ""
 
     def _refuse_if_unusable(self, replica: Replica) -> None:
         owner = self._iterations.owner
@@ -195,7 +182,6 @@ class Face(abc.ABC):
             kind=type(self).__name__,
             name=self.name,
             updates_flat=self._updates_flat,
-            updates_by=self._distopt_updates_by,
             identity=self._identity,
             state=self._state,
             slots=self._all_slots,
@@ -210,4 +196,5 @@ class Face(abc.ABC):
             refuse_if_unusable=self._refuse_if_unusable,
             update=self._update,
             missing=self._missing,
+            methods=self._distopt_methods,
         )

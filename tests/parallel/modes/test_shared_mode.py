@@ -176,7 +176,7 @@ REFUSED = {
     "aggregator": (lambda: SGD(gradient_aggregator=hook), {}, "gradient_aggregator=", {}),
     "transformer": (lambda: SGD(gradient_transformers=[hook]), {}, "gradient_transformers=", {}),
     "update_step": (Overridden, {}, "Overridden, which updates by a method of its own,", {}),
-    "_resource_apply_dense": (LegacyOverridden, {}, "LegacyOverridden, which updates by a method of its own,", {}),
+    "_resource_apply_dense": (LegacyOverridden, {}, "whose _resource_apply_dense sees the whole sum,", {}),
     "constraint": (SGD, {"constraint": MaxNorm(1.0)}, "of variable 'v'", {}),
     "no aggregation": (
         SGD, {}, "experimental_aggregate_gradients=False", {"experimental_aggregate_gradients": False},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from distopt.optimizers.common.face import Face
+from distopt.errors import InvalidArgumentError
+from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.common.overrides import is_overridden
 
 BEFORE_SUM = ("apply_gradients", "_transform_unaggregated_gradients")
@@ -30,20 +31,27 @@ CALLED = frozenset((*BEFORE_SUM[1:], *UPDATES, *MAKERS, *UNUSED, *NOTED_AT_FIRST
 HOOKS = (*BEFORE_SUM, *ON_SUM, *UPDATES, *MAKERS, *UNUSED, *OTHERS)
 
 
-class Hooked(Face):
+class Hooked(BaseOptimizer):
     """An optimizer that knows which of these methods are the user's; not for users.
 
     They are looked up when a class is made, so that a step of a built-in optimizer asks nothing.
     """
 
-    _distopt_before_sum = BEFORE_SUM
+    _distopt_hooks: frozenset[str] = frozenset()
+    """The methods of the user's that a step has to call."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._distopt_hooks = frozenset(name for name in HOOKS if is_overridden(cls, name))
+        cls._distopt_sees_own_gradients = BEFORE_SUM[1] in cls._distopt_hooks
 
-    def _distopt_updates_by(self) -> str | None:
-        names = [name for name in UPDATES if name in self._distopt_hooks]
-        if names:
-            return f"{type(self).__name__}, which updates by a method of its own, {', '.join(names)},"
-        return super()._distopt_updates_by()
+    def _distopt_methods(self) -> str:
+        return ", ".join(name for name in (*ON_SUM, *UPDATES) if name in self._distopt_hooks)
+
+    def _refuse_streaming(self) -> None:
+        missed = [name for name in BEFORE_SUM if name in self._distopt_hooks]
+        if missed:
+            raise InvalidArgumentError(
+                f"begin_step: {type(self).__name__} overrides {', '.join(missed)}, which a step whose gradients come "
+                "one by one would not call: collect the gradients, and call apply_gradients with all of them"
+            )

@@ -83,10 +83,11 @@ class Optimizer(Differentiation, Updates):
             self._aggregate_gradients if "_aggregate_gradients" in self._distopt_hooks else gradient_aggregator,
             [] if self._distopt_transforms else gradient_transformers,
             Clipping(),
-            own_limits=self._transform_gradients if self._distopt_transforms else None,
             casts=False,
             merges_rows=False,
         )
+        if self._distopt_transforms:
+            options.limit_with(self._transform_gradients)
         super().__init__(name, options, float(kwargs.get("decay") or 0.0))
         self._set_clipping(**{k: kwargs.get(k) for k in known[:3]})
         self._use_locking = True
@@ -179,8 +180,6 @@ class Optimizer(Differentiation, Updates):
 
     def _distopt_seen_before_sum(self, pairs: list[Pair]) -> list[Pair]:
         name = "_transform_unaggregated_gradients"
-        if name not in self._distopt_hooks:
-            return pairs
         given = [(_own(gradient, variable), variable) for gradient, variable in pairs if gradient is not None]
         self._prepare_for([variable for _, variable in given])  # the method may look for slots
         returned = self._transform_unaggregated_gradients(given)

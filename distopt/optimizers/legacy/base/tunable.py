@@ -9,7 +9,7 @@ from distopt.arguments import evaluated, finite, real, within
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.attributes import as_constructed
-from distopt.optimizers.legacy.base.hooks import CALLED, MAKERS, NOTED_AT_FIRST
+from distopt.optimizers.legacy.base.hooks import BEFORE_SUM, CALLED, MAKERS, NOTED_AT_FIRST
 from distopt.optimizers.legacy.base.hyperparameters import (
     ApplyState,
     Hyperparameters,
@@ -77,6 +77,7 @@ class Tunable(State):
                 "it in a class"
             )
         self._distopt_hooks = self._distopt_hooks | {name}
+        self._distopt_sees_own_gradients |= name in BEFORE_SUM
 
     def __dir__(self) -> list[str]:
         hyper = self.__dict__.get("_hyper", {})

@@ -20,7 +20,7 @@ from distopt.process.names import unique_name
 from distopt.variables.variable import Variable
 
 
-class Weights(Hooked, BaseOptimizer):
+class Weights(Hooked):
     """The weights in the order in which they are made; not for users.
 
     Args:

@@ -12,53 +12,37 @@ def one(variable):
     return [(np.ones(variable.shape, variable.dtype), variable)]
 
 
+NAME, OTHER = "_resource_apply_dense", "_transform_gradients"
+ORDER = {
+    "_compute_gradients": "compute",
+    "_transform_loss": "loss",
+    "_get_gradients": "get",
+    "_assert_valid_dtypes": "dtypes",
+    "_create_all_weights": "weights",
+    "_prepare": "prepare",
+    "_transform_unaggregated_gradients": "unaggregated",
+    "_aggregate_gradients": "aggregate",
+    "_transform_gradients": "transform",
+    "_distributed_apply": "apply",
+}
+
+
+def told(name, calls):
+    """An override that says that it was called."""
+
+    def method(self, *args, **kwargs):
+        calls.append(ORDER[name])
+        return getattr(legacy.SGD, name)(self, *args, **kwargs)
+
+    return method
+
+
 def test_hooks_are_called_in_upstreams_order():
     calls = []
-
-    class Told(legacy.SGD):
-        def _compute_gradients(self, *args, **kwargs):
-            calls.append("compute")
-            return super()._compute_gradients(*args, **kwargs)
-
-        def _transform_loss(self, loss):
-            calls.append("loss")
-            return super()._transform_loss(loss)
-
-        def _get_gradients(self, tape, loss, var_list, grad_loss=None):
-            calls.append("get")
-            return super()._get_gradients(tape, loss, var_list, grad_loss)
-
-        def _assert_valid_dtypes(self, tensors):
-            calls.append("dtypes")
-            return super()._assert_valid_dtypes(tensors)
-
-        def _create_all_weights(self, var_list):
-            calls.append("weights")
-            return super()._create_all_weights(var_list)
-
-        def _prepare(self, var_list):
-            calls.append("prepare")
-            return super()._prepare(var_list)
-
-        def _transform_unaggregated_gradients(self, grads_and_vars):
-            calls.append("unaggregated")
-            return super()._transform_unaggregated_gradients(grads_and_vars)
-
-        def _aggregate_gradients(self, grads_and_vars):
-            calls.append("aggregate")
-            return super()._aggregate_gradients(grads_and_vars)
-
-        def _transform_gradients(self, grads_and_vars):
-            calls.append("transform")
-            return super()._transform_gradients(grads_and_vars)
-
-        def _distributed_apply(self, distribution, grads_and_vars, apply_state, name):
-            calls.append("apply")
-            return super()._distributed_apply(distribution, grads_and_vars, apply_state, name)
-
-    x, told = Variable([1.0]), Told(0.5)
-    told.minimize(lambda: 2 * x, [x])
-    assert (float(x[0]), int(told.iterations)) == (0.0, 1)
+    cls = type("Told", (legacy.SGD,), {name: told(name, calls) for name in ORDER})
+    x, optimizer = Variable([1.0]), cls(0.5)
+    optimizer.minimize(lambda: 2 * x, [x])
+    assert (float(x[0]), int(optimizer.iterations)) == (0.0, 1)
     assert calls[:6] == ["compute", "loss", "get", "dtypes", "weights", "unaggregated"]
     # What is summed is known before hyperparameters are evaluated: a failure of a method tells the other replicas.
     assert list(dict.fromkeys(calls[6:])) == ["weights", "prepare", "aggregate", "transform", "apply"]
@@ -134,23 +118,21 @@ def test_without_aggregation_the_hook_before_it_is_not_called():
 def test_what_comes_behind_the_sum_sees_the_aggregate_in_the_place_of_limits(name):
     seen = []
 
-    class Halved(legacy.SGD):
-        pass
+    class Pairs(legacy.SGD):
+        def _transform_gradients(self, grads_and_vars):
+            seen.append([gradient.tolist() for gradient, _ in grads_and_vars])
+            return [(gradient / 2, v) for gradient, v in super()._transform_gradients(grads_and_vars)]
 
-    def transform(self, grads_and_vars):
-        seen.append([gradient.tolist() for gradient, _ in grads_and_vars])
-        return [(gradient / 2, v) for gradient, v in super(Halved, self)._transform_gradients(grads_and_vars)]
+    class Gradients(legacy.SGD):
+        def _clip_gradients(self, grads):
+            seen.append([gradient.tolist() for gradient in grads])
+            return [gradient / 2 for gradient in super()._clip_gradients(grads)]
 
-    def clip(self, grads):
-        seen.append([gradient.tolist() for gradient in grads])
-        return [gradient / 2 for gradient in super(Halved, self)._clip_gradients(grads)]
-
-    class Mine(Halved):
-        locals()[name] = transform if name == "_transform_gradients" else clip
+    cls = Pairs if name == "_transform_gradients" else Gradients
 
     def train():
         x, y = Variable([0.0]), Variable([0.0])
-        optimizer = Mine(1.0, global_clipnorm=5.0)
+        optimizer = cls(1.0, global_clipnorm=5.0)
         optimizer.apply_gradients([([3.0], x), ([4.0], y)])
         return float(x[0]), float(y[0]), optimizer.global_clipnorm
 
@@ -281,11 +263,11 @@ def test_methods_that_a_rule_would_not_call_are_refused():
 
 def test_a_method_that_is_set_on_the_optimizer_itself_is_called_or_refused():
     x, sgd = Variable([1.0]), legacy.SGD(0.5)
-    sgd._resource_apply_dense = lambda grad, var: var.assign(7 * grad)
+    setattr(sgd, NAME, lambda grad, var: var.assign(7 * grad))
     sgd.apply_gradients(one(x))
     assert float(x[0]) == 7.0
     with pytest.raises(ValueError, match="_transform_gradients was set on the optimizer 'SGD'"):
-        sgd._transform_gradients = lambda pairs: pairs
+        setattr(sgd, OTHER, lambda pairs: pairs)
 
 
 def test_streamed_steps_refuse_what_they_would_not_call():
