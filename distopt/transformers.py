@@ -7,6 +7,7 @@ leaves the range of the gradients' dtype, both are multiplied by one. All other 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
