@@ -33,6 +33,8 @@ class TrainedVariables:
                     f"variable {variable.path!r} lies on {variable.value.device}: distopt trains on CPUs. Start "
                     "Python with KERAS_TORCH_DEVICE=cpu in its environment"
                 )
+            # Some of Keras' initialisers leave a transposed tensor behind; attach replaces its memory anyway.
+            variable.value.data = variable.value.data.contiguous()
         self._trained = [TrainedParameter(variable.path, variable.value) for variable in variables]
         self.variables = [trained.variable for trained in self._trained]
 

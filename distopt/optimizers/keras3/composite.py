@@ -55,6 +55,20 @@ class Composite(Optimizer):
             raise InvalidArgumentError(f"{type(self).__name__}: set {name} on the inner optimizer")
         super().__setattr__(name, value)
 
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Variable] | None = None, var_names: Sequence[str] | None = None
+    ) -> None:
+        """Raise an error: weights decay in an inner optimizer, which has a list of its own.
+
+        Args:
+            var_list: variables to leave out.
+            var_names: regular expressions.
+        """
+        raise InvalidArgumentError(
+            f"{type(self).__name__}: weights decay in its inner optimizers, each of which has a list of its own: call "
+            "exclude_from_weight_decay on them"
+        )
+
     def _parts(self) -> Sequence[Optimizer]:
         return self._inner
 

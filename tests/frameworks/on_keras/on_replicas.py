@@ -187,14 +187,25 @@ def test_weights_are_spared_by_path():
 
 @on_torch
 @pytest.mark.parametrize("wrap", [lambda o: o, lambda o: keras.optimizers.LossScaleOptimizer(o, initial_scale=1.0)])
-def test_the_exclusions_of_a_keras_optimizer_are_kept(wrap):
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_the_exclusions_of_a_keras_optimizer_are_kept(wrap, is_wrapped):
     bias, kernel = (keras.Variable([1.0], name=name) for name in ("bias", "kernel"))
     inner = keras.optimizers.SGD(1.0, weight_decay=0.5)
-    inner.exclude_from_weight_decay(var_names=["^bias$"])
-    optimizer = DistributedOptimizer(wrap(inner))
-    zeros = [keras.ops.zeros_like(variable) for variable in (bias, kernel)]
-    alone(optimizer.apply, zeros, [bias, kernel])
-    assert [variable.value.tolist() for variable in (bias, kernel)] == [[1.0], [0.5]]
+    optimizer = DistributedOptimizer(wrap(inner)) if is_wrapped else inner
+    optimizer.exclude_from_weight_decay(var_names=["^bias$"])
+    optimizer = optimizer if is_wrapped else DistributedOptimizer(wrap(inner))
+    alone(optimizer.apply, [keras.ops.zeros_like(bias)] * 2, [bias, kernel])
+    assert [bias.value.tolist(), kernel.value.tolist()] == [[1.0], [0.5]]
+
+
+@on_torch
+@pytest.mark.parametrize("recurrent", [keras.layers.SimpleRNN, keras.layers.LSTM])
+def test_recurrent_kernels_which_keras_transposes(recurrent):
+    made = [keras.Sequential([keras.Input([6]), keras.layers.Reshape([3, 2]), recurrent(CLASSES)]) for _ in (0, 1)]
+    made[1].set_weights(made[0].get_weights())
+    for each, wrap in zip(made, (lambda o: o, DistributedOptimizer), strict=True):
+        alone(fit, each, wrap(keras.optimizers.SGD(0.1)))
+    assert_close(*(each.get_weights() for each in made))
 
 
 def layers_with(kind):
@@ -240,6 +251,9 @@ def test_what_can_not_be_carried_over_is_refused():
     inner.exclude_from_weight_decay(var_names=["bias"])
     with pytest.raises(InvalidArgumentError, match="MultiOptimizer of Keras whose parts exclude weights"):
         DistributedOptimizer(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(inner)))
+    together = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD()))
+    with pytest.raises(InvalidArgumentError, match="call exclude_from_weight_decay on them"):
+        DistributedOptimizer(together).exclude_from_weight_decay(var_names=["bias"])
 
 
 def test_other_steps_than_those_of_fit(several):
