@@ -57,13 +57,15 @@ class Rescaling:
 
         Args:
             gradients: the sparse ones are replaced.
-            keep_wide: whether rows of 16 bits stay in float32: equal ones will be added before they are rounded.
+            keep_wide: whether rows of 16 bits that are divided or limited are float32 from now on:
+                equal ones will be added before they are rounded.
         """
-        if self._divisor is not None:
-            with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-                for k, rows in gradients.sparse.items():
-                    wide = rows.astype(wide_dtype(rows.dtype)) if keep_wide else rows
-                    gradients.sparse[k] = wide / self._divisor
+        if self._divisor is None and not (keep_wide and self._clipping.active):
+            return
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            for k, rows in gradients.sparse.items():
+                wide = rows.astype(wide_dtype(rows.dtype)) if keep_wide else rows
+                gradients.sparse[k] = wide if self._divisor is None else wide / self._divisor
 
     def measure(self, gradients: Gradients) -> Array | None:
         """Divide dense sums that lie whole in the slab.

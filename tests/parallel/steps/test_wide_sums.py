@@ -137,3 +137,17 @@ def test_sums_that_nothing_divides_are_as_ever(replicas):
 
     wanted = -np.float16(np.float32(np.float16(0.1)) * replicas.count)
     np.testing.assert_allclose(replicas(step), [[wanted]] * replicas.count, rtol=1e-3)
+
+
+@pytest.mark.parametrize("limits", [{}, {"clipvalue": 1e9}, {"global_clipnorm": 1e9}], ids=str)
+@pytest.mark.parametrize("make", [SGD, legacy.SGD])
+def test_rows_are_added_before_they_are_rounded(replicas, make, limits):
+    """Eleven elevenths in float16 are 0.9995, if each is rounded."""
+
+    def step():
+        table = Variable(np.zeros((3, 1), np.float16))
+        rows = IndexedSlices(np.ones((11, 1), np.float16), [1] * 11, (3, 1))
+        make(1.0, **limits).apply_gradients([(rows, table)], items=11)
+        return table.numpy().ravel().tolist()
+
+    assert replicas(step) == [[0, -1, 0]] * replicas.count

@@ -203,15 +203,23 @@ class Updates(Tunable):
         # As upstream, the signature of _resource_apply_sparse decides for both methods.
         state = {"apply_state": apply_state} if "apply_state" in self._sparse_apply_args else {}
         if "_resource_apply_sparse_duplicate_indices" in self._distopt_hooks:
-            self._resource_apply_sparse_duplicate_indices(slices.values, variable, slices.indices, **state)
+            self._resource_apply_sparse_duplicate_indices(
+                _rounded(slices, variable).values, variable, slices.indices, **state
+            )
         else:  # not by that method: these slices know which rows came from which replica
-            unique = slices.deduplicate()
+            unique = _rounded(slices.deduplicate(), variable)
             self._resource_apply_sparse(unique.values, variable, unique.indices, **state)
 
 
 def _arguments(method: Callable[..., Any]) -> list[str]:
     function = getattr(method, "__func__", method)
     return _arguments_of(function)
+
+
+def _rounded(slices: IndexedSlices, variable: Variable) -> IndexedSlices:
+    """Return rows in their variable's dtype: rows of 16 bits are float32 until equal ones are added."""
+    with np.errstate(over="ignore"):  # as in the kernels
+        return slices.astype(variable.dtype)
 
 
 @functools.cache
