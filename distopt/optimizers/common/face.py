@@ -31,6 +31,8 @@ class Face(abc.ABC):
     """
 
     name: str
+    _distopt_is_probe = False
+    """True where only the checks of the constructor are asked for (``as_constructed``)."""
 
     _distopt_sees_own_gradients = False
     """True where a method of the user's sees this replica's gradients when a step has read them."""

@@ -99,6 +99,8 @@ class Optimizer(Options):
         gradient_transformers: Sequence[Hook] | None = None,
         **kwargs: Any,
     ) -> None:
+        if self._distopt_is_probe:
+            return
         owner = type(self).__name__
         self._refuse_unknown(kwargs)
         limits = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}

@@ -68,6 +68,9 @@ class Optimizer(Differentiation, Updates):
         gradient_transformers: Sequence[Hook] | None = None,
         **kwargs: Any,
     ) -> None:
+        if self._distopt_is_probe:
+            self._distopt_begin_probe(name)
+            return
         owner = type(self).__name__
         known = ("clipnorm", "clipvalue", "global_clipnorm", "lr", "decay")
         if unknown := [k for k in kwargs if k not in known]:

@@ -62,6 +62,18 @@ def test_setting_an_attribute_counts_no_name(make, name, value):
     assert not other.isdigit() or int(other) == int(one) + 1
 
 
+@pytest.mark.parametrize(("make", "name"), [(Adam, "beta_1"), (legacy.RMSprop, "epsilon")])
+def test_setting_an_attribute_makes_no_engine(make, name):
+    optimizer, made = make(), []
+    sys.setprofile(lambda frame, event, argument: made.append(frame.f_code.co_qualname))
+    try:
+        setattr(optimizer, name, 0.25)
+    finally:
+        sys.setprofile(None)
+    assert getattr(optimizer, name) == 0.25
+    assert not {"Engine.__init__", "Variable.__init__", "signature"} & set(made)
+
+
 def test_an_attribute_set_later_means_what_it_means_in_the_constructor():
     optimizer = stepped(legacy.RMSprop())
     optimizer.epsilon = None
