@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from distopt.arguments import flag, hook_name
-from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.family import RuleCall
 from distopt.engine.state.slot_store import SlotStore
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import mastered
 from distopt.memory.flat_buffer import FlatBuffer
 from distopt.optimizers.common.rule_updates import MASTERED
+from distopt.optimizers.common.underflow import warn_of_underflow
 from distopt.variables.variable import Variable
 
 MASTER_SLOT = "master"
@@ -90,15 +89,8 @@ class MasterWeights:
             moments: the slots that hold second moments.
             updates_flat: whether the optimizer's rule updates the variables, so that exact copies would be a cure.
         """
-        small = [moment for moment in moments if moment.dtype == np.float16]
-        if small and get_strategy().replica_index == 0:
-            exact = f"{self._owner}(..., master_weights=True) keeps them in float32"
-            warnings.warn(
-                f"{name!r} keeps second moments, such as {small[0].name!r}, in float16, where squares of gradients "
-                "below 2e-4 vanish, and steps get a wrong length. "
-                + (exact if updates_flat else "Keep the variables in bfloat16 or float32"),
-                stacklevel=3,
-            )
+        exact = f"{self._owner}(..., master_weights=True) keeps them in float32"
+        warn_of_underflow(name, moments, exact if updates_flat else "Keep the variables in bfloat16 or float32")
 
     def note_made(self, variable: Variable) -> None:
         """Note that the copy of a weight has just been made."""

@@ -40,6 +40,7 @@ class Adadelta(Optimizer):
 
     _arguments = ("learning_rate", "decay", "rho", "epsilon")
     _fractions = ("rho",)
+    _distopt_second_moments = ("accum_grad", "accum_var")
     _may_lack_iterations = True
 
     def __init__(

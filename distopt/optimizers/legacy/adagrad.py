@@ -44,6 +44,7 @@ class Adagrad(Optimizer):
     """
 
     _arguments = ("learning_rate", "decay", "initial_accumulator_value", "epsilon")
+    _distopt_second_moments = ("accumulator",)
     _may_lack_iterations = True
 
     def __init__(

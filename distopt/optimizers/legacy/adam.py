@@ -44,6 +44,7 @@ class Adam(Optimizer):
 
     _arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon", "amsgrad")
     _fractions = ("beta_1", "beta_2")
+    _distopt_second_moments = ("v", "vhat")
 
     def __init__(
         self,

@@ -65,6 +65,7 @@ class Ftrl(Optimizer):
         "l2_shrinkage_regularization_strength",
     )
     _strengths = ("l1_regularization_strength", "l2_regularization_strength", "beta")
+    _distopt_second_moments = ("accumulator",)
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class Nadam(Optimizer):
 
     _arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon", "schedule_decay")
     _fractions = ("beta_1", "beta_2")
+    _distopt_second_moments = ("v",)
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class RMSprop(WithMomentum):
 
     _arguments = ("learning_rate", "decay", "rho", "momentum", "epsilon", "centered")
     _fractions = ("rho", "momentum")
+    _distopt_second_moments = ("rms",)
     _may_lack_iterations = True
 
     def __init__(

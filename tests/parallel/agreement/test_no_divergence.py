@@ -61,6 +61,7 @@ def test_what_nobody_did_alone_is_checked_all_the_while(several):
 # No false alarm
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @settings(max_examples=6)
 @given(run=runs(), nodes=placements(), update=st.sampled_from(["replicated", "shared"]), streamed=st.booleans())
 @pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")
@@ -110,6 +111,7 @@ def mixed_steps(update, family):
     return digest(optimizer, [a, b, c, d])
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize("family", [FAMILIES["Adam"], FAMILIES["legacy Adam"]], ids=["Keras 3", "legacy"])
 @BOTH_MODES
 def test_long_mixed_runs_are_not_suspected(placed, update, family):

@@ -133,6 +133,7 @@ def test_rows(several, update, family, others):
     assert outcomes[0][2][1] == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize(("dtype", "part"), [("float16", 40_000), ("float32", 2e38), ("float64", 1e308)])
 @pytest.mark.parametrize("update", MODES)
 def test_an_overflow_of_finite_numbers(several, update, dtype, part):

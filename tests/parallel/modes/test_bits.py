@@ -47,6 +47,7 @@ def train(make_optimizer):
     return digests
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_every_replica_and_every_transport_has_the_same_bits(replicas, make_optimizer):
     digests = replicas(train, make_optimizer)

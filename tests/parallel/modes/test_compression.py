@@ -117,12 +117,14 @@ def agreed(outcomes):
     return outcomes[0][0]
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize(("kind", "update"), [(BFloat16, "shared"), (Float16, "replicated")])
 def test_on_one_node_it_is_the_sum(replicas, kind, update):
     compressed = replicas(train, mixed_run(gradient_aggregator=kind()), Strategy, update, False)
     assert agreed(compressed) == agreed(replicas(train, mixed_run(), Strategy, update, False))
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize(("kind", "options"), [(BFloat16, {}), (Float16, {"global_clipnorm": 2.0})])
 def test_modes_and_streaming_change_no_bit_on_one_placement(placed, monkeypatch, kind, options):
     monkeypatch.setenv("DISTOPT_BUCKET_BYTES", "5000")
@@ -132,6 +134,7 @@ def test_modes_and_streaming_change_no_bit_on_one_placement(placed, monkeypatch,
         assert agreed(placed(train, run, Strategy, "shared", streamed)) == expected, streamed
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_shared_memory_all_replicas_have_the_same_bits(several, kind):
     digests = agreed(several(train, mixed_run(gradient_aggregator=kind()), WithoutNode, "replicated", False))

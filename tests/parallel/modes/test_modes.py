@@ -24,6 +24,7 @@ def agreed(outcomes):
     return digests
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(run=runs(), nodes=placements(), streamed=st.booleans(), bucket=st.sampled_from([1, 5000, 10**9]))
 def test_all_paths_give_the_same_bits(monkeypatch, run, nodes, streamed, bucket):
@@ -55,6 +56,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize("name", OPTIONS)
 def test_placement_and_mode_change_no_bit(placed, name):
     run = Run(name, OPTIONS[name], VARIABLES, MIXED, seed=0)
@@ -65,6 +67,7 @@ def test_placement_and_mode_change_no_bit(placed, name):
         assert digests == agreed(distopt.simulate(placed.count, train, run, Strategy, "shared", False))
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 def test_one_node_gives_the_bits_of_messages(replicas):
     run = Run("Adam", {"clipnorm": 2.0}, VARIABLES, MIXED, seed=1)
     digests = agreed(replicas(train, run, WithoutNode, "replicated", False))

@@ -126,6 +126,7 @@ def in_turns(optimizer, variables, gradients, order, items):
     return step(optimizer, variables, gradients, order, items)
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @example(
     case={
         "variables": [((90, 70), "float32"), ((7,), "float32"), ((), "float16"), ((5, 3), "float64")],

@@ -59,6 +59,7 @@ def test_nonfused_adam_with_no_second_moment_divides_by_plus_epsilon():
     assert float(x[0]) < 1.0, "with the old sign the step would go uphill"
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_dense_steps_equal_the_oracle(adam, dtype, amsgrad):

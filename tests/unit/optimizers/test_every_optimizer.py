@@ -106,6 +106,7 @@ def test_it_converges(row):
     assert losses[-1] < losses[0] / 20
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @each_row
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32], ids=["float16", "bfloat16", "float32"])
 def test_narrower_dtypes_stay_near(row, dtype):

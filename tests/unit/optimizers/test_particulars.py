@@ -13,6 +13,7 @@ def momenta(steps):
     return np.prod([0.9 * (1 - 0.5 * 0.96**t) for t in range(1, steps + 1)])
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 def test_nadams_product_advances_once_per_step_that_is_done():
     variables = [Variable([1.0, 2.0], dtype="float16"), Variable([3.0])]
     nadam = Nadam()

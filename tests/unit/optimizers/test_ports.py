@@ -137,6 +137,7 @@ def test_the_config_of_the_keras_3_sgd_is_mended():
     assert (twin.get_config(), twin.momentum) == (config, 0.5)
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("options", [{}, {"decay": 0.5}, {"clipnorm": 0.5}, {"epsilon": 0.5}])
 def test_the_legacy_adam_does_what_the_built_in_does(dtype, options):

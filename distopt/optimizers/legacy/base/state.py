@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import allocate
+from distopt.optimizers.common.underflow import warn_of_underflow
 from distopt.optimizers.legacy.base.hooks import MAKERS
 from distopt.optimizers.legacy.base.weights import Weights, first_value
 from distopt.slabs.gradients import Gradients
@@ -25,6 +26,10 @@ class State(Weights):
         name: a name; the names of state variables begin with it.
         options: the options that the user has given.
     """
+
+    _distopt_second_moments: ClassVar[tuple[str, ...]] = ()
+    """The names of the slots that hold sums or means of squared gradients."""
+    _distopt_told_of_underflow = False
 
     def __init__(self, name: str, options: StepOptions) -> None:
         super().__init__(name, options)
@@ -80,6 +85,7 @@ class State(Weights):
             self._create_slots(variables)
         else:
             self._create_all_weights(variables)
+        self._distopt_warn_of_underflow(variables)
 
     def _create_all_weights(self, var_list: Sequence[Variable]) -> None:
         """Make the counter, the hyperparameters' Variables and the slots of variables, where they are missing."""
@@ -91,6 +97,15 @@ class State(Weights):
     @abc.abstractmethod
     def _create_hypers(self) -> None:
         """Turn the hyperparameters that are numbers into Variables."""
+
+    def _distopt_warn_of_underflow(self, variables: Sequence[Variable]) -> None:
+        """Warn once of second moments in float16, which are those of variables in float16."""
+        if self._distopt_second_moments and not self._distopt_told_of_underflow:
+            slots = [slot for variable in variables for slot in self._slots.get(variable, {}).items()]
+            moments = [slot for name, slot in slots if name in self._distopt_second_moments]
+            self._distopt_told_of_underflow = warn_of_underflow(
+                self._name, moments, "Keep the variables in bfloat16 or float32"
+            )
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
         """Make the slots of variables, name by name; override this method with calls of ``add_slot``."""

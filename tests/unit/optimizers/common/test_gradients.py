@@ -54,6 +54,7 @@ def test_forms_of_a_gradient(cls, form):
     np.testing.assert_array_equal(np.array(gradient), before)
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (2, 1, 3)])
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -47,6 +47,7 @@ SHAPES = [(), (0,), (1,), (3,), (17, 2), (2, 1, 5)]
 VARIABLE = st.tuples(st.sampled_from(SHAPES), st.sampled_from(DTYPES), st.booleans())
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @settings(max_examples=60, deadline=None)
 @given(
     which=st.sampled_from(list(OPTIMIZERS)),

@@ -30,6 +30,7 @@ def test_zero_gradients_move_nothing(cls):
     assert not bias.numpy().any()
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @EVERY
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
 def test_16_bits_are_rounded_once(cls, dtype):
@@ -40,6 +41,7 @@ def test_16_bits_are_rounded_once(cls, dtype):
     assert np.array_equal(half.numpy(), single.numpy().astype(dtype))
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 def test_adafactor_survives_what_float16_rounds_to_zero():
     w = Variable(np.ones((2, 3), np.float16))
     adafactor = Adafactor(learning_rate=0.5)
@@ -73,6 +75,7 @@ def test_lamb_steps_as_far_as_the_variable_is_long():
     assert np.linalg.norm(w.numpy() - before) == pytest.approx(0.25 * np.linalg.norm(before), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 def test_adafactor_keeps_means_of_rows_and_columns():
     variables = [Variable(np.ones(shape, np.float16), name="w") for shape in [(), (3,), (4, 3), (5, 4, 3)]]
     adafactor = Adafactor()

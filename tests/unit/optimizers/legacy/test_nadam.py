@@ -16,6 +16,7 @@ def product(schedule_decay, steps):
     return np.prod([0.9 * (1 - 0.5 * 0.96 ** (schedule_decay * t)) for t in range(1, steps + 1)])
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 def test_nadams_cache_is_advanced_once_a_step_and_has_the_first_variables_dtype():
     half, x, y = Variable([1.0], dtype="float16"), Variable([1.0]), Variable([[1.0], [2.0]])
     nadam = legacy.Nadam()

@@ -176,6 +176,7 @@ def test_set_weights_of_amsgrad_into_adam():
     assert float(target.get_slot(y, "v")[0]) == 3.0
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 def test_slots():
     x, adam = Variable(np.ones((2, 3), np.float16), name="x"), legacy.Adam(amsgrad=True)
     with pytest.raises(KeyError, match="first step"):
