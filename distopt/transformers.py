@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from distopt.arguments import as_float
-from distopt.arrays import Array
+from distopt.arrays import Array, is_floating, to_array
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import clip, multiply, scale, square_sums, tree_sum
 from distopt.kernels.spans import compute_dtype
 from distopt.slabs.gradients import Gradients
+from distopt.variables.array_like import stop_gradient
 from distopt.variables.indexed_slices import IndexedSlices
 
 Buffer: TypeAlias = "tuple[Array, Array, Array]"
@@ -277,6 +278,39 @@ def limited(gradients: Sequence[Any], clipping: Clipping) -> list[Any]:
     for k, array in zip(present, values, strict=True):
         result[k] = gradients[k].with_values(array) if isinstance(gradients[k], IndexedSlices) else array
     return result
+
+
+def global_norm(gradients: Iterable[Any]) -> float:
+    """Return the norm of gradients together, as ``global_clipnorm`` sees it: ``√(Σ g²)``.
+
+    Args:
+        gradients: arrays of any shapes, IndexedSlices (each row counts on its own), None (counts as nothing), or
+            (gradient, variable) pairs, as a transformer gets them; not changed.
+
+    Returns:
+        The norm, with the same bits on every replica that has the same gradients; inf where float64 can't hold it.
+
+    Example:
+        >>> global_norm([np.array([3.0]), np.array([[4.0]])])
+        5.0
+
+    Source: tf.linalg.global_norm.
+    """
+    each = (pair[0] if isinstance(pair, tuple) else pair for pair in gradients)
+    flats = [_flat(gradient) for gradient in each if gradient is not None]
+
+    def squares(*, shrinks: bool = False) -> Array:
+        parts = ((shrunk(flat) if shrinks else flat, np.array([[0, flat.size]], np.int64)) for flat in flats)
+        return np.array([square_sums(flat, spans)[0] for flat, spans in parts])
+
+    norm, scale = Squares.of(squares(), lambda: squares(shrinks=True)).total_norm(list(range(len(flats))))
+    return norm / scale
+
+
+def _flat(gradient: Any) -> Array:
+    values = gradient.values if isinstance(gradient, IndexedSlices) else gradient
+    array = to_array(stop_gradient(values), "global_norm: a gradient")
+    return np.ascontiguousarray(array if is_floating(array.dtype) else array.astype(np.float64)).reshape(-1)
 
 
 def checked_limit(name: str, value: Any) -> float | None:
