@@ -1,6 +1,7 @@
 """The same tests over one process, threads and MPI; under mpirun the first failure ends the job."""
 
 import functools
+import importlib
 import os
 import shutil
 import sys
@@ -17,7 +18,7 @@ from processes_as_replicas import process_replicas, transport_of  # noqa: E402 (
 
 import distopt  # noqa: E402
 from distopt.process.launcher import launched  # noqa: E402
-from distopt.testing import LocalReplica, SimulatedReplicas  # noqa: E402
+from distopt.testing import LocalReplica, SimulatedReplicas, ThreadReplicas  # noqa: E402
 
 # All replicas must draw the same examples, and no clock may decide how many.
 settings.register_profile("replicas", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,11 +36,14 @@ MPI_PLACEMENTS = [(0, 1), (0, 1, 1), (0, 1, 0), (0, 0, 1, 1), (0, 1, 0, 1)]
 
 
 def pytest_addoption(parser):
+    parser.addoption("--over", metavar="MODULE:FUNCTION", help="run the parallel tests over a transport of your own")
     parser.addoption("--on-ray", action="store_true", help="run the parallel tests as a replica of this Ray process")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
+    if config.getoption("--over"):  # one without ``node_barrier`` says so
+        config.addinivalue_line("filterwarnings", "ignore:the replicas of a node can't share memory")
     if config.getoption("--on-ray") or launched() is not None:
         # At its end pytest takes old directories away, and fails where another process does so too.
         os.environ["PYTEST_DEBUG_TEMPROOT"] = _directory(config)
@@ -77,19 +81,21 @@ def pytest_generate_tests(metafunc):
             ways = [pytest.param("mpi", marks=pytest.mark.mpi(min_size=1 if fixture == "replicas" else 2))]
         elif transport == "ray":
             ways = ["ray"]
+        if over := metafunc.config.getoption("--over"):
+            ways = [over]
         metafunc.parametrize(fixture, ways, indirect=True, scope="session")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """In a Ray process only what replicas do together is tested; with ``--only-mpi`` pytest-mpi sees to that."""
-    if config.getoption("--on-ray"):
+    if config.getoption("--on-ray") or config.getoption("--over"):
         items[:] = [item for item in items if {"replicas", "several", "placed", "few"} & set(item.fixturenames)]
 
 
 def _parametrize_placed(metafunc):
     transport = transport_of(metafunc.config)
-    ways = SIMULATED_PLACEMENTS
+    ways = [] if metafunc.config.getoption("--over") else SIMULATED_PLACEMENTS
     if transport is not None:
         count = distopt.num_replicas() if transport == "ray" else launched().size if launched() else 1
         marks = [pytest.mark.mpi] if transport == "mpi" else []
@@ -99,7 +105,12 @@ def _parametrize_placed(metafunc):
 
 @pytest.fixture(scope="session")
 def replicas(request):
-    return WAYS[request.param]() if request.param in WAYS else process_replicas(request.param)
+    if request.param in WAYS:
+        return WAYS[request.param]()
+    if ":" in request.param:
+        module, _, function = request.param.partition(":")
+        return ThreadReplicas(getattr(importlib.import_module(module), function))
+    return process_replicas(request.param)
 
 
 several = replicas

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from distopt.distribute.handshake import handshake
 from distopt.distribute.node.node import Node
 from distopt.distribute.transports.local import LocalCommunicator
 from distopt.distribute.transports.mpi import MPICommunicator
-from distopt.errors import InvalidArgumentError, NoSharedMemoryError
+from distopt.errors import InvalidArgumentError, NoSharedMemoryError, ReplicaError
 from distopt.former_names import FormerName
 from distopt.process.launcher import launched
 from distopt.process.replica import Replica, current_replica
@@ -76,6 +77,8 @@ class Strategy:
         self.receipt = RECEIPT.read() if receipt is None else receipt
         self.inspects = self.checks.on_nonfinite is not None or self.receipt is not None
         """True where the sums of gradients are looked at before they are used."""
+        self.entered_by: int | None = None
+        """The thread that has opened the last scope."""
         self._is_ready = False
         self._location: Location | None = None
         self._node: Node | None = None
@@ -103,8 +106,22 @@ class Strategy:
 
     @contextmanager
     def scope(self) -> Iterator[Strategy]:
-        """Make this the current strategy of this replica inside a ``with`` block."""
-        scopes = current_replica().strategies
+        """Make this the current strategy of this replica inside a ``with`` block.
+
+        Raises:
+            ReplicaError: another thread of this replica is in the scope of another replica's strategy.
+        """
+        replica = current_replica()
+        scopes: list[Strategy] = replica.strategies
+        self.entered_by = threading.get_ident()
+        for other in scopes:
+            if other.entered_by != self.entered_by and other.replica_index != self.replica_index:
+                raise ReplicaError(
+                    f"{replica.name} is replica {other.replica_index} in a strategy's scope of another thread, and "
+                    f"this one would make it replica {self.replica_index}: threads of one process are one replica, "
+                    "and would wait for each other for ever. Start them by distopt.simulate, or, over a transport of "
+                    "your own, by distopt.testing.ThreadReplicas"
+                )
         scopes.append(self)
         try:
             yield self

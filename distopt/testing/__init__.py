@@ -4,7 +4,14 @@ from distopt.testing.aggregator import AggregatorConformance
 from distopt.testing.communicator import CommunicatorConformance, DeadlineConformance
 from distopt.testing.failure import FailureConformance
 from distopt.testing.optimizer import OptimizerConformance
-from distopt.testing.replicas import LocalReplica, MPIReplicas, ProcessReplicas, Replicas, SimulatedReplicas
+from distopt.testing.replicas import (
+    LocalReplica,
+    MPIReplicas,
+    ProcessReplicas,
+    Replicas,
+    SimulatedReplicas,
+    ThreadReplicas,
+)
 
 __all__ = [
     "AggregatorConformance",
@@ -17,4 +24,5 @@ __all__ = [
     "ProcessReplicas",
     "Replicas",
     "SimulatedReplicas",
+    "ThreadReplicas",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import pickle
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from distopt.distribute.strategy import Strategy
 from distopt.distribute.transports.local import LocalCommunicator
 from distopt.distribute.transports.mpi import MPICommunicator
 from distopt.distribute.transports.threads import Hub
+from distopt.errors import ReplicaError
 from distopt.process.replica import Replica, current_replica, enter_replica
 
 PATIENCE = 5.0
@@ -93,6 +95,57 @@ class SimulatedReplicas(Replicas):
     def __call__(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
         """Call the function as in ``distopt.simulate``."""
         return run_on(Hub(self.count, self._nodes), fn, *args)
+
+
+class ThreadReplicas(Replicas):
+    """Threads of this process over a transport of yours: each thread becomes a replica before its function runs.
+
+    A plain ``threading.Thread`` is no replica of its own: all threads of a process share one record, with the scopes
+    that are open, so two of them would wait for each other over the same end of a transport.
+
+    Args:
+        make: function without arguments that returns new communicators of one group, one for each replica, in order.
+
+    Example:
+        >>> import distopt
+        >>> from distopt.distribute import ThreadCommunicator
+        >>> from distopt.distribute.transports.threads import Hub
+        >>> def make():
+        ...     hub = Hub(2)
+        ...     return [ThreadCommunicator(hub, index) for index in range(2)]
+        >>> ThreadReplicas(make)(lambda: float(distopt.all_reduce(distopt.replica_index() + 1.0)))
+        [3.0, 3.0]
+    """
+
+    def __init__(self, make: Callable[[], Sequence[Communicator]]) -> None:
+        self.make = make
+        ends = make()
+        self.transport, self.count = ends[0].name, len(ends)
+
+    def __call__(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
+        """Call the function in a new group; a replica that raises tells the others by ``Communicator.fail``."""
+        ends = self.make()
+        outcomes: list[Any] = [None] * self.count
+        failures: list[BaseException] = []
+
+        def run(index: int) -> None:
+            try:
+                outcomes[index] = _as_replica(ends[index], fn, args)
+            except BaseException as failure:
+                failures.append(failure)
+                ends[index].fail(failure)
+
+        # A context of its own for each: it has the observers of who calls, and no replica's record.
+        threads = [
+            threading.Thread(target=copy_context().run, args=(run, index), daemon=True) for index in range(self.count)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise next((each for each in failures if not isinstance(each, ReplicaError)), failures[0])
+        return outcomes
 
 
 class ProcessReplicas(Replicas):

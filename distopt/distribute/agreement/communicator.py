@@ -12,6 +12,10 @@ It also says one word in a hurry: ``fail`` tells the others not to wait for this
 Everything above (agreement, the order of summation, broadcast) is written once, on these two. Whether the replicas
 call the same thing is settled by the step header *before* a payload moves, so a transport may trust its callers.
 
+A process is one replica. Whoever runs replicas as threads lets each enter a record of its own first, as
+``distopt.testing.ThreadReplicas`` does; else all of them would read the innermost scope of any of them, and several
+would wait for each other at one end.
+
 Rejected: a richer contract (allreduce, broadcast, ... per transport). It would put the order of summation into
 the hands of each transport, and the bits with it.
 """

@@ -10,7 +10,7 @@ from distopt.distribute.agreement.goodbye import announce_failure
 from distopt.distribute.agreement.open_communicators import note_closed
 from distopt.distribute.transports.threads import Hub
 from distopt.errors import ReplicaFailedError
-from distopt.testing import CommunicatorConformance, DeadlineConformance, FailureConformance
+from distopt.testing import CommunicatorConformance, DeadlineConformance, FailureConformance, ThreadReplicas
 
 
 class TestCommunicator(CommunicatorConformance):
@@ -20,8 +20,11 @@ class TestCommunicator(CommunicatorConformance):
 class WithFreshCommunicators:
     def with_fresh_communicators(self, replicas, fn):
         hub = Hub(replicas.count)
+        own = replicas.make() if isinstance(replicas, ThreadReplicas) else None
 
         def run():
+            if own is not None:
+                return fn(own[distopt.replica_index()])
             if replicas.transport == "local":
                 return fn(LocalCommunicator())
             if replicas.transport == "threads":
