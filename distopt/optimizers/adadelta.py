@@ -51,6 +51,7 @@ class Adadelta(Optimizer):
         learning_rate: lr; a number, a schedule, or a function without arguments. The paper's is 1.
         rho: ρ, decay of both means, 0 to 1.
         epsilon: ε, which also sets the size of the first steps, taken literally.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -67,10 +68,16 @@ class Adadelta(Optimizer):
     """
 
     _hyperparameters = ("rho", "epsilon")
+    _distopt_slot_lists = (
+        ("accumulated_grad", "_accumulated_grads"),
+        ("accumulated_delta_var", "_accumulated_delta_vars"),
+    )
     _second_moments = ("accumulated_grad", "accumulated_delta_var")
 
-    def __init__(self, learning_rate: Any = 0.001, rho: float = 0.95, epsilon: float = 1e-7, **kwargs: Any) -> None:
-        super().__init__(learning_rate, **kwargs)
+    def __init__(
+        self, learning_rate: Any = 0.001, rho: float = 0.95, epsilon: float = 1e-7, *options: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(learning_rate, *options, **kwargs)
         self.rho = within("Adadelta", "rho", rho, 0, 1)
         self.epsilon = finite("Adadelta", "epsilon", epsilon, low=0)
 

@@ -42,6 +42,7 @@ class Adafactor(Layerwise):
         epsilon_2: ε₂, the least scale of a step.
         clip_threshold: limit of rms(u), above 0.
         relative_step: without effect, see below.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -61,6 +62,7 @@ class Adafactor(Layerwise):
 
     _hyperparameters = ("beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold", "relative_step")
     _second_moments = ("velocity",)
+    _distopt_not_called = ("_rms",)
 
     def __init__(
         self,
@@ -70,9 +72,10 @@ class Adafactor(Layerwise):
         epsilon_2: float = 1e-3,
         clip_threshold: float = 1.0,
         relative_step: bool = True,
+        *options: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *options, **kwargs)
         self.beta_2_decay = within("Adafactor", "beta_2_decay", beta_2_decay, -math.inf, 0)
         self.epsilon_1 = finite("Adafactor", "epsilon_1", epsilon_1, low=0)
         self.epsilon_2 = finite("Adafactor", "epsilon_2", epsilon_2, low=0)
@@ -81,7 +84,7 @@ class Adafactor(Layerwise):
         self._means: dict[Variable, tuple[Variable, Variable]] = {}
 
     def _make_slots(self) -> None:
-        for variable in self._trainable_variables:
+        for variable in self._distopt_stepped:
             shape, name = variable.shape, f"{self.name}/{variable.path.replace('/', '_')}"
             is_factored = len(shape) > 1
             shapes = (shape[:-1], (*shape[:-2], shape[-1])) if is_factored else ((), ())

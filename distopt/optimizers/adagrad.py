@@ -39,6 +39,7 @@ class Adagrad(Optimizer):
         learning_rate: lr; a number, a schedule, or a function without arguments. The paper's is near 1.
         initial_accumulator_value: the first value of a, 0 or more.
         epsilon: ε, against division by zero, taken literally.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -57,6 +58,7 @@ class Adagrad(Optimizer):
     """
 
     _hyperparameters = ("initial_accumulator_value", "epsilon")
+    _distopt_slot_lists = (("accumulator", "_accumulators"),)
     _second_moments = ("accumulator",)
 
     def __init__(
@@ -64,21 +66,18 @@ class Adagrad(Optimizer):
         learning_rate: Any = 0.001,
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
+        *options: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *options, **kwargs)
         self.initial_accumulator_value = finite(
             "Adagrad", "initial_accumulator_value", initial_accumulator_value, low=0
         )
         self.epsilon = finite("Adagrad", "epsilon", epsilon, low=0)
 
     def _make_slots(self) -> None:
-        for variable in self._trainable_variables:
-            self.add_variable_from_reference(
-                variable,
-                "accumulator",
-                initializer=lambda shape, dtype: np.full(shape, self.initial_accumulator_value, dtype),
-            )
+        first = self.initial_accumulator_value
+        self._distopt_make_slots(("accumulator",), lambda shape, dtype: np.full(shape, first, dtype))
 
     def _rule(self) -> Rule:
         return ADAGRAD

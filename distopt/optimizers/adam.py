@@ -85,6 +85,7 @@ class Adam(Optimizer):
         beta_2: β₂, decay of the second.
         epsilon: ε, added to √v before the bias is corrected ("epsilon hat" of the paper), taken literally.
         amsgrad: whether to use AMSGrad.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -102,6 +103,7 @@ class Adam(Optimizer):
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon", "amsgrad")
+    _distopt_slot_lists = (("momentum", "_momentums"), ("velocity", "_velocities"), ("velocity_hat", "_velocity_hats"))
     _second_moments = ("velocity", "velocity_hat")
 
     def __init__(
@@ -111,21 +113,19 @@ class Adam(Optimizer):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         amsgrad: bool = False,
+        *options: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *options, **kwargs)
         self.beta_1 = within("Adam", "beta_1", beta_1, 0, BELOW_ONE)
         self.beta_2 = within("Adam", "beta_2", beta_2, 0, BELOW_ONE)
         self.epsilon = finite("Adam", "epsilon", epsilon, low=0)
         self.amsgrad = flag("Adam", "amsgrad", amsgrad)
 
     def _make_slots(self) -> None:
-        for variable in self._trainable_variables:
-            self.add_variable_from_reference(variable, "momentum")
-            self.add_variable_from_reference(variable, "velocity")
+        self._distopt_make_slots(("momentum", "velocity"))
         if self.amsgrad:
-            for variable in self._trainable_variables:
-                self.add_variable_from_reference(variable, "velocity_hat")
+            self._distopt_make_slots(("velocity_hat",))
 
     def _rule(self) -> Rule:
         return AMSGRAD if self.amsgrad else ADAM

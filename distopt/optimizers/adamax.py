@@ -55,6 +55,7 @@ class Adamax(Optimizer):
         beta_1: β₁, decay of the first moment.
         beta_2: β₂, decay of the norm, 0 to 1.
         epsilon: ε, against division by zero, taken literally.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -73,6 +74,7 @@ class Adamax(Optimizer):
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon")
+    _distopt_slot_lists = (("momentum", "_m"), ("norm", "_u"))
 
     def __init__(
         self,
@@ -80,9 +82,10 @@ class Adamax(Optimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
+        *options: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *options, **kwargs)
         self.beta_1 = within("Adamax", "beta_1", beta_1, 0, BELOW_ONE)
         self.beta_2 = within("Adamax", "beta_2", beta_2, 0, 1)
         self.epsilon = finite("Adamax", "epsilon", epsilon, low=0)

@@ -20,6 +20,7 @@ class AdamW(Adam):
         beta_2: β₂, decay of the second.
         epsilon: ε, as in ``Adam``.
         amsgrad: whether to use AMSGrad.
+        *options: the arguments of ``Optimizer`` by position, from ``clipnorm``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -44,10 +45,11 @@ class AdamW(Adam):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         amsgrad: bool = False,
+        *options: Any,
         **kwargs: Any,
     ) -> None:
         if weight_decay is None:
             raise InvalidArgumentError(
                 "AdamW(weight_decay=None): expected a number, 0 or more; without weight decay it is Adam"
             )
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay=weight_decay, **kwargs)
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay, *options, **kwargs)

@@ -98,6 +98,7 @@ class Ftrl(Optimizer):
         l2_regularization_strength: λ₂, 0 or more.
         l2_shrinkage_regularization_strength: s, 0 or more: a penalty added to the loss.
         beta: β of the paper, 0 or more.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -124,6 +125,7 @@ class Ftrl(Optimizer):
         "l2_shrinkage_regularization_strength",
         "beta",
     )
+    _distopt_slot_lists = (("accumulator", "_accumulators"), ("linear", "_linears"))
     _second_moments = ("accumulator",)
 
     def __init__(
@@ -135,9 +137,10 @@ class Ftrl(Optimizer):
         l2_regularization_strength: float = 0.0,
         l2_shrinkage_regularization_strength: float = 0.0,
         beta: float = 0.0,
+        *options: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *options, **kwargs)
         self.learning_rate_power = finite("Ftrl", "learning_rate_power", learning_rate_power)
         if self.learning_rate_power > 0:
             raise InvalidArgumentError(
@@ -157,13 +160,9 @@ class Ftrl(Optimizer):
         self.beta = at_least_0("beta", beta)
 
     def _make_slots(self) -> None:
-        for variable in self._trainable_variables:
-            self.add_variable_from_reference(
-                variable,
-                "accumulator",
-                initializer=lambda shape, dtype: np.full(shape, self.initial_accumulator_value, dtype),
-            )
-            self.add_variable_from_reference(variable, "linear")
+        first = self.initial_accumulator_value
+        filled = (lambda shape, dtype: np.full(shape, first, dtype), "zeros")
+        self._distopt_make_slots(("accumulator", "linear"), filled)
 
     def _rule(self) -> Rule:
         return FTRL if self.learning_rate_power == -0.5 else FTRL_POWER

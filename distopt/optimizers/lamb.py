@@ -56,6 +56,7 @@ class Lamb(Layerwise):
         beta_1: β₁, decay of the first moment.
         beta_2: β₂, decay of the second.
         epsilon: ε, added to the corrected root.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -73,6 +74,7 @@ class Lamb(Layerwise):
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon")
+    _distopt_slot_lists = (("momentum", "_momentums"), ("velocity", "_velocities"))
     _second_moments = ("velocity",)
 
     def __init__(
@@ -81,9 +83,10 @@ class Lamb(Layerwise):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
+        *options: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *options, **kwargs)
         self.beta_1 = within("Lamb", "beta_1", beta_1, 0, BELOW_ONE)
         self.beta_2 = within("Lamb", "beta_2", beta_2, 0, BELOW_ONE)
         self.epsilon = finite("Lamb", "epsilon", epsilon, low=0)

@@ -51,6 +51,7 @@ class Lion(Optimizer):
         learning_rate: lr; a number, a schedule, or a function without arguments. Take a third to a tenth of Adam's.
         beta_1: β₁, weight of the momentum in the direction, above 0 and at most 1.
         beta_2: β₂, decay of the momentum, 0 to 1.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -67,9 +68,12 @@ class Lion(Optimizer):
     """
 
     _hyperparameters = ("beta_1", "beta_2")
+    _distopt_slot_lists = (("momentum", "_momentums"),)
 
-    def __init__(self, learning_rate: Any = 0.001, beta_1: float = 0.9, beta_2: float = 0.99, **kwargs: Any) -> None:
-        super().__init__(learning_rate, **kwargs)
+    def __init__(
+        self, learning_rate: Any = 0.001, beta_1: float = 0.9, beta_2: float = 0.99, *options: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(learning_rate, *options, **kwargs)
         self.beta_1 = within("Lion", "beta_1", beta_1, 0, 1)
         if self.beta_1 == 0:
             raise InvalidArgumentError(

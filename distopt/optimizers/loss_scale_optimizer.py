@@ -18,6 +18,20 @@ _SMALLEST = 2.0**-126
 """The smallest scale: below it float32 loses digits, and in the end a gradient would be divided by zero."""
 
 
+_ONCE_SAVED = {
+    "weight_decay": None,
+    "clipnorm": None,
+    "global_clipnorm": None,
+    "clipvalue": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}
+"""Arguments without effect that early versions of Keras 3 wrote into configs."""
+
+
 class LossScaleOptimizer(Composite):
     """An optimizer for scaled losses: the scale grows while gradients stay finite and halves when they do not.
 
@@ -52,6 +66,16 @@ class LossScaleOptimizer(Composite):
     the inner optimizer accumulates, the sum of all micro-steps is checked, not each micro-step.
     """
 
+    _distopt_not_called = (
+        "check_finite",
+        "_common_apply",
+        "_tf_apply",
+        "_stateful_handle_finite_grads",
+        "_stateful_handle_non_finite_grads",
+        "_stateless_handle_finite_grads",
+        "_stateless_handle_non_finite_grads",
+    )
+
     def __init__(
         self,
         inner_optimizer: Optimizer,
@@ -61,6 +85,13 @@ class LossScaleOptimizer(Composite):
         **kwargs: Any,
     ) -> None:
         owner = "LossScaleOptimizer"
+        if not kwargs.pop("dynamic", True):
+            raise InvalidArgumentError(
+                f"{owner}(dynamic=False): a fixed scale is the loss_scale_factor of the inner optimizer: set it there"
+            )
+        for argument, default in _ONCE_SAVED.items():
+            if argument in kwargs and kwargs[argument] == default:
+                del kwargs[argument]
         unknown = kwargs.keys() - {"gradient_aggregator", "gradient_transformers"}
         if unknown:
             raise InvalidArgumentError(f"{owner}: {sorted(unknown)}: set such arguments on the `inner_optimizer`")
@@ -70,9 +101,40 @@ class LossScaleOptimizer(Composite):
         training, inner = self._engine.training, engine_of(self.inner_optimizer).training
         training.accumulate_in(inner.accumulation)
         training.count_with(inner.iterations)
-        self.initial_scale = divisor(owner, "initial_scale", initial_scale)
-        self.dynamic_growth_steps = count(owner, "dynamic_growth_steps", dynamic_growth_steps, 1)
-        training.scale_by(LossScale(self.initial_scale, self.dynamic_growth_steps, _SMALLEST))
+        self._initial_scale = divisor(owner, "initial_scale", initial_scale)
+        growth_steps = count(owner, "dynamic_growth_steps", dynamic_growth_steps, 1)
+        training.scale_by(LossScale(self._initial_scale, growth_steps, _SMALLEST))
+
+    @property
+    def _distopt_not_inside(self) -> type:
+        return LossScaleOptimizer
+
+    @property
+    def initial_scale(self) -> float:
+        """Return the scale of the first step; another can be set before it."""
+        return self._initial_scale
+
+    @initial_scale.setter
+    def initial_scale(self, value: float) -> None:
+        if self.built:
+            raise InvalidArgumentError(
+                f"initial_scale = {value!r}: optimizer {self.name!r} has begun with {self._initial_scale}: set the "
+                "scale itself, optimizer.dynamic_scale.assign(value)"
+            )
+        self._initial_scale = divisor("LossScaleOptimizer", "initial_scale", value)
+        self.dynamic_scale.assign(self._initial_scale)
+
+    @property
+    def dynamic_growth_steps(self) -> int:
+        """Return the number of steps until the scale is doubled; another can be set at any time."""
+        steps = self._scale.growth_steps
+        assert steps is not None
+        return steps
+
+    @dynamic_growth_steps.setter
+    def dynamic_growth_steps(self, value: int) -> None:
+        self._scale.grow_after(count("LossScaleOptimizer", "dynamic_growth_steps", value, 1))
+        self._engine.note_changed_options()
 
     @property
     def _scale(self) -> LossScale:
@@ -94,7 +156,8 @@ class LossScaleOptimizer(Composite):
         return self.inner_optimizer
 
     def _make_averages_and_accumulators(self) -> None:
-        self._own_variables += [self.step_counter, self.dynamic_scale]
+        self._track_variable(self.step_counter)
+        self._track_variable(self.dynamic_scale)
 
     @property
     def iterations(self) -> Any:

@@ -80,6 +80,7 @@ class Muon(Layerwise):
         ns_steps: the number of iterations of Newton and Schulz.
         nesterov: whether to use Nesterov's form.
         rms_rate: a factor that brings the step to the size of Adam's; None leaves out the factor and the root.
+        *options: the arguments of ``Optimizer`` by position, from ``clipnorm``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -116,6 +117,13 @@ class Muon(Layerwise):
         "rms_rate",
     )
     _second_moments = ("velocity",)
+    _distopt_not_called = (
+        "transpose_last_axis",
+        "lr_adjust",
+        "zeropower_via_newtonschulz5",
+        "_muon_update_step",
+        "_adamw_update_step",
+    )
     _settled_when_built = ("exclude_layers", "exclude_embeddings", "master_weights")
 
     def __init__(
@@ -126,7 +134,7 @@ class Muon(Layerwise):
         adam_weight_decay: float | None = 0.004,
         epsilon: float = 1e-7,
         weight_decay: float | None = 0.004,
-        *,
+        *options: Any,
         exclude_layers: Sequence[str] | None = None,
         exclude_embeddings: bool = True,
         muon_a: float = 3.4445,
@@ -139,7 +147,7 @@ class Muon(Layerwise):
         rms_rate: float | None = 0.2,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        super().__init__(learning_rate, weight_decay, *options, **kwargs)
         self.adam_beta_1 = within("Muon", "adam_beta_1", adam_beta_1, 0, BELOW_ONE)
         self.adam_beta_2 = within("Muon", "adam_beta_2", adam_beta_2, 0, BELOW_ONE)
         self.adam_weight_decay = _finite_or_none("adam_weight_decay", adam_weight_decay)
@@ -156,9 +164,9 @@ class Muon(Layerwise):
         self.rms_rate = _finite_or_none("rms_rate", rms_rate)
 
     def _make_slots(self) -> None:
-        for variable in self._trainable_variables:
+        for variable in self._distopt_stepped:
             self.add_variable_from_reference(variable, "momentum")
-            if self._is_adams(variable):
+            if self._should_use_adamw(variable):
                 self.add_variable_from_reference(variable, "velocity")
         paths = [variable.path for variable in self._trainable_variables]
         advice = "so they leave nothing to Adam. A pattern is to be found in a path"
@@ -167,15 +175,15 @@ class Muon(Layerwise):
     def _slot_labels(self) -> tuple[str, ...]:
         return "momentum", "velocity"
 
-    def _is_adams(self, variable: Variable) -> bool:
+    def _should_use_adamw(self, variable: Variable) -> bool:
         """Return whether Adam updates a variable."""
         path = variable.path
         is_embedding = self.exclude_embeddings and "embedding" in path.lower()
         return len(variable.shape) != 2 or is_embedding or any(re.search(part, path) for part in self.exclude_layers)
 
     def _weight_decay_of(self, variable: Variable) -> float:
-        decay = self.adam_weight_decay if self._is_adams(variable) else self.weight_decay
-        return 0.0 if decay is None or self._own_weight_decay.spares(variable) else decay
+        decay = self.adam_weight_decay if self._should_use_adamw(variable) else self.weight_decay
+        return decay if decay is not None and self._use_weight_decay(variable) else 0.0
 
     def _move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
         if len(slots) == 2:

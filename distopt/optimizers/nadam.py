@@ -63,6 +63,7 @@ class Nadam(Optimizer):
         beta_1: β₁, decay of the first moment.
         beta_2: β₂, decay of the second.
         epsilon: ε, added to the root, taken literally.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -81,6 +82,7 @@ class Nadam(Optimizer):
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon")
+    _distopt_slot_lists = (("momentum", "_momentums"), ("velocity", "_velocities"))
     _second_moments = ("velocity",)
 
     def __init__(
@@ -89,9 +91,10 @@ class Nadam(Optimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
+        *options: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *options, **kwargs)
         self.beta_1 = within("Nadam", "beta_1", beta_1, 0, BELOW_ONE)
         self.beta_2 = within("Nadam", "beta_2", beta_2, 0, BELOW_ONE)
         self.epsilon = finite("Nadam", "epsilon", epsilon, low=0)
@@ -99,7 +102,7 @@ class Nadam(Optimizer):
     def _make_slots(self) -> None:
         super()._make_slots()
         dtype = compute_dtype(self._trainable_variables[0].dtype) if self._trainable_variables else None
-        self._u_product = self.add_variable((), "ones", dtype, "u_product")
+        self._u_product = self.add_variable((), "ones", dtype, name="u_product")
 
     def _rule(self) -> Rule:
         return NADAM

@@ -74,6 +74,7 @@ class RMSprop(Optimizer):
         momentum: μ, 0 to 1.
         epsilon: ε, inside of the root, taken literally.
         centered: whether to divide by the estimated deviation.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -91,6 +92,11 @@ class RMSprop(Optimizer):
     """
 
     _hyperparameters = ("rho", "momentum", "epsilon", "centered")
+    _distopt_slot_lists = (
+        ("momentum", "_momentums"),
+        ("velocity", "_velocities"),
+        ("average_gradient", "_average_gradients"),
+    )
     _second_moments = ("velocity",)
 
     def __init__(
@@ -100,9 +106,10 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         epsilon: float = 1e-7,
         centered: bool = False,
+        *options: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *options, **kwargs)
         self.rho = within("RMSprop", "rho", rho, 0, 1)
         self.momentum = within("RMSprop", "momentum", momentum, 0, 1)
         self.epsilon = finite("RMSprop", "epsilon", epsilon, low=0)
@@ -110,8 +117,7 @@ class RMSprop(Optimizer):
 
     def _make_slots(self) -> None:
         for label in self._slot_labels():
-            for variable in self._trainable_variables:
-                self.add_variable_from_reference(variable, label)
+            self._distopt_make_slots((label,))
 
     @property
     def _has_momentum(self) -> bool:

@@ -72,6 +72,7 @@ class ScheduleFreeAdamW(Optimizer):
         beta_2: β₂, decay of the second moment.
         epsilon: ε, added to the root, taken literally.
         warmup_steps: the number of first steps in which the learning rate grows linearly; 0 or more.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -91,6 +92,7 @@ class ScheduleFreeAdamW(Optimizer):
     """
 
     _hyperparameters = ("beta_1", "beta_2", "epsilon", "warmup_steps")
+    _distopt_slot_lists = (("momentum", "_momentums"), ("velocity", "_velocities"))
     _second_moments = ("velocity",)
 
     def __init__(
@@ -100,9 +102,10 @@ class ScheduleFreeAdamW(Optimizer):
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
         warmup_steps: float = 0,
+        *options: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *options, **kwargs)
         self.beta_1 = within("ScheduleFreeAdamW", "beta_1", beta_1, 0, 1)
         if self.beta_1 == 0:
             raise InvalidArgumentError(
@@ -113,9 +116,9 @@ class ScheduleFreeAdamW(Optimizer):
         self.warmup_steps = number_at_least("ScheduleFreeAdamW", "warmup_steps", warmup_steps, 0)
 
     def _make_slots(self) -> None:
-        for variable in self._trainable_variables:
-            self.assign(self.add_variable_from_reference(variable, "momentum"), variable.numpy())
-            self.add_variable_from_reference(variable, "velocity")
+        super()._make_slots()
+        for variable in self._distopt_stepped:
+            self._engine.slots.table[variable, "momentum"].assign(variable)
 
     def _rule(self) -> Rule:
         return SCHEDULE_FREE

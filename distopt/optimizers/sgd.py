@@ -69,6 +69,7 @@ class SGD(Optimizer):
         learning_rate: lr; a number, a schedule, or a function without arguments.
         momentum: μ, 0 to 1.
         nesterov: whether to use Nesterov's form.
+        *options: the arguments of ``Optimizer`` by position, from ``weight_decay``.
         **kwargs: the arguments of ``Optimizer``.
 
     Raises:
@@ -87,9 +88,12 @@ class SGD(Optimizer):
     """
 
     _hyperparameters = ("momentum", "nesterov")
+    _distopt_slot_lists = (("momentum", "momentums"),)
 
-    def __init__(self, learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False, **kwargs: Any) -> None:
-        super().__init__(learning_rate, **kwargs)
+    def __init__(
+        self, learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False, *options: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(learning_rate, *options, **kwargs)
         self.momentum = within("SGD", "momentum", momentum, 0, 1)
         self.nesterov = flag("SGD", "nesterov", nesterov)
 

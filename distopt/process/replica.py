@@ -40,6 +40,8 @@ class Replica:
     """Set on all replicas in the same step, when one of them was asked to stop."""
     observers: Observers = field(default_factory=Observers)
     """The observers of its steps."""
+    overwrites: bool = False
+    """True where a variable of this replica is, or was, overwritten by its gradient: steps have to look for it."""
     broken_by: type[BaseException] | None = None
     """The kind of error that left a step in the middle, until the replicas agree on going on together."""
     draws: Draws = field(default_factory=Draws)

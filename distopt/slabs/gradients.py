@@ -43,6 +43,8 @@ class Gradients:
         """The number of items that this replica's summed loss is over, or None."""
         self.stream: SumsMeanwhile | None = None
         """The stream that sums the dense gradients while they come, or None."""
+        self.communicates = False
+        """True where the step is one of several replicas, which agree on it."""
 
     @property
     def are_summed(self) -> bool:

@@ -61,6 +61,8 @@ class Variable(RowUpdates):
         <Variable 'w' shape=(2,) dtype=float32 value=[0.5 1.5]>
     """
 
+    _is_overwritten = False
+
     def __init__(
         self,
         initial_value: Any = None,
@@ -93,6 +95,16 @@ class Variable(RowUpdates):
         if dtype is not None:
             array = cast(array, to_dtype(dtype), f"variable {self.name!r}")
         self.storage = Storage(np.array(array, order="C"))
+
+    @property
+    def overwrite_with_gradient(self) -> bool:
+        """Return whether optimizers of the Keras 3 family set the variable to its gradient, in place of a step."""
+        return self._is_overwritten
+
+    @overwrite_with_gradient.setter
+    def overwrite_with_gradient(self, value: bool) -> None:
+        self._is_overwritten = bool(value)
+        self.owner.overwrites = self.owner.overwrites or self._is_overwritten
 
     def check_owner(self) -> None:
         """Refuse the use by another replica than the one that made this variable.
@@ -234,7 +246,7 @@ class Variable(RowUpdates):
         return cast(array, self.dtype, f"{what} to variable {self.name!r}")
 
     def __reduce__(self) -> Any:
-        return _restore, (self.numpy(), self.name, self.trainable, self.constraint)
+        return _restore, (self.numpy(), self.name, self.trainable, self.constraint, self._is_overwritten)
 
 
 class Reference:
@@ -279,5 +291,10 @@ def _initial(given: Any, shape: Sequence[int] | None, dtype: npt.DTypeLike | Non
     return value
 
 
-def _restore(array: Array, name: str, trainable: bool, constraint: Constraint | None) -> Variable:
-    return Variable(array, name=name, trainable=trainable, constraint=constraint)
+def _restore(
+    array: Array, name: str, trainable: bool, constraint: Constraint | None, overwritten: bool = False
+) -> Variable:
+    variable = Variable(array, name=name, trainable=trainable, constraint=constraint)
+    if overwritten:
+        variable.overwrite_with_gradient = True
+    return variable

@@ -25,6 +25,10 @@ class LossScale:
         self.step_counter = Variable(np.int64(0), name="step_counter", trainable=False)
         self.scale = Variable(np.float32(factor), name="dynamic_scale", trainable=False)
 
+    def grow_after(self, steps: int) -> None:
+        """Let a dynamic scale double after so many steps from now on."""
+        self.growth_steps = steps
+
     @property
     def factor(self) -> float:
         """The number, as it is now."""

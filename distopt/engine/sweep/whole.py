@@ -88,9 +88,9 @@ class Whole:
         """Limit, transform, update."""
         if self.rescaling is not None:
             self.rescaling.limit(self._gradients)
-        for transformer in self._options.on_sum:
-            hook = f"gradient transformer {hook_name(transformer)}"
-            self._gradients.replace_from_hook(transformer(self._gradients.copied_pairs()), hook)
+        for hook in self._options.on_sum:
+            name = f"gradient transformer {hook_name(hook)}"
+            self._gradients.replace_from_hook(hook(self._gradients.copied_pairs()), name)
         if self._options.on_sum and self._options.merges_rows:  # they may return repeated rows
             merge_rows(self._gradients)
         if ACTIVE:

@@ -104,6 +104,7 @@ class BaseOptimizer(Face):
         if given_up is not None:
             refuse_buffers(pairs, given_up)
         gradients = Gradients(listing)
+        gradients.communicates = call.communicator is not None
         read_gradients(pairs, gradients, casts=self._engine.options.casts)
         return gradients
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from distopt.engine.state.options import Hook
 from distopt.engine.sweep.rescaling import Rescaling
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.access import engine_of, family_of
+from distopt.optimizers.common.access import engine_of, family_of, parts_of
+from distopt.optimizers.common.base import BaseOptimizer
+from distopt.optimizers.common.overrides import is_overridden
+from distopt.optimizers.keras3.hooks import BEFORE
 from distopt.optimizers.keras3.optimizer import Optimizer
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import Listing
@@ -24,6 +28,12 @@ class Composite(Optimizer):
     """
 
     _inner: list[Optimizer]
+    _distopt_not_called_by_rule = ("add_variable",)
+
+    @property
+    def _distopt_not_inside(self) -> type:
+        """Return the class of the optimizers that can't be inside of this one."""
+        return Composite
 
     def _inner_of(self, variable: Variable) -> Optimizer:
         """Return the optimizer of one variable."""
@@ -36,16 +46,21 @@ class Composite(Optimizer):
             InvalidArgumentError: the argument can't be an inner optimizer.
         """
         owner = type(self).__name__
-        if not isinstance(inner, Optimizer) or isinstance(inner, Composite):
+        if not isinstance(inner, Optimizer) or isinstance(inner, self._distopt_not_inside):
             raise InvalidArgumentError(
                 f"{owner}: received {inner!r} as an inner optimizer: expected one of the Keras 3 family that has no "
-                "optimizer inside"
+                "optimizer inside" + " (or a MultiOptimizer)" * (self._distopt_not_inside is not Composite)
             )
         hooks = engine_of(inner).options
         if hooks.aggregator is not None or hooks.transformers:
             raise InvalidArgumentError(
                 f"{owner}: the inner optimizer {inner.name!r} has hooks. Gradients are summed once for all: give "
                 f"gradient_aggregator and gradient_transformers to {owner}"
+            )
+        if overridden := [name for name in BEFORE if is_overridden(type(inner), name)]:
+            raise InvalidArgumentError(
+                f"{owner}: {type(inner).__name__} overrides {', '.join(overridden)}, which see the gradients of a "
+                f"replica, and {owner} hands the sum to its inner optimizers: override them in a subclass of {owner}"
             )
         inner.loss_scale_factor = None  # or gradients would be divided twice
         return inner
@@ -69,8 +84,8 @@ class Composite(Optimizer):
             "exclude_from_weight_decay on them"
         )
 
-    def _parts(self) -> Sequence[Optimizer]:
-        return self._inner
+    def _parts(self) -> Sequence[BaseOptimizer]:
+        return [part for inner in self._inner for part in parts_of(inner)]
 
     def _shares(self, variables: Iterable[Variable]) -> list[tuple[Optimizer, list[Variable]]]:
         shares: dict[int, tuple[Optimizer, list[Variable]]] = {}
@@ -113,13 +128,24 @@ class Composite(Optimizer):
         for inner in self._inner:
             family_of(inner).create_state(gradients)
 
+    @property
+    def _distopt_limiter(self) -> Hook | None:
+        return None
+
+    def _distopt_methods(self) -> str:
+        return ""
+
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
+        if self._distopt_overwriting is not None:
+            gradients = self._distopt_overwrite(gradients)
         entries: dict[int, list[int]] = {}
         for k in gradients.entries:
             entries.setdefault(id(self._inner_of(gradients.slab.variables[k])), []).append(k)
         for inner in self._inner:
-            part = gradients.part(entries.get(id(inner), []))
-            Rescaling(engine_of(inner).options.clipping).limit(part)
+            part, options = gradients.part(entries.get(id(inner), [])), engine_of(inner).options
+            Rescaling(options.limits).limit(part)
+            for limiter in options.on_sum:
+                part.replace_from_hook(limiter(part.pairs()), f"a method of {inner.name!r}")
             family_of(inner).update(part, dense_done=False)
 
     def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:

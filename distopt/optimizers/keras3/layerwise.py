@@ -19,21 +19,22 @@ from distopt.variables.variable import Variable
 class Layerwise(Optimizer, abc.ABC):
     """The base of optimizers that update one variable after the other; not for users."""
 
-    def update_step(self, gradient: Any, variable: Variable, learning_rate: Any) -> None:
+    def update_step(self, gradient: Any, variable: Variable, learning_rate: Any = None) -> None:
         """Update one variable.
 
         Args:
             gradient: the aggregated gradient: IndexedSlices (not mutated), or an array in the variable's shape, which
                 is used as scratch memory if it can be written and needs no cast.
             variable: the variable; 16-bit variables and their slots are computed in float32 and rounded once.
-            learning_rate: the learning rate of this step, a number.
+            learning_rate: the learning rate of this step, a number; None means the one that was evaluated.
         """
+        rate = self._own_learning_rate.of_step if learning_rate is None else learning_rate
         dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
         dtype = compute_dtype(variable.dtype)
         stored = [variable.storage.array, *(slot.storage.array for slot in self._slots_of(variable))]
         x, *slots = computed = [array.astype(dtype, copy=False) for array in stored]
         with np.errstate(all="ignore"):
-            self._move(x, np.require(dense, dtype, ["C", "W"]), slots, float(learning_rate))
+            self._move(x, np.require(dense, dtype, ["C", "W"]), slots, float(rate))
             for array, values in zip(stored, computed, strict=True):
                 if values is not array:
                     array[...] = values

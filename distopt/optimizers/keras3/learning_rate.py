@@ -20,6 +20,7 @@ class LearningRate:
     Args:
         owner: the optimizer's class, for messages.
         value: a number, which becomes a float32 Variable; a schedule; or a function without arguments.
+        is_listed: whether the Variable of a number is one of the optimizer's variables.
 
     Example:
         >>> rate = LearningRate("SGD", 0.5)
@@ -28,8 +29,8 @@ class LearningRate:
         0.25
     """
 
-    def __init__(self, owner: str, value: Any) -> None:
-        self._owner = owner
+    def __init__(self, owner: str, value: Any, *, is_listed: bool = True) -> None:
+        self._owner, self._is_listed = owner, is_listed
         self.source: Any = None
         """The source: a Variable, a schedule or a function."""
         self.of_step: Any = None
@@ -47,6 +48,13 @@ class LearningRate:
         else:
             self.source = Hyperparameter(number, "learning_rate")
 
+    def use(self, source: Any) -> None:
+        """Use a Variable as the source, or what else ``set`` takes."""
+        if isinstance(source, Variable):
+            self.source = source
+        else:
+            self.set(source)
+
     def replace(self, value: Any, name: str) -> None:
         """Set the learning rate of the optimizer ``name``, but never a number in place of a schedule or a function.
 
@@ -63,7 +71,7 @@ class LearningRate:
     @property
     def variables(self) -> list[Variable]:
         """Return a list with the Variable of a number; an empty list for a schedule or a function."""
-        return [self.source] if isinstance(self.source, Variable) else []
+        return [self.source] if self._is_listed and isinstance(self.source, Variable) else []
 
     def evaluate(self, name: str, calls: Variable) -> float:
         """Evaluate the learning rate, once, for the step after ``calls`` calls of the optimizer ``name``.
@@ -79,6 +87,18 @@ class LearningRate:
             return evaluated(name, int(calls), "learning_rate", rate)
         number = float(rate)
         return number if math.isfinite(number) else finite(name, "learning_rate", number)
+
+    def adopt(self, name: str, calls: Variable, rate: Any) -> float:
+        """Take what the user has computed for the step after ``calls`` calls of the optimizer ``name``.
+
+        Returns:
+            The value as a float.
+
+        Raises:
+            InvalidArgumentError: the value is no finite number.
+        """
+        self.of_step = rate.storage.array[()] if isinstance(rate, Variable) else rate
+        return evaluated(name, int(calls), "learning_rate", self.of_step)
 
     def at(self, calls: Variable) -> Any:
         """Return the value after ``calls`` calls of the optimizer."""

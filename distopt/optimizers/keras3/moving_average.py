@@ -51,9 +51,13 @@ class MovingAverage:
         InvalidArgumentError: an impossible value.
     """
 
-    def __init__(self, owner: str, is_kept: Any, momentum: Any, overwrite_frequency: Any) -> None:
+    def __init__(
+        self, owner: str, is_kept: Any, momentum: Any, overwrite_frequency: Any, *, begins_with_weights: bool = False
+    ) -> None:
         self._owner = owner
         self.is_kept = flag(owner, "use_ema", is_kept)
+        self.begins_with_weights = begins_with_weights
+        """True where averages begin with the weights as they are before the first step, not after it."""
         self.agreed: dict[str, float] = {}
         """The numbers on which replicas must agree in every step, by the names of the arguments."""
         self.set(momentum, overwrite_frequency)
@@ -89,7 +93,7 @@ class MovingAverage:
             slots: the slots, which hold the averages; changed.
             step: the number of the step, from 1.
         """
-        momentum = 0.0 if step == 1 else self.momentum
+        momentum = 0.0 if step == 1 and not self.begins_with_weights else self.momentum
         overwrites = self.overwrite_frequency is not None and step % self.overwrite_frequency == 0
         for buffer, parts in _own_parts(variables).items():
             average = slots.flats[buffer, AVERAGE_SLOT]

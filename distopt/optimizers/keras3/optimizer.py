@@ -11,19 +11,16 @@ from typing import Any
 import numpy as np
 
 from distopt.arguments import count, unknown_arguments
-from distopt.arrays import Array
-from distopt.distribute.collectives import num_replicas
-from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.accumulation import Accumulation
 from distopt.engine.state.options import Hook, StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.rule_updates import constrain, rounds, update_flat, update_one, update_rows
+from distopt.optimizers.keras3.former import Former
+from distopt.optimizers.keras3.hooks import hooks_of
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.optimizers.keras3.master_weights import MasterWeights
 from distopt.optimizers.keras3.moving_average import MovingAverage
-from distopt.optimizers.keras3.options import Options
-from distopt.optimizers.keras3.stateless import step_on_values
-from distopt.optimizers.keras3.weight_decay import WeightDecay, decay_variable
+from distopt.optimizers.keras3.weight_decay import WeightDecay
 from distopt.process.names import unique_name
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
@@ -34,7 +31,7 @@ from distopt.variables.tape import compute_gradients
 from distopt.variables.variable import Variable
 
 
-class Optimizer(Options):
+class Optimizer(Former):
     """The base class of the Keras 3 family.
 
     One step: sum the gradients over replicas, clip the sum, transform it, update every variable, apply constraints.
@@ -83,53 +80,72 @@ class Optimizer(Options):
     def __init__(
         self,
         learning_rate: Any = 0.001,
-        *,
+        weight_decay: float | None = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
-        weight_decay: float | None = None,
         use_ema: bool = False,
         ema_momentum: float = 0.99,
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        master_weights: bool = False,
         name: str | None = None,
+        *,
+        master_weights: bool = False,
         gradient_aggregator: Hook | None = None,
         gradient_transformers: Sequence[Hook] | None = None,
         **kwargs: Any,
     ) -> None:
         if self._distopt_is_probe:
             return
-        owner = type(self).__name__
-        self._refuse_unknown(kwargs)
+        owner, hooks = type(self).__name__, hooks_of(type(self))
+        self._refuse_unknown(kwargs, is_former=hooks.is_former)
+        if isinstance(learning_rate, str) and hooks.is_former:  # the name came first then
+            name, learning_rate = learning_rate, 0.001
         limits = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
         if sum(limit is not None for limit in limits.values()) > 1:
             raise InvalidArgumentError(
                 f"{owner}: Only one of `clipnorm`, `clipvalue` and `global_clipnorm` can be set, received "
                 + ", ".join(f"{k}={v!r}" for k, v in limits.items())
             )
-        checked = {k: checked_limit(k, v) for k, v in limits.items()}
-        name = name or unique_name(_snake_case(owner))
-        options = StepOptions(
-            gradient_aggregator, gradient_transformers, Clipping(**checked), casts=True, merges_rows=True
-        )
-        rate = LearningRate(owner, learning_rate)
+        if hooks.aggregates:
+            gradient_aggregator = self.aggregate_gradients
+        clipping = Clipping(**{k: checked_limit(k, v) for k, v in limits.items()})
+        options = StepOptions(gradient_aggregator, gradient_transformers, clipping, casts=True, merges_rows=True)
+        rate = LearningRate(owner, learning_rate, is_listed=not hooks.is_former)
         decay = WeightDecay(owner, weight_decay)
-        average = MovingAverage(owner, use_ema, ema_momentum, ema_overwrite_frequency)
-        super().__init__(name, options, rate, decay, average, MasterWeights(owner, master_weights))
+        average = MovingAverage(
+            owner, use_ema, ema_momentum, ema_overwrite_frequency, begins_with_weights=hooks.is_former
+        )
+        super().__init__(
+            name or unique_name(_snake_case(owner)), options, rate, decay, average, MasterWeights(owner, master_weights)
+        )
+        self._distopt_note_hooks()
         self._scalars_of_step: list[float] = []
         self.loss_scale_factor = loss_scale_factor
         if gradient_accumulation_steps:
             steps = count(owner, "gradient_accumulation_steps", gradient_accumulation_steps, 2)
             self._engine.training.accumulate_in(Accumulation(steps))
 
-    def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
+    def _refuse_unknown(self, kwargs: dict[str, Any], *, is_former: bool) -> None:
+        for name in ("jit_compile", *(_FORMER_ARGUMENTS if is_former else ())):  # nothing is compiled by XLA here
+            kwargs.pop(name, None)
         if kwargs.pop("decay", None) is not None:
             warnings.warn("decay is not known to this family and ignored: use a schedule", stacklevel=4)
         if kwargs:
             known = [*inspect.signature(Optimizer.__init__).parameters, *self._hyperparameters]
             raise unknown_arguments(type(self).__name__, kwargs, known, InvalidArgumentError)
+
+    _distopt_by_rule = False
+    """True where a rule updates variables, and no method."""
+
+    def _distopt_note_hooks(self) -> None:
+        super()._distopt_note_hooks()
+        hooks, noted = self._distopt_hooks, self.__dict__
+        noted["_distopt_is_former"] = hooks.is_former
+        noted["_distopt_by_rule"] = not hooks.updates and type(self).update_step is Optimizer.update_step
+        noted["_distopt_is_flat"] = self._distopt_by_rule and not hooks.behind
+        self._engine.options.limit_with(self._distopt_limiter)
 
     # The step
 
@@ -140,6 +156,7 @@ class Optimizer(Options):
         experimental_aggregate_gradients: bool = True,
         *,
         items: float | None = None,
+        skip_gradients_aggregation: bool = False,
     ) -> Variable:
         """Do one step: ``distopt/engine/step.py`` shows it from top to bottom.
 
@@ -149,6 +166,8 @@ class Optimizer(Options):
             name: ignored; it exists for code written for the legacy family.
             experimental_aggregate_gradients: False communicates nothing: the gradients count as aggregated already.
             items: number of items of this replica's *summed* loss; the aggregate is divided by the sum over replicas.
+            skip_gradients_aggregation: True means the same as ``experimental_aggregate_gradients=False``; it exists
+                for code written for Keras 2.11 to 2.15.
 
         Returns:
             ``iterations``.
@@ -158,7 +177,11 @@ class Optimizer(Options):
                 gradients that are not zero with ``items=0`` on all replicas.
             CollectiveMismatchError: replicas disagree on the call (on every replica).
         """
-        self._do_step(grads_and_vars, aggregates=bool(experimental_aggregate_gradients), items=items)
+        aggregates = bool(experimental_aggregate_gradients) and not skip_gradients_aggregation
+        if self._distopt_hooks.before:
+            self._distopt_go_through_apply(list(grads_and_vars), aggregates, items)
+        else:
+            self._do_step(grads_and_vars, aggregates=aggregates, items=items)
         return self._step_counter
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Variable] | None = None) -> Variable:
@@ -177,38 +200,13 @@ class Optimizer(Options):
         variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
         if len(grads) != len(variables):
             raise InvalidArgumentError(f"apply received {len(grads)} gradients for {len(variables)} variables")
-        return self.apply_gradients(zip(grads, variables, strict=True))
-
-    def stateless_apply(
-        self, optimizer_variables: Sequence[Any], grads: Sequence[Any], trainable_variables: Sequence[Any]
-    ) -> tuple[list[Array], list[Array]]:
-        """Do a step on values: neither the optimizer nor its variables are changed.
-
-        With several replicas, gradients are summed as in any step.
-
-        Args:
-            optimizer_variables: values in the order of ``variables``; not changed.
-            grads: gradients in the order of the variables that the optimizer was built for.
-            trainable_variables: values of these variables; not changed.
-
-        Returns:
-            The new values of the trainable variables and of the optimizer's.
-
-        Raises:
-            InvalidArgumentError: the optimizer is not built; lists of other lengths or shapes.
-
-        Example:
-            >>> import distopt
-            >>> w = distopt.Variable([1.0])
-            >>> sgd = distopt.optimizers.SGD(0.5)
-            >>> sgd.build([w])
-            >>> (new,), (iteration, rate) = sgd.stateless_apply([0, 0.5], [[1.0]], [[3.0]])
-            >>> new, int(iteration), w.numpy()
-            (array([2.5], dtype=float32), 1, array([1.], dtype=float32))
-
-        Source: Keras 3 ``keras.optimizers.Optimizer.stateless_apply``.
-        """
-        return step_on_values(self, self._trainable_variables, optimizer_variables, grads, trainable_variables)
+        pairs: Iterable[Pair] = zip(grads, variables, strict=True)
+        if self._distopt_hooks.before:
+            self._check_variables_are_known(variables if self.built else ())
+            pairs = self._distopt_filtered(grads, variables) if self._distopt_hooks.filters else pairs
+        aggregates, items = self._distopt_step_is
+        self._do_step(pairs, aggregates=aggregates, items=items)
+        return self._step_counter
 
     def minimize(
         self,
@@ -219,20 +217,23 @@ class Optimizer(Options):
         tape: Any = None,
     ) -> Variable:
         """Differentiate a loss and do one step, as in the legacy family."""
-        return self.apply_gradients(compute_gradients(loss, var_list, grad_loss=grad_loss, tape=tape), name=name)
+        if self._distopt_is_former:
+            return self.apply_gradients(self.compute_gradients(loss, var_list, tape))
+        return self.apply_gradients(compute_gradients(loss, var_list, grad_loss=grad_loss, tape=tape))
 
-    def update_step(self, gradient: Any, variable: Variable, learning_rate: Any) -> None:
+    def update_step(self, gradient: Any, variable: Variable, learning_rate: Any = None) -> None:
         """Update one variable. Override this method to write an optimizer of your own.
 
         Args:
             gradient: the aggregated gradient: an array in the variable's shape and dtype, or IndexedSlices without
                 repeated rows.
             variable: the variable; write it with ``assign``, ``assign_add``, ``assign_sub``.
-            learning_rate: the learning rate of this step, a number.
+            learning_rate: the learning rate of this step, a number; None means the one that was evaluated.
         """
         dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
         buffer = variable.storage.allocated_buffer
-        update_one(variable, dense, self._call(buffer, self._scalars(learning_rate)))
+        rate = self._own_learning_rate.of_step if learning_rate is None else learning_rate
+        update_one(variable, dense, self._call(buffer, self._scalars(rate)))
 
     def _update_sparse(self, variable: Variable, slices: IndexedSlices) -> None:
         variant = self._variant_of(variable)
@@ -248,20 +249,27 @@ class Optimizer(Options):
 
     @property
     def _updates_flat(self) -> bool:
-        return type(self).update_step is Optimizer.update_step
+        if self._step_counter.owner.overwrites or self._distopt_hooks.overwrites:
+            return self._distopt_is_flat and not self._distopt_may_overwrite
+        return self._distopt_is_flat
 
     def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
         return self._scalars_of_step
 
     def _check_gradients(self, gradients: Gradients) -> None:
-        """Accept all gradients: those that fit their variables can be applied."""
+        """Accept all gradients: those that fit can be applied; take out those that overwrite their variables."""
+        if self._step_counter.owner.overwrites or self._distopt_hooks.overwrites:
+            self._distopt_take_out(gradients)
 
     def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
         rate, options = self._own_learning_rate, self._engine.options
-        numbers = {"learning_rate": rate.evaluate(self.name, self._step_counter)}
+        calls = self._step_counter
+        by_user = self._distopt_hooks.rate
+        number = rate.adopt(self.name, calls, self.learning_rate) if by_user else rate.evaluate(self.name, calls)
+        numbers = {"learning_rate": number}
         if self._rule() is not None:
             self._scalars_of_step[:] = self._scalars(rate.of_step)
-        elif self._updates_flat:
+        elif self._distopt_by_rule:
             raise NotImplementedError(f"{type(self).__name__} must override update_step")
         for name in self._hyperparameters:
             value = getattr(self, name)
@@ -275,37 +283,32 @@ class Optimizer(Options):
             self._own_master_weights.renew(self._engine.slots)
 
     def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
-        rate, variables, sparse = self._own_learning_rate.of_step, gradients.slab.variables, gradients.sparse
+        if self._distopt_overwriting is not None:
+            gradients = self._distopt_overwrite(gradients)
+        variables, sparse = gradients.slab.variables, gradients.sparse
         for entries in rounds(gradients) if gradients.listing.has_duplicates else (gradients.entries,):
-            if dense_done or self._updates_flat:
+            if self._distopt_by_rule:
+                if self._distopt_hooks.decays:
+                    self._apply_weight_decay([variables[k] for k in entries])
                 dense = [k for k in entries if k not in sparse] if sparse else entries
                 if not dense_done:
                     update_flat(gradients, dense, self._step_call)
                 for k in entries:
                     if k in sparse:
                         self._update_sparse(variables[k], sparse[k])
-                continue
-            for k in entries:
-                decay_variable(variables[k], self._weight_decay_of(variables[k]) * float(rate))
-            for k in entries:
-                self.update_step(sparse.get(k, gradients.slab.views[k]), variables[k], rate)
+            else:
+                self._distopt_update_by_methods(gradients, entries)
         if self._own_moving_average.is_kept:
-            self._own_moving_average.update(self._trainable_variables, self._engine.slots, self._step_number)
+            self._own_moving_average.update(self._distopt_stepped, self._engine.slots, self._step_number)
         for k in gradients.entries:
             if variables[k].constraint is not None:
                 constrain(variables[k])
         if self._own_master_weights.are_kept:
             self._own_master_weights.note(self._engine.slots)
 
-    def _missing(self, names: list[str], *, everything: bool) -> None:
-        if everything:
-            where = " on every replica" if num_replicas() > 1 else ""
-            raise InvalidArgumentError(
-                f"No gradients provided for any variable. The gradients of {names} are None{where}: is the loss "
-                "computed from these variables, under the tape?"
-            )
-        if get_strategy().replica_index == 0:
-            warnings.warn(f"Gradients do not exist for variables {names} when minimizing the loss.", stacklevel=5)
+
+_FORMER_ARGUMENTS = ("is_legacy_optimizer", "mesh")
+"""Arguments that optimizers of Keras 2.11 to 2.15 hand on, and that change no result."""
 
 
 def _snake_case(name: str) -> str:

@@ -124,10 +124,16 @@ class Options(State):
 
     def _weight_decay_of(self, variable: Variable) -> float:
         """Return λ of one variable that is updated by a method, not by a rule."""
-        return self._own_weight_decay.of(variable)
+        rate = self._own_weight_decay.rate
+        return rate if rate is not None and self._use_weight_decay(variable) else 0.0
+
+    def _use_weight_decay(self, variable: Variable) -> bool:
+        """Return whether a variable decays where there is a decay."""
+        return not self._own_weight_decay.spares(variable)
 
     def _variant_of(self, variable: Variable) -> int:
-        return self._own_weight_decay.variant_of(variable) | self._own_master_weights.variant_of(variable)
+        decays = 0 if self._distopt_hooks.decays else self._own_weight_decay.variant_of(variable)
+        return decays | self._own_master_weights.variant_of(variable)
 
     def _slot_dtype(self, variable: Variable) -> np.dtype[Any]:
         return self._own_master_weights.slot_dtype(variable)
@@ -190,7 +196,9 @@ class Options(State):
         for variable in variables:
             self._get_variable_index(variable)
         call = f"finalize_variable_values of {type(self).__name__}"
-        self._own_moving_average.overwrite(variables, self._engine.slots, call)
+        slots = self._engine.slots
+        averaged = [variable for variable in variables if (variable, AVERAGE_SLOT) in slots.table]
+        self._own_moving_average.overwrite(averaged, slots, call)
 
     @property
     def master_weights(self) -> bool:
@@ -207,22 +215,29 @@ class Options(State):
         self._make_masters()
         self._own_weight_decay.warn_of_idle(self.name, self._trainable_variables)
         moments = [slot for (_, label), slot in self._engine.slots.table.items() if label in self._second_moments]
-        self._own_master_weights.warn_of_underflow(self.name, moments, updates_flat=self._updates_flat)
+        self._own_master_weights.warn_of_underflow(self.name, moments, updates_flat=self._distopt_is_flat)
+
+    @property
+    def _distopt_stepped(self) -> list[Variable]:
+        """Return the variables that are updated and averaged: not those that their gradients overwrite."""
+        return [each for each in self._trainable_variables if not self._overwrite_variable_with_gradient(each)]
 
     def _make_averages_and_accumulators(self) -> None:
         if self.use_ema:
-            for variable in self._trainable_variables:
-                self.add_variable_from_reference(variable, AVERAGE_SLOT)
+            begins = self._own_moving_average.begins_with_weights
+            for variable in self._distopt_stepped:
+                first = (lambda shape, dtype, v=variable: v.storage.array) if begins else "zeros"
+                self._distopt_add_slot(variable, AVERAGE_SLOT, first)
         accumulation = self._engine.training.accumulation
         if accumulation is not None:
             for variable in self._trainable_variables:
                 name = f"{self.name}/{variable.path.replace('/', '_')}_gradient_accumulator"
-                self._own_variables.append(accumulation.make_sum(variable, name))
+                self._track_variable(accumulation.make_sum(variable, name))
 
     def _make_masters(self) -> None:
         for variable in filter(self._own_master_weights.has, self._trainable_variables):
-            self._own_master_weights.check(variable, updates_flat=self._updates_flat)
-            self.add_variable_from_reference(variable, MASTER_SLOT, lambda shape, dtype, v=variable: v.storage.array)
+            self._own_master_weights.check(variable, updates_flat=self._distopt_is_flat)
+            self._distopt_add_slot(variable, MASTER_SLOT, lambda shape, dtype, v=variable: v.storage.array)
             self._own_master_weights.note_made(variable)
 
     def __getstate__(self) -> dict[str, Any]:

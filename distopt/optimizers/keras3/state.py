@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, MutableMapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from distopt.arrays import Array, to_dtype
+from distopt.arrays import Array
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.header import telling_the_others
 from distopt.distribute.strategy import get_strategy
@@ -15,14 +15,15 @@ from distopt.engine.plan_setup import synchronise
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import allocate
-from distopt.optimizers.common.base import BaseOptimizer
+from distopt.optimizers.common.tracking import TrackedList
 from distopt.optimizers.keras3.learning_rate import LearningRate
+from distopt.optimizers.keras3.own_variables import OwnVariables
 from distopt.slabs.listing import Listing
 from distopt.slabs.read_gradients import as_variables, check_variable
 from distopt.variables.variable import Variable
 
 
-class State(BaseOptimizer):
+class State(OwnVariables):
     """The variables of an optimizer of the Keras 3 family; not for users.
 
     Args:
@@ -32,39 +33,39 @@ class State(BaseOptimizer):
     """
 
     def __init__(self, name: str, options: StepOptions, learning_rate: LearningRate) -> None:
-        super().__init__(options)
-        self.name = name
-        self.built = False
+        super().__init__(name, options)
+        self._own_learning_rate = learning_rate
         self._step_counter = Variable(np.int64(0), name="iteration", dtype="int64", trainable=False)
         self._engine.training.count_with(self._step_counter)
-        self._own_variables: list[Variable] = []
-        self._trainable_variables: list[Variable] = []
-        self._indices: dict[int, int] = {}
-        self._own_learning_rate = learning_rate
+
+    # The learning rate
 
     @property
     def learning_rate(self) -> Any:
         """Return the current learning rate: a Variable, or the value of the schedule or function."""
-        source = self._own_learning_rate.source
-        return source if isinstance(source, Variable) else self._own_learning_rate.at(self._step_counter)
+        return self._get_current_learning_rate()
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
+        before = self._own_learning_rate.source
         self._own_learning_rate.replace(value, self.name)
+        if isinstance(before, Variable) and self._own_learning_rate.source is not before:
+            self._untrack_variable(before)
+
+    def _get_current_learning_rate(self) -> Any:
+        source = self._own_learning_rate.source
+        return source if isinstance(source, Variable) else self._own_learning_rate.at(self._step_counter)
 
     @property
     def _learning_rate(self) -> Any:
         """Return the source of the learning rate, by Keras' name."""
         return self._own_learning_rate.source
 
-    @property
-    def lr(self) -> Any:
-        """Raise an error: in this family the name is ``learning_rate``, and setting ``lr`` would change nothing."""
-        raise AttributeError(f"{type(self).__name__} has no lr: it is called learning_rate")
+    @_learning_rate.setter
+    def _learning_rate(self, value: Any) -> None:
+        self._own_learning_rate.use(value)
 
-    @lr.setter
-    def lr(self, value: Any) -> None:
-        raise AttributeError(f"{type(self).__name__} has no lr: set learning_rate = {value!r}")
+    # The counter
 
     @property
     def iterations(self) -> Any:
@@ -72,17 +73,44 @@ class State(BaseOptimizer):
         training = self._engine.training
         return self._step_counter if training.accumulation is None else training.steps
 
+    def _distopt_count_in(self, counter: Any) -> None:
+        if not isinstance(counter, Variable) or counter.shape != () or counter.dtype.kind not in "iu":
+            raise InvalidArgumentError(
+                f"_iterations = {counter!r}: optimizer {self.name!r} counts in a Variable of an integer: to set the "
+                "number, say optimizer.iterations.assign(number)"
+            )
+        self._own_variables.pop(counter, None)
+        self._step_counter = counter
+        self._engine.training.count_with(counter)
+
+    # The state as a list
+
     @property
     def variables(self) -> list[Variable]:
         """Return all state: iteration, learning_rate (where it is a number), then slots; no parameters."""
-        return [self._step_counter, *self._own_learning_rate.variables, *self._own_variables]
+        rate = self._own_learning_rate.variables
+        every = [self._step_counter, *rate, *self._distopt_tracked()]
+        return [each for each in every if each not in self._distopt_untracked] if self._distopt_untracked else every
+
+    @property
+    def _variables(self) -> TrackedList:
+        """Return this optimizer's own state, by Keras' name."""
+        return TrackedList(State.variables.__get__(self), self._track_variable, self._untrack_variable)
+
+    def _distopt_is_counted(self, variable: Variable) -> bool:
+        return variable is self._step_counter or variable is self._own_learning_rate.source
 
     def _state(self) -> list[Variable]:
         # Not the learning rate: replicas that were given different ones are told so in the next header.
         # Nor what this replica has accumulated.
         accumulation = self._engine.training.accumulation
-        local = set() if accumulation is None else set(accumulation.sums.values())
-        return [self._step_counter, *(variable for variable in self._own_variables if variable not in local)]
+        own = self._distopt_tracked()
+        if self._distopt_hooks.variables:  # those that a wrapper adds to its own
+            own = list(dict.fromkeys([*own, *self.variables]))
+        left_out = {*self._trainable_variables, self._step_counter, *self._own_learning_rate.variables}
+        if accumulation is not None:
+            left_out.update(accumulation.sums.values())
+        return [self._step_counter, *(variable for variable in own if variable not in left_out)]
 
     def _trained(self) -> Iterable[Variable]:
         return self._trainable_variables
@@ -104,18 +132,19 @@ class State(BaseOptimizer):
             InvalidArgumentError: another number of arrays, or other shapes (Keras 3 stops at the shorter list);
                 nothing has been changed.
         """
-        if len(weights) != len(self.variables):
+        variables = self.variables
+        if len(weights) != len(variables):
             raise InvalidArgumentError(
-                f"set_weights received {len(weights)} arrays, and {self.name!r} has {len(self.variables)} variables"
+                f"set_weights received {len(weights)} arrays, and {self.name!r} has {len(variables)} variables"
                 + ("" if self.built else ": call build(trainable_variables) first")
             )
-        for variable, weight in zip(self.variables, weights, strict=True):
+        for variable, weight in zip(variables, weights, strict=True):
             if np.shape(weight) != variable.shape:
                 raise InvalidArgumentError(
                     f"set_weights received an array of shape {np.shape(weight)} for {variable.name!r}, which has shape "
                     f"{variable.shape}: pass the arrays in the order of optimizer.variables"
                 )
-        self._write_state(self.variables, weights)
+        self._write_state(variables, weights)
         accumulation = self._engine.training.accumulation
         if accumulation is not None:
             accumulation.go_on(self._step_counter)
@@ -160,6 +189,8 @@ class State(BaseOptimizer):
     def _sources(self) -> dict[str, Any]:
         return {"learning_rate": self._own_learning_rate.source}
 
+    # Building
+
     def build(self, variables: Sequence[Variable]) -> None:
         """Make the optimizer's variables. If you call this method yourself, all replicas get replica 0's values.
 
@@ -196,78 +227,17 @@ class State(BaseOptimizer):
 
     def _make_slots(self) -> None:
         """Make the slots of a built-in optimizer, in the order of Keras."""
-        for variable in self._trainable_variables:
-            for label in self._slot_labels():
-                self.add_variable_from_reference(variable, label)
+        self._distopt_make_slots(self._slot_labels())
 
-    def _index_variables(self) -> None:
-        self._indices = {id(variable): k for k, variable in enumerate(self._trainable_variables)}
+    _distopt_slot_lists: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """The label of slots, and the attribute in which Keras' class keeps the list of them."""
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._index_variables()
-
-    def add_variable(
-        self, shape: Sequence[int], initializer: Any = "zeros", dtype: Any = None, name: str | None = None
-    ) -> Variable:
-        """Make a variable of the optimizer.
-
-        Args:
-            shape: the shape of the variable.
-            initializer: ``"zeros"``, ``"ones"``, or a function of (shape, dtype).
-            dtype: float32 by default.
-            name: the name of the variable.
-        """
-        value = _initial(initializer, tuple(shape), to_dtype(dtype or "float32"))
-        variable = Variable(value, name=name, trainable=False)
-        self._own_variables.append(variable)
-        return variable
-
-    def add_variable_from_reference(
-        self, reference_variable: Variable, name: str | None = None, initializer: Any = "zeros"
-    ) -> Variable:
-        """Make a slot: a variable with shape and dtype of a trained variable.
-
-        Args:
-            reference_variable: the trained variable.
-            name: the slot's name; the variable is called ``{optimizer}/{reference}_{name}``.
-            initializer: ``"zeros"``, ``"ones"``, or a function of (shape, dtype).
-        """
-        label = name or "slot"
-        path = f"{self.name}/{reference_variable.path.replace('/', '_')}_{label}"
-        value = _initial(initializer, reference_variable.shape, self._slot_dtype(reference_variable))
-        if (reference_variable, label) in self._engine.slots.table:
-            label = f"{label}_{len(self._engine.slots.table)}"
-        slot = self._new_slot(reference_variable, label, path, value)
-        self._own_variables.append(slot)
-        return slot
-
-    def assign(self, variable: Variable, value: Any) -> None:
-        """Set a variable."""
-        variable.assign(value)
-
-    def assign_add(self, variable: Variable, value: Any) -> None:
-        """Add to a variable."""
-        variable.assign_add(value)
-
-    def assign_sub(self, variable: Variable, value: Any) -> None:
-        """Subtract from a variable."""
-        variable.assign_sub(value)
-
-    def _get_variable_index(self, variable: Variable) -> int:
-        index = self._indices.get(id(variable))
-        if index is None:
-            names = [v.name for v in self._trainable_variables]
-            twin = (
-                " is another variable than the one of the same name that was built for. Was it made anew, or copied "
-                "after the optimizer? Copy both together, variables first, or pickle them"
-            )
-            raise InvalidArgumentError(
-                f"Unknown variable: {variable!r}{twin if variable.name in names else ''}. This optimizer was built for "
-                f"{names} and can only be called for those: make another "
-                "optimizer for other variables, or build this one with all of them"
-            )
-        return index
+    def _distopt_make_slots(self, labels: Sequence[str], initializer: Any = "zeros") -> None:
+        """Make slots of all variables, and keep the lists of them by Keras' names."""
+        made = self.add_optimizer_variables(self._trainable_variables, labels, initializer)
+        for label, attribute in self._distopt_slot_lists:
+            if label in labels:
+                self.__dict__[attribute] = made[labels.index(label)]
 
     def _new_listing(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
         if not variables:
@@ -278,13 +248,3 @@ class State(BaseOptimizer):
         for variable in variables:
             self._get_variable_index(variable)
         return super()._new_listing(communicator, variables)
-
-
-def _initial(initializer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    if callable(initializer):
-        return np.asarray(initializer(shape, dtype), dtype)
-    if initializer not in ("zeros", "ones"):
-        raise InvalidArgumentError(
-            f"initializer={initializer!r}: expected 'zeros', 'ones' or a function of (shape, dtype)"
-        )
-    return np.zeros(shape, dtype) if initializer == "zeros" else np.ones(shape, dtype)

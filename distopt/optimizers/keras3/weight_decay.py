@@ -78,10 +78,6 @@ class WeightDecay:
             "so they leave none out of the decay. A pattern is to be found in a name",
         )
 
-    def of(self, variable: Variable) -> float:
-        """Return λ of one variable."""
-        return 0.0 if self.rate is None or self.spares(variable) else self.rate
-
     def variant_of(self, variable: Variable) -> int:
         """Return DECAYED, or 0 for a variable that does not decay."""
         # Also where the rate is 0: another number may be set later.

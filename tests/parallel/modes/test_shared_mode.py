@@ -163,6 +163,11 @@ class Overridden(SGD):
         variable.assign_sub(gradient * learning_rate)
 
 
+class Clipped(SGD):
+    def _clip_gradients(self, grads):
+        return grads
+
+
 class LegacyOverridden(legacy.SGD):
     def _resource_apply_dense(self, grad, var, apply_state=None):
         var.assign_sub(grad)
@@ -175,7 +180,8 @@ def hook(pairs):
 REFUSED = {
     "aggregator": (lambda: SGD(gradient_aggregator=hook), {}, "gradient_aggregator=", {}),
     "transformer": (lambda: SGD(gradient_transformers=[hook]), {}, "gradient_transformers=", {}),
-    "update_step": (Overridden, {}, "Overridden, which updates by a method of its own,", {}),
+    "update_step": (Overridden, {}, "Overridden, whose update_step sees the whole sum,", {}),
+    "_clip_gradients": (Clipped, {}, "Clipped, whose _clip_gradients sees the whole sum,", {}),
     "_resource_apply_dense": (LegacyOverridden, {}, "whose _resource_apply_dense sees the whole sum,", {}),
     "constraint": (SGD, {"constraint": MaxNorm(1.0)}, "of variable 'v'", {}),
     "no aggregation": (

@@ -119,10 +119,14 @@ def test_the_learning_rate_as_a_number():
     assert sgd.learning_rate.dtype == np.float32
 
 
-def test_the_old_name_of_the_learning_rate_is_refused():
+def test_lr_is_an_ordinary_attribute():
     sgd = SGD(1.0)
-    with pytest.raises(AttributeError, match="set learning_rate"):
-        sgd.lr = 0.5
+    assert not hasattr(sgd, "lr")
+    with pytest.raises(AttributeError, match="it is called learning_rate"):
+        _ = sgd.lr
+    sgd.lr = 0.5
+    assert (sgd.lr, float(sgd.learning_rate)) == (0.5, 1.0)
+    del sgd.lr
     assert not hasattr(sgd, "lr")
 
 
