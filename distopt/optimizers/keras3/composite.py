@@ -145,7 +145,7 @@ class Composite(Optimizer):
             part, options = gradients.part(entries.get(id(inner), [])), engine_of(inner).options
             Rescaling(options.limits).limit(part)
             for limiter in options.on_sum:
-                part.replace_from_hook(limiter(part.pairs()), f"a method of {inner.name!r}")
+                part.replace_from_hook(limiter(part.copied_pairs()), f"a method of {inner.name!r}")
             family_of(inner).update(part, dense_done=False)
 
     def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:

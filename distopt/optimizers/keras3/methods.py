@@ -151,7 +151,7 @@ class Methods(Options):
         return self._distopt_limit if self._distopt_hooks.clips else None
 
     def _distopt_limit(self, pairs: list[Pair]) -> list[Pair]:
-        grads = self._clip_gradients([_own_memory(gradient) for gradient, _ in pairs])
+        grads = self._clip_gradients([gradient for gradient, _ in pairs])
         if len(grads) != len(pairs):
             raise InvalidArgumentError(
                 f"_clip_gradients of {type(self).__name__} received {len(pairs)} gradients and returned {len(grads)}"
