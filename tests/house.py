@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("distribute.transports",),
     ("distribute",),
     ("slabs", "data"),
+    ("norms",),
     ("aggregators", "transformers", "losses", "metrics", "telemetry"),
     ("engine.state",),
     ("engine.sweep",),

@@ -17,10 +17,10 @@ from distopt.engine.sweep.partition import Block
 from distopt.engine.sweep.rescaling import Rescaling
 from distopt.kernels import add_tree, square_sums, tree_sum, update
 from distopt.memory.flat_buffer import FlatBuffer
+from distopt.norms import Buffer, shrunk, squares_of
 from distopt.process.moments import ACTIVE, Moment
 from distopt.process.observers import observe
 from distopt.slabs.gradients import Gradients
-from distopt.transformers import Buffer, shrunk, squares_of
 
 
 class Blocks:

@@ -8,8 +8,9 @@ import numpy as np
 
 from distopt.arrays import Array, wide_dtype
 from distopt.kernels import divide
+from distopt.norms import Buffer, Factors, Squares, squares_of
 from distopt.slabs.gradients import Gradients
-from distopt.transformers import Buffer, Clipping, Factors, Squares, dense_buffers, sparse_buffers, squares_of
+from distopt.transformers import Clipping, dense_buffers, sparse_buffers
 
 
 class Rescaling:

@@ -9,25 +9,25 @@ from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.common.overrides import is_overridden
 
 BEFORE_SUM = ("apply_gradients", "_transform_unaggregated_gradients")
-"""What sees this replica's gradients on their way into a step."""
+"""They see this replica's gradients on their way into a step."""
 ON_SUM = ("_transform_gradients", "_clip_gradients")
-"""What sees the aggregate, as a list."""
+"""They see the aggregate, as a list."""
 UPDATES = (
     "_distributed_apply",
     "_resource_apply_dense",
     "_resource_apply_sparse",
     "_resource_apply_sparse_duplicate_indices",
 )
-"""What updates variables in the place of a rule."""
+"""They update variables in the place of a rule."""
 MAKERS = ("_create_all_weights", "_create_hypers", "_prepare", "_prepare_local", "_create_slots_for_sharded_variables")
-"""What upstream calls after slots were made, or to make them: such a class gets its slots before hyperparameters."""
+"""Upstream calls them after slots were made, or to make them: such a class gets its slots before hyperparameters."""
 UNUSED = ("get_slot", "_resource_scatter_add", "_resource_scatter_update")
-"""What upstream's built-in optimizers call in an update, and the rules of distopt's do not."""
+"""Upstream's built-in optimizers call them in an update, and the rules of distopt's do not."""
 OTHERS = ("_aggregate_gradients", "iterations", "weights", "_restore_slot_variable")
 NOTED_AT_FIRST = frozenset(("_aggregate_gradients", *ON_SUM))
-"""What the constructor looks for: it can't be set on an optimizer later."""
+"""The constructor looks for them: they can't be set on an optimizer later."""
 CALLED = frozenset((*BEFORE_SUM[1:], *UPDATES, *MAKERS, *UNUSED, *NOTED_AT_FIRST, "_restore_slot_variable"))
-"""What a step looks for, and is no property."""
+"""A step looks for them; none is a property."""
 HOOKS = (*BEFORE_SUM, *ON_SUM, *UPDATES, *MAKERS, *UNUSED, *OTHERS)
 
 
