@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import methodcaller
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from distopt.optimizers.by_name.serialization import serialize
 from distopt.optimizers.common.access import engine_of
 from distopt.optimizers.common.overrides import is_overridden
 from distopt.optimizers.legacy.base.optimizer import Optimizer
+from distopt.optimizers.legacy.former_configs import config_of_tensorflow_2_3
 from distopt.optimizers.legacy.serialization import deserialize
 from distopt.slabs.fitting import Pair
 from distopt.variables.indexed_slices import IndexedSlices
@@ -90,6 +91,7 @@ class LossScaleOptimizer(Optimizer):
     """
 
     inner_optimizer: Optimizer
+    _initial_scale: float
     _scale: LossScale
     _done: set[str]
 
@@ -126,7 +128,7 @@ class LossScaleOptimizer(Optimizer):
         steps = _GROWTH_STEPS if dynamic_growth_steps is None else dynamic_growth_steps
         scale = LossScale(factor, count(owner, "dynamic_growth_steps", steps, 1) if dynamic else None, least=1.0)
         engine_of(inner_optimizer).training.scale_by(_Unscaled(scale, inner_optimizer))
-        self.__dict__.update(inner_optimizer=inner_optimizer, initial_scale=factor, _scale=scale, _done=set())
+        self.__dict__.update(inner_optimizer=inner_optimizer, _initial_scale=factor, _scale=scale, _done=set())
 
     # Everything that is not defined here is the inner optimizer's.
 
@@ -172,6 +174,11 @@ class LossScaleOptimizer(Optimizer):
     def loss_scale(self) -> float:
         """Return the current scale s."""
         return self._scale.factor
+
+    @property
+    def initial_scale(self) -> float:
+        """Return the scale of the first step."""
+        return self._initial_scale
 
     @property
     def dynamic(self) -> bool:
@@ -283,30 +290,10 @@ class LossScaleOptimizer(Optimizer):
             config: the arguments; those of TensorFlow 2.0 to 2.3 (``optimizer``, ``loss_scale``) are understood too.
             custom_objects: classes of optimizers and schedules of your own, by name.
         """
-        arguments = _config_of_tensorflow_2_3(config) if "loss_scale" in config else dict(config)
+        arguments = config_of_tensorflow_2_3(config) if "loss_scale" in config else dict(config)
         inner = arguments.pop("inner_optimizer")
         made = inner if isinstance(inner, Optimizer) else deserialize(inner, custom_objects)
         return cls(made, **arguments)
-
-
-def _config_of_tensorflow_2_3(config: dict[str, Any]) -> dict[str, Any]:
-    scale = config["loss_scale"]
-    kind = scale.get("class_name") if isinstance(scale, Mapping) else None
-    arguments = {"inner_optimizer": config["optimizer"]}
-    if isinstance(scale, (int, float)):
-        return arguments | {"dynamic": False, "initial_scale": float(scale)}
-    if scale == "dynamic":
-        return arguments
-    given = scale["config"] if kind in ("FixedLossScale", "DynamicLossScale") else {}
-    if kind == "FixedLossScale":
-        return arguments | {"dynamic": False, "initial_scale": given["loss_scale_value"]}
-    if kind != "DynamicLossScale" or given.get("multiplier", 2) != 2:
-        raise InvalidArgumentError(
-            f"LossScaleOptimizer.from_config received loss_scale={scale!r}: expected a FixedLossScale, or a "
-            "DynamicLossScale whose multiplier is 2"
-        )
-    growth = {"dynamic_growth_steps": given["increment_period"]} if "increment_period" in given else {}
-    return arguments | {"initial_scale": given.get("initial_loss_scale")} | growth
 
 
 def _divided(gradient: Any, scale: float) -> Any:

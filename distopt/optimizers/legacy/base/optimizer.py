@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
-from distopt.aggregators.sum import Sum
 from distopt.arguments import checked_transformers, real, unknown_arguments
 from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
@@ -15,6 +14,7 @@ from distopt.engine.state.options import Hook, StepOptions
 from distopt.errors import InvalidArgumentError, UnknownArgumentError
 from distopt.optimizers.legacy.base.differentiation import Differentiation
 from distopt.optimizers.legacy.base.hooks import ON_SUM
+from distopt.optimizers.legacy.base.summing import summed
 from distopt.optimizers.legacy.base.updates import Updates
 from distopt.optimizers.schedules.serialization import deserialize
 from distopt.slabs.fitting import Pair, fit
@@ -179,7 +179,7 @@ class Optimizer(Differentiation, Updates):
 
     def _aggregate_gradients(self, grads_and_vars: list[Pair]) -> Any:
         """Return the aggregated gradients; a subclass can override this method instead of using a hook."""
-        return (self._given_aggregator or Sum())(grads_and_vars)
+        return summed(grads_and_vars) if self._given_aggregator is None else self._given_aggregator(grads_and_vars)
 
     def _distopt_seen_before_sum(self, pairs: list[Pair]) -> list[Pair]:
         name = "_transform_unaggregated_gradients"

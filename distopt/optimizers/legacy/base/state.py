@@ -136,10 +136,11 @@ class State(Weights):
             self._slot_names.append(slot_name)
         name = f"{var.name}/{slot_name}"
         value = first_value(initializer, var.shape if shape is None else tuple(shape), var.dtype)
-        if value.shape == var.shape:
-            slot = self._new_slot(var, slot_name, name, value)
-        else:
-            slot = Variable(value, name=name, trainable=False)
+        with self._distribution_strategy_scope():
+            if value.shape == var.shape:
+                slot = self._new_slot(var, slot_name, name, value)
+            else:
+                slot = Variable(value, name=name, trainable=False)
         slots[slot_name] = slot
         if "_restore_slot_variable" in self._distopt_hooks:
             self._restore_slot_variable(slot_name=slot_name, variable=var, slot_variable=slot)

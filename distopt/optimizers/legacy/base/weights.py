@@ -60,7 +60,8 @@ class Weights(Hooked):
     def iterations(self) -> Variable:
         """Return the number of steps done, an int64 Variable, which can be set before its first use."""
         if self._counter is None:
-            self._iterations = self.add_weight("iter", (), "int64", trainable=False)
+            with self._distribution_strategy_scope():
+                self._iterations = self.add_weight("iter", (), "int64", trainable=False)
             self._weights.insert(0, self._iterations)
         assert self._counter is not None
         return self._counter

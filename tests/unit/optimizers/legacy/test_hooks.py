@@ -288,3 +288,18 @@ def test_errors_in_methods_and_properties_of_the_users_surface():
         _ = Mine(0.1).factor
     with pytest.raises(TypeError, match=r"^mine$"):
         Mine(0.1).apply_gradients(one(Variable([1.0])))
+
+
+def test_the_bases_sum_keeps_the_rows_of_sparse_gradients():
+    class Doubled(legacy.SGD):
+        def _aggregate_gradients(self, grads_and_vars):
+            return [(gradient * 2, variable) for gradient, variable in super()._aggregate_gradients(grads_and_vars)]
+
+    def train(cls, factor):
+        table, sgd = Variable(np.ones((3, 1), np.float32)), cls(0.5, momentum=0.5, clipnorm=3.0)
+        for row in (0, 1):
+            values = np.float32([[1.0], [2.0]]) * factor
+            sgd.apply_gradients([(IndexedSlices(values, [row, row + replica_index()], (3, 1)), table)])
+        return table.numpy().ravel().tolist()
+
+    assert simulate(2, train, Doubled, 1) == simulate(2, train, legacy.SGD, 2)

@@ -174,3 +174,99 @@ def test_all_replicas_leave_a_step_out_together(update):
     first, second = simulate(2, train)
     assert first == second
     assert first == ([0.0, 0.0], 2.0, 3)
+
+
+FIXED = ("loss_scale", "dynamic", "dynamic_growth_steps", "dynamic_counter", "initial_scale", "inner_optimizer")
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_upstream_refuses_to_set_is_refused(name):
+    optimizer = legacy.LossScaleOptimizer(legacy.SGD(1.0), initial_scale=4.0)
+    before = getattr(optimizer, name)
+    with pytest.raises(AttributeError, match=f"{name} of a LossScaleOptimizer can't be set"):
+        setattr(optimizer, name, 2.0)
+    assert getattr(optimizer, name) is before or getattr(optimizer, name) == before
+
+
+def test_attributes_of_a_subclass_are_its_own():
+    class Counting(legacy.LossScaleOptimizer):
+        def __init__(self, inner):
+            super().__init__(inner)
+            self.steps = 0
+
+        def get_scaled_loss(self, loss):
+            self.steps += 1
+            return super().get_scaled_loss(loss)
+
+    inner, x = legacy.SGD(0.5), Variable([1.0])
+    optimizer = Counting(inner)
+    optimizer.minimize(lambda: 1.0 * x, [x])
+    optimizer.nesterov = True
+    assert (optimizer.steps, hasattr(inner, "steps"), inner.nesterov, float(x[0])) == (1, False, True, 0.5)
+
+
+@unscaled
+@pytest.mark.parametrize("flag", [True, False])
+def test_an_inner_optimizer_with_upstreams_arguments(flag):
+    class Tenfold(legacy.SGD):
+        def apply_gradients(self, grads_and_vars, name=None, experimental_aggregate_gradients=True):
+            tenfold = [(10 * gradient, variable) for gradient, variable in grads_and_vars]
+            return super().apply_gradients(tenfold, name, experimental_aggregate_gradients)
+
+    class Older(legacy.SGD):
+        def apply_gradients(self, grads_and_vars, name=None):
+            return super().apply_gradients(grads_and_vars, name)
+
+    x, y = Variable([1.0]), Variable([1.0])
+    optimizer = legacy.LossScaleOptimizer(Tenfold(0.1))
+    optimizer.apply_gradients([(np.float32([1.0]), x)], experimental_aggregate_gradients=flag)
+    optimizer.apply_gradients([(np.float32([INF]), x)], experimental_aggregate_gradients=flag)
+    legacy.LossScaleOptimizer(Older(1.0)).apply_gradients([([1.0], y)])
+    assert (float(x[0]), int(optimizer.iterations), float(y[0])) == (0.0, 2, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        ({"class_name": "FixedLossScale", "config": {"loss_scale_value": 8.0}}, (8.0, False, None)),
+        (
+            {
+                "class_name": "DynamicLossScale",
+                "config": {"initial_loss_scale": 4, "increment_period": 7, "multiplier": 2.0},
+            },
+            (4.0, True, 7),
+        ),
+        ("dynamic", (2.0**15, True, 2000)),
+        (16, (16.0, False, None)),
+    ],
+)
+def test_configs_of_tensorflow_2_3(scale, expected):
+    config = {"optimizer": legacy.serialize(legacy.SGD(0.25)), "loss_scale": scale}
+    optimizer = legacy.LossScaleOptimizer.from_config(config)
+    assert (optimizer.loss_scale, optimizer.dynamic, optimizer.dynamic_growth_steps) == expected
+    assert float(optimizer.learning_rate) == 0.25
+    assert set(config) == {"optimizer", "loss_scale"}
+
+
+def test_loss_scales_of_other_kinds_are_refused():
+    other = {"class_name": "DynamicLossScale", "config": {"multiplier": 3.0}}
+    for scale in (other, {"class_name": "Mine", "config": {}}):
+        with pytest.raises(ValueError, match="whose multiplier is 2"):
+            legacy.LossScaleOptimizer.from_config({"optimizer": legacy.serialize(legacy.SGD()), "loss_scale": scale})
+
+
+def test_an_optimizer_that_overrides_what_is_not_called_is_refused():
+    class Mine(legacy.LossScaleOptimizer):
+        def _apply_gradients(self, grads, wrapped_vars, name):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match="Mine overrides _apply_gradients"):
+        Mine(legacy.SGD())
+
+
+def test_get_gradients_are_unscaled():
+    x = Variable([3.0])
+    optimizer = legacy.LossScaleOptimizer(legacy.SGD(0.5), initial_scale=8.0)
+    assert [float(g[0]) for g in optimizer.get_gradients(lambda: x * x, [x])] == [6.0]
+    assert [int(n) for n in optimizer.get_updates(lambda: x * x, [x])] == [1]
+    assert float(x[0]) == 0.0
