@@ -315,5 +315,7 @@ class BaseOptimizer(Face):
         inner = memo | kept
         twin = memo[id(self)] = inner[id(self)] = type(self).__new__(type(self))
         twin.__setstate__(copy.deepcopy(self.__getstate__(), inner) | {"_is_copy": True})
+        # What copy keeps alive is listed under the id of its memo: another object may get that of this one.
+        memo.setdefault(id(memo), []).extend(inner.pop(id(inner), ()))
         memo.update((key, value) for key, value in inner.items() if key not in kept)
         return twin
