@@ -147,12 +147,20 @@ def _is_former(cls: Any) -> bool:
     return len(parameters) == 3 and all(each.kind is not each.VAR_POSITIONAL for each in parameters)
 
 
+def _has_update(cls: Any) -> bool:
+    """Return whether a class of distopt updates variables, by a rule or one by one."""
+    return not cls._rule.__module__.endswith(".face") or hasattr(cls, "_move")
+
+
 def _refusal(cls: Any, own: frozenset[str], *, is_former: bool, updates: bool) -> str | None:
     """Return why an optimizer of the user's can't be used, with the name of the method that would not be called."""
     advice = NOT_CALLED | (NOT_CALLED_OF_FORMER if is_former else {})
     if not updates:
         advice = advice | dict.fromkeys(cls._distopt_not_called, "override update_step, which would call it")
-        advice |= dict.fromkeys(cls._distopt_not_called_by_rule, "a rule updates here: override update_step as well")
+        if _has_update(cls):
+            advice |= dict.fromkeys(
+                cls._distopt_not_called_by_rule, "a rule updates here: override update_step as well"
+            )
     for name, cure in advice.items():
         if name in own or is_overridden(cls, name):
             return f"{cls.__name__} overrides {name}, which distopt does not call, so it would have no effect: {cure}"

@@ -40,6 +40,7 @@ class OwnVariables(BaseOptimizer):
         self.name = name
         self._own_variables: dict[Variable, None] = {}
         self._distopt_untracked: set[Variable] = set()
+        self._distopt_seen: dict[str, tuple[Any, int]] = {}
         self.built = False
         self._trainable_variables: list[Variable] = []
         self._indices: dict[Any, int] = {}
@@ -101,11 +102,23 @@ class OwnVariables(BaseOptimizer):
 
     def _distopt_tracked(self) -> list[Variable]:
         """Return the variables of this optimizer that are neither its counter nor its learning rate."""
-        if self.__dict__.get("_distopt_holds_state"):
-            for name, value in list(self.__dict__.items()):
-                for variable in variables_in(value) if _is_state(name) else ():
-                    self._distopt_track(variable)
+        self._distopt_seen.clear()
+        self._distopt_look_for_new()
         return list(self._own_variables)
+
+    def _distopt_look_for_new(self) -> None:
+        """Track what has been put into attributes; of containers, where they have become longer since the last look."""
+        if not self.__dict__.get("_distopt_holds_state"):
+            return
+        for name, value in list(self.__dict__.items()):
+            if isinstance(value, _MAY_BE_STATE) and _is_state(name):
+                size = 1 if isinstance(value, Variable) else len(value)
+                last, begin = self._distopt_seen.get(name, (None, 0))
+                if last is not value or size != begin:
+                    new = value[begin:] if last is value and isinstance(value, list) else value
+                    for variable in variables_in(new):
+                        self._distopt_track(variable)
+                    self._distopt_seen[name] = value, size
 
     def _distopt_track(self, variable: Variable) -> None:
         if variable not in self._distopt_untracked and not self._distopt_is_counted(variable):
@@ -116,7 +129,8 @@ class OwnVariables(BaseOptimizer):
         return False
 
     def _track_variable(self, variable: Variable) -> None:
-        """Make a variable part of the optimizer's state, if it is not yet."""
+        """Make a variable part of the optimizer's state, after what was put into attributes before it."""
+        self._distopt_look_for_new()
         self._distopt_untracked.discard(variable)
         self._distopt_track(variable)
 

@@ -268,6 +268,28 @@ def test_inner_optimizers_call_their_methods():
             cls(inner)
 
 
+def test_a_wrapper_may_leave_the_step_to_its_inner_optimizer():
+    class Wrapper(Optimizer):
+        def __init__(self, inner):
+            super().__init__(0.0)
+            self.inner = inner
+
+        @property
+        def iterations(self):
+            return self.inner.iterations
+
+        def apply(self, grads, trainable_variables=None):
+            self.inner.apply([g / 2 for g in grads], trainable_variables)
+
+    def train():
+        x, wrapper = Variable(0.0), Wrapper(SGD(1.0))
+        wrapper.apply_gradients([(1.0, x)])
+        return float(x), int(wrapper.iterations)
+
+    assert train() == (-0.5, 1)
+    assert simulate(2, train) == [(-1.0, 1)] * 2
+
+
 def test_errors_in_the_users_methods_surface_as_they_are():
     class Wrong(SGD):
         @property

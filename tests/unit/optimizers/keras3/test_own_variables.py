@@ -58,6 +58,22 @@ def test_a_variable_in_an_attribute_is_saved_and_goes_on(kind):
     assert float(y) == -0.9375
 
 
+def test_the_order_is_that_in_which_they_were_put_in():
+    class Mixed(SGD):
+        def build(self, variables):
+            super().build(variables)
+            self.made, self.slots = [], []
+            for number, variable in enumerate(variables):
+                self.made.append(Variable(1.0, name=f"made {number}"))
+                self.slots.append(self.add_variable_from_reference(variable, "slot"))
+            self.made[:] = self.made[1:] + self.made[:1]
+
+    optimizer = Mixed(name="mixed")
+    optimizer.build([Variable(1.0, name="a"), Variable(1.0, name="b")])
+    names = [v.name for v in optimizer.variables[2:]]
+    assert names == ["made 0", "mixed/a_slot", "made 1", "mixed/b_slot"]
+
+
 def test_a_checkpoint_holds_it(tmp_path):
     def train(steps):
         x, optimizer = Variable(0.0, name="x"), Halving(1.0, name="halving")
@@ -255,3 +271,11 @@ def test_arguments_by_position_stand_in_the_order_of_keras():
     assert Optimizer(0.1, 0.02).weight_decay == 0.02
     with pytest.raises(TypeError):
         SGD(0.1, 0.9, False, 0.01, 1.0, None, None, True, 0.5, 3, None, 2, "mine", 5)
+
+
+def test_a_copy_leaves_no_id_that_another_object_may_get():
+    optimizer, memo = SGD(0.5, momentum=0.5), {}
+    optimizer.build([Variable([1.0])])
+    copy.deepcopy(optimizer, memo)
+    alive = {id(each) for each in memo[id(memo)]}
+    assert not memo.keys() - alive - {id(memo)}
