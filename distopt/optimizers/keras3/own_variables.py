@@ -39,6 +39,7 @@ class OwnVariables(BaseOptimizer):
         super().__init__(options)
         self.name = name
         self._own_variables: dict[Variable, None] = {}
+        self._distopt_unlisted: dict[Variable, None] = {}
         self._distopt_untracked: set[Variable] = set()
         self._distopt_seen: dict[str, tuple[Any, int]] = {}
         self.built = False
@@ -122,7 +123,10 @@ class OwnVariables(BaseOptimizer):
 
     def _distopt_track(self, variable: Variable) -> None:
         if variable not in self._distopt_untracked and not self._distopt_is_counted(variable):
-            self._own_variables[variable] = None
+            own = self._own_variables
+            # In Keras 2.11 to 2.15 checkpoints held attributes, but no list of weights.
+            listed = self._distopt_unlisted if self._distopt_hooks.is_former and variable not in own else own
+            listed[variable] = None
 
     def _distopt_is_counted(self, variable: Variable) -> bool:
         """Return whether a variable is one of the state by another name: the counter or the learning rate."""
@@ -132,7 +136,9 @@ class OwnVariables(BaseOptimizer):
         """Make a variable part of the optimizer's state, after what was put into attributes before it."""
         self._distopt_look_for_new()
         self._distopt_untracked.discard(variable)
-        self._distopt_track(variable)
+        self._distopt_unlisted.pop(variable, None)
+        if not self._distopt_is_counted(variable):
+            self._own_variables[variable] = None
 
     def _untrack_variable(self, variable: Variable) -> None:
         """Take a variable out of the optimizer's state."""

@@ -104,7 +104,7 @@ class State(OwnVariables):
         # Not the learning rate: replicas that were given different ones are told so in the next header.
         # Nor what this replica has accumulated.
         accumulation = self._engine.training.accumulation
-        own = self._distopt_tracked()
+        own = [*self._distopt_tracked(), *self._distopt_unlisted]
         if self._distopt_hooks.variables:  # those that a wrapper adds to its own
             own = list(dict.fromkeys([*own, *self.variables]))
         left_out = {*self._trainable_variables, self._step_counter, *self._own_learning_rate.variables}

@@ -8,6 +8,7 @@ import pytest
 
 from distopt import IndexedSlices, Variable, num_replicas, replica_index, simulate
 from distopt.optimizers import Adam, Optimizer, deserialize, serialize
+from distopt.optimizers.common.access import family_of
 from distopt.optimizers.schedules import ExponentialDecay
 
 
@@ -97,6 +98,23 @@ def test_its_weights_leave_out_the_learning_rate():
     other.build([x])
     other.set_weights(optimizer.get_weights())
     assert int(other.iterations) == 1
+
+
+def test_attributes_are_state_that_no_list_of_weights_has():
+    class Counting(FormerAdam):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.seen = Variable(0.0, name="seen")
+
+        def build(self, var_list):
+            super().build(var_list)
+            self.more = [Variable(1.0, name="more")]
+
+    optimizer = Counting(name="counting")
+    optimizer.build([Variable([1.0], name="x")])
+    assert [v.name for v in optimizer.variables] == ["iteration", "counting/x_m", "counting/x_v"]
+    names = [v.name for v in family_of(optimizer).state()]
+    assert names == ["iteration", "counting/x_m", "counting/x_v", "seen", "more"]
 
 
 def test_the_learning_rate_has_two_names():
