@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,6 +12,24 @@ from numpy.exceptions import AxisError
 
 from distopt.arguments import as_float
 from distopt.errors import InvalidArgumentError
+from distopt.registry import describe, get_object, make
+
+__all__ = [
+    "Constraint",
+    "MaxNorm",
+    "MinMaxNorm",
+    "NonNeg",
+    "RadialConstraint",
+    "UnitNorm",
+    "deserialize",
+    "get",
+    "max_norm",
+    "min_max_norm",
+    "non_neg",
+    "radial_constraint",
+    "serialize",
+    "unit_norm",
+]
 
 _EPSILON = 1e-7
 
@@ -244,3 +263,33 @@ def _not_negative(owner: str, argument: str, value: Any) -> float:
     if not (number >= 0 and math.isfinite(number)):
         raise InvalidArgumentError(f"{owner}: {argument} must be a finite number >= 0, received {value!r}.")
     return number
+
+
+def serialize(constraint: Constraint) -> dict[str, Any]:
+    """Return a constraint as a dictionary that ``deserialize`` reads."""
+    return describe(constraint, __name__, Constraint)
+
+
+def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type] | None = None) -> Constraint:
+    """Make the constraint that ``serialize`` described.
+
+    Raises:
+        InvalidArgumentError: no such dictionary; an unknown class, with the nearest match.
+    """
+    made: Constraint = make("a constraint", config, __name__, Constraint, custom_objects)
+    return made
+
+
+def get(identifier: Any) -> Any:
+    """Return a constraint: by its name, by its dictionary, of its class, or the function given; None for None.
+
+    Example:
+        >>> get("non_neg")(np.array([-1.0, 1.0]))
+        array([0., 1.])
+
+    Source: Keras 3, ``keras.constraints.get``.
+    """
+    return get_object("a constraint", identifier, __name__, Constraint)
+
+
+max_norm, min_max_norm, non_neg, unit_norm, radial_constraint = MaxNorm, MinMaxNorm, NonNeg, UnitNorm, RadialConstraint

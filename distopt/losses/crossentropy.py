@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from distopt.errors import InvalidArgumentError
-from distopt.losses.loss import Loss
 from distopt.losses.operands import (
     cast,
     floating_operand,
@@ -15,12 +14,13 @@ from distopt.losses.operands import (
     mean_per_example,
     plain,
 )
-from distopt.losses.reduction import Reduction
 
 _EPSILON = 1e-7
 
 
-def binary_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> Any:
+def binary_crossentropy(
+    y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
+) -> Any:
     """Return ``mean(-y log(p) - (1 - y) log(1 - p), axis=-1)``.
 
     From logits z: ``log(1 + exp(z)) - y z``, without overflow. Probabilities are clipped to [1e-7, 1 - 1e-7].
@@ -29,6 +29,8 @@ def binary_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> 
         y_true: (examples, ..., outputs) of 0 to 1, or (examples,), one output each: nothing is averaged.
         y_pred: of the same shape, floating; it may be traced.
         from_logits: whether ``y_pred`` are logits.
+        label_smoothing: s moves labels towards one half: ``y (1 - s) + s / 2``.
+        axis: the axis of the mean.
 
     Returns:
         (examples, ...), in the dtype of ``y_pred``; 16 bits are computed in float32.
@@ -44,6 +46,7 @@ def binary_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> 
     """
     y_true, y_pred, dtype = matching_operands(y_true, y_pred, "binary_crossentropy")
     _check_range("y_true", y_true, 1)
+    y_true = y_true * (1 - label_smoothing) + label_smoothing / 2 if label_smoothing else y_true
     if from_logits:
         logits = _without_certain(y_true, y_pred)
         losses = np.logaddexp(logits, 0) - _product(y_true, logits)
@@ -51,10 +54,12 @@ def binary_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> 
         _check_range("y_pred", y_pred, 1)
         p = np.clip(y_pred, _EPSILON, 1 - _EPSILON)
         losses = -(y_true * np.log(p) + (1 - y_true) * np.log(1 - p))
-    return cast(mean_per_example(losses), dtype)
+    return cast(np.mean(losses, axis=axis) if axis != -1 else mean_per_example(losses), dtype)
 
 
-def categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> Any:
+def categorical_crossentropy(
+    y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
+) -> Any:
     """Return ``-sum(y_true * log(p), axis=-1)``.
 
     From logits: p is their softmax. Probabilities are divided by their sum and clipped to [1e-7, 1 - 1e-7].
@@ -63,6 +68,8 @@ def categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False
         y_true: (examples, ..., classes), the probability of each class (one-hot rows, most often).
         y_pred: of the same shape, floating; it may be traced.
         from_logits: whether ``y_pred`` are logits.
+        label_smoothing: s moves probabilities towards equal ones: ``y (1 - s) + s / classes``.
+        axis: the axis of the classes.
 
     Returns:
         (examples, ...), in the dtype of ``y_pred``; 16 bits are computed in float32.
@@ -78,16 +85,23 @@ def categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False
     """
     y_true, y_pred, dtype = matching_operands(y_true, y_pred, "categorical_crossentropy")
     _check_range("y_true", y_true, 1)
+    if axis != -1:
+        y_true, y_pred = np.moveaxis(y_true, axis, -1), np.moveaxis(y_pred, axis, -1)
+    y_true = y_true * (1 - label_smoothing) + label_smoothing / y_pred.shape[-1] if label_smoothing else y_true
     return cast(-np.sum(_product(y_true, _log_probabilities(y_pred, from_logits)), axis=-1), dtype)
 
 
-def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> Any:
+def sparse_categorical_crossentropy(
+    y_true: Any, y_pred: Any, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1
+) -> Any:
     """Return ``-log(p[y_true])``, with p as in `categorical_crossentropy`.
 
     Args:
         y_true: (examples, ...) integers, the number of the true class; or (examples, ..., 1).
         y_pred: (examples, ..., classes), floating; it may be traced.
         from_logits: whether ``y_pred`` are logits.
+        ignore_class: a label whose losses are 0, such as -1; the mean of the loss class leaves them out.
+        axis: the axis of the classes.
 
     Returns:
         (examples, ...), in the dtype of ``y_pred``; 16 bits are computed in float32.
@@ -103,113 +117,13 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool 
     Source: Keras 3, ``keras.losses.sparse_categorical_crossentropy``.
     """
     y_pred, dtype = floating_operand(y_pred, "y_pred")
-    labels = _labels(plain(y_true), y_pred.shape)
+    y_pred = np.moveaxis(y_pred, axis, -1) if axis != -1 else y_pred
+    given = plain(y_true)
+    ignored = np.zeros(given.shape, bool) if ignore_class is None else given == ignore_class
+    labels = _labels(np.where(ignored, 0, given) if ignore_class is not None else given, y_pred.shape)
     is_true = labels[..., np.newaxis] == np.arange(y_pred.shape[-1])
+    is_true &= ~ignored.reshape(labels.shape)[..., np.newaxis]
     return cast(-np.sum(np.where(is_true, _log_probabilities(y_pred, from_logits), 0), axis=-1), dtype)
-
-
-class _Crossentropy(Loss):
-    """The base of the cross-entropies, with the argument ``from_logits``."""
-
-    def __init__(self, from_logits: bool, reduction: str, name: str) -> None:
-        super().__init__(reduction, name)
-        self.from_logits = from_logits
-
-
-class BinaryCrossentropy(_Crossentropy):
-    """The cross-entropy of yes-or-no outputs: `binary_crossentropy`, reduced.
-
-    Args:
-        from_logits: whether predictions are logits; else they are probabilities.
-        reduction: a `Reduction` or its name.
-        name: for error messages.
-
-    Raises:
-        InvalidArgumentError: ``reduction`` is not known.
-
-    Example:
-        >>> BinaryCrossentropy(from_logits=True)(np.array([1, 0]), np.array([0.0, 0.0])).round(4)
-        np.float64(0.6931)
-
-    Source: Keras 3, ``keras.losses.BinaryCrossentropy``.
-    """
-
-    def __init__(
-        self,
-        from_logits: bool = False,
-        *,
-        reduction: str = Reduction.AUTO,
-        name: str = "binary_crossentropy",
-    ) -> None:
-        super().__init__(from_logits, reduction, name)
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one loss per example."""
-        return binary_crossentropy(y_true, y_pred, self.from_logits)
-
-
-class CategoricalCrossentropy(_Crossentropy):
-    """The cross-entropy of one-hot classes: `categorical_crossentropy`, reduced.
-
-    Args:
-        from_logits: whether predictions are logits; else they are probabilities.
-        reduction: a `Reduction` or its name.
-        name: for error messages.
-
-    Raises:
-        InvalidArgumentError: ``reduction`` is not known.
-
-    Example:
-        >>> CategoricalCrossentropy()(np.array([[0, 1]]), np.array([[0.5, 0.5]])).round(4)
-        np.float64(0.6931)
-
-    Source: Keras 3, ``keras.losses.CategoricalCrossentropy``.
-    """
-
-    def __init__(
-        self,
-        from_logits: bool = False,
-        *,
-        reduction: str = Reduction.AUTO,
-        name: str = "categorical_crossentropy",
-    ) -> None:
-        super().__init__(from_logits, reduction, name)
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one loss per example."""
-        return categorical_crossentropy(y_true, y_pred, self.from_logits)
-
-
-class SparseCategoricalCrossentropy(_Crossentropy):
-    """The cross-entropy of numbered classes: `sparse_categorical_crossentropy`, reduced.
-
-    Args:
-        from_logits: whether predictions are logits; else they are probabilities.
-        reduction: a `Reduction` or its name.
-        name: for error messages.
-
-    Raises:
-        InvalidArgumentError: ``reduction`` is not known.
-
-    Example:
-        >>> SparseCategoricalCrossentropy()(np.array([1]), np.array([[0.5, 0.5]])).round(4)
-        np.float64(0.6931)
-
-    Source: Keras 3, ``keras.losses.SparseCategoricalCrossentropy``.
-    """
-
-    def __init__(
-        self,
-        from_logits: bool = False,
-        *,
-        reduction: str = Reduction.AUTO,
-        name: str = "sparse_categorical_crossentropy",
-    ) -> None:
-        super().__init__(from_logits, reduction, name)
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one loss per example."""
-        return sparse_categorical_crossentropy(y_true, y_pred, self.from_logits)
 
 
 def _log_probabilities(y_pred: Any, from_logits: bool) -> Any:

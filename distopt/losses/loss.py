@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from distopt.losses.operands import cast, floating_operand
-from distopt.losses.reduction import Reduction, averaged, elements_per_example, weighted
+from distopt.arrays import Array, to_dtype
+from distopt.losses.operands import cast, floating_operand, operand, plain
+from distopt.losses.reduction import Reduction, averaged, averaged_locally, elements_per_example, weighted
 
 
 class Loss:
@@ -33,8 +34,9 @@ class Loss:
     A subclass overrides ``call(y_true, y_pred)``, which returns one loss (or several) per example.
 
     Args:
-        reduction: a `Reduction` or its name.
+        reduction: a `Reduction` or its name; None is ``Reduction.NONE``.
         name: for error messages; the name of the class by default.
+        dtype: the dtype to compute in; that of the predictions by default.
 
     Raises:
         InvalidArgumentError: ``reduction`` is not known.
@@ -52,13 +54,28 @@ class Loss:
     Source: ``tf_keras.losses.Loss``, with the global instead of the local count.
     """
 
-    def __init__(self, reduction: str = Reduction.AUTO, name: str | None = None) -> None:
+    def __init__(self, reduction: Any = Reduction.AUTO, name: str | None = None, dtype: Any = None) -> None:
         self.reduction = Reduction(reduction)
         self.name = type(self).__name__ if name is None else name
+        self.dtype = None if dtype is None else to_dtype(dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return the losses, with examples on the first axis."""
         raise NotImplementedError(f"{type(self).__name__} is a Loss without call(y_true, y_pred).")
+
+    def _mask_of(self, y_true: Any) -> Array | None:
+        """Return where a loss counts; None where all do."""
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that ``from_config`` needs to make this loss again."""
+        dtype = {} if self.dtype is None else {"dtype": self.dtype.name}
+        return {"name": self.name, "reduction": str(self.reduction), **dtype}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make a loss from what ``get_config`` returned."""
+        return cls(**config)
 
     def __call__(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, *, global_batch_size: int | None = None
@@ -79,12 +96,21 @@ class Loss:
         Raises:
             InvalidArgumentError: shapes that do not fit, or a global batch size that is needed and unknown.
         """
+        if self.dtype is not None:
+            y_pred = cast(operand(y_pred, "y_pred"), self.dtype)
         losses, dtype = floating_operand(self.call(y_true, y_pred), f"what {self.name}.call returned")
         losses = weighted(losses, sample_weight)
+        mask = self._mask_of(y_true)
         match self.reduction:
             case Reduction.NONE:
                 return cast(losses, dtype)
             case Reduction.SUM:
                 return cast(np.sum(losses), dtype)
+            case Reduction.MEAN_WITH_SAMPLE_WEIGHT if sample_weight is not None:
+                weights = plain(sample_weight)
+                count = np.sum(weights if mask is None else mask * weights)
+                return averaged_locally(losses, dtype, count, self.name, "the sum of the weights")
+            case _ if mask is not None:
+                return averaged_locally(losses, dtype, mask.sum(), self.name, "the number of losses that count")
             case _:
                 return averaged(losses, dtype, global_batch_size, self.name, per=elements_per_example(losses))

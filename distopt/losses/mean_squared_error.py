@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from distopt.losses.loss import Loss
+from distopt.losses.function_loss import FunctionLoss
 from distopt.losses.operands import cast, matching_operands, mean_per_example
-from distopt.losses.reduction import Reduction
 
 
 def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
@@ -34,12 +33,13 @@ def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
     return cast(mean_per_example(np.square(y_pred - y_true)), dtype)
 
 
-class MeanSquaredError(Loss):
+class MeanSquaredError(FunctionLoss):
     """The mean of the squared errors: `mean_squared_error`, reduced.
 
     Args:
         reduction: a `Reduction` or its name.
         name: for error messages.
+        dtype: the dtype to compute in; that of the predictions by default.
 
     Raises:
         InvalidArgumentError: ``reduction`` is not known.
@@ -51,9 +51,4 @@ class MeanSquaredError(Loss):
     Source: Keras 3, ``keras.losses.MeanSquaredError``.
     """
 
-    def __init__(self, reduction: str = Reduction.AUTO, name: str = "mean_squared_error") -> None:
-        super().__init__(reduction, name)
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one loss per example."""
-        return mean_squared_error(y_true, y_pred)
+    function = staticmethod(mean_squared_error)

@@ -21,12 +21,13 @@ from distopt.variables.array_like import Traced
 class Reduction(StrEnum):
     """The way in which a `Loss` makes one number of its losses per example.
 
-    ========================  =====================================================================
-    ``NONE``                  no reduction: one loss per example
-    ``SUM``                   ``sum(loss * weight)``
-    ``SUM_OVER_BATCH_SIZE``   ``sum(loss * weight) / (global batch size * elements per example)``
-    ``AUTO``                  the same as ``SUM_OVER_BATCH_SIZE``
-    ========================  =====================================================================
+    ===========================  ==================================================================
+    ``NONE``                     no reduction: one loss per example
+    ``SUM``                      ``sum(loss * weight)``
+    ``SUM_OVER_BATCH_SIZE``      ``sum(loss * weight) / (global batch size * elements per example)``
+    ``AUTO``                     the same as ``SUM_OVER_BATCH_SIZE``; so is Keras' "mean"
+    ``MEAN_WITH_SAMPLE_WEIGHT``  ``sum(loss * weight) / sum(weight)``; weights on one replica only
+    ===========================  ==================================================================
 
     Example:
         >>> Reduction("sum") is Reduction.SUM
@@ -39,9 +40,14 @@ class Reduction(StrEnum):
     NONE = "none"
     SUM = "sum"
     SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
+    MEAN_WITH_SAMPLE_WEIGHT = "mean_with_sample_weight"
 
     @classmethod
-    def _missing_(cls, value: object) -> None:
+    def _missing_(cls, value: object) -> Reduction:
+        if value is None:
+            return cls.NONE
+        if value == "mean":
+            return cls.SUM_OVER_BATCH_SIZE
         nearest = get_close_matches(str(value), [str(key) for key in cls], n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise InvalidArgumentError(f"Invalid Reduction Key: {value!r}. Expected one of {', '.join(cls)}.{hint}")
@@ -130,6 +136,23 @@ def averaged(losses: Any, dtype: np.dtype[Any], global_batch_size: int | None, n
         )
     count = _global_count(losses.shape[0], global_batch_size, name)
     result = cast(np.sum(losses) / max(count * per, 1), dtype)
+    if isinstance(result, Traced):
+        current_replica().averaged_loss = name
+    return result
+
+
+def averaged_locally(losses: Any, dtype: np.dtype[Any], count: Any, name: str, what: str) -> Any:
+    """Return ``sum(losses) / count``, 0 for a count of 0, where this replica is the only one.
+
+    Raises:
+        InvalidArgumentError: other replicas have counts of their own, which a loss can't know.
+    """
+    if get_strategy().num_replicas_in_sync > 1:
+        raise InvalidArgumentError(
+            f"{name}: its average divides by {what} of all replicas, and a loss never communicates. Take "
+            f"Reduction.SUM, and give minimize(..., items=) {what} of this replica"
+        )
+    result = cast(np.sum(losses) / np.asarray(count or 1, losses.dtype), dtype)
     if isinstance(result, Traced):
         current_replica().averaged_loss = name
     return result

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from distopt import constraints
 from distopt.constraints import Constraint, MaxNorm, MinMaxNorm, NonNeg, RadialConstraint, UnitNorm
 from distopt.errors import InvalidArgumentError
 
@@ -120,3 +121,17 @@ def test_bad_arguments(make, message):
 def test_the_base_says_what_is_missing():
     with pytest.raises(NotImplementedError, match=r"Constraint is a constraint without __call__"):
         Constraint()(np.ones(2))
+
+
+def test_constraints_by_name_and_back():
+    for name in ("max_norm", "MinMaxNorm", "non_neg", "unit_norm", "RadialConstraint"):
+        constraint = constraints.get(name)
+        twin = constraints.deserialize(constraints.serialize(constraint))
+        assert type(twin) is type(constraint)
+        assert twin.get_config() == constraint.get_config()
+    assert constraints.get({"class_name": "MaxNorm", "config": {"max_value": 3}}).max_value == 3
+    assert constraints.get(None) is None
+    assert constraints.get(np.abs) is np.abs
+    assert type(constraints.get(constraints.NonNeg)) is constraints.non_neg
+    with pytest.raises(InvalidArgumentError, match=r"Unknown constraint 'non_negg'.*Did you mean 'NonNeg'"):
+        constraints.get("non_negg")

@@ -187,7 +187,7 @@ def test_weights_that_do_not_fit(shape):
         (lambda: sparse_categorical_crossentropy(LABELS + 0.0, LOGITS), "y_true has dtype float64"),
         (lambda: sparse_categorical_crossentropy(LABELS - 1, LOGITS, True), "there are 4 classes, 0 to 3"),
         (lambda: sparse_categorical_crossentropy(LABELS + 1, LOGITS, True), "labels from 1 to 4"),
-        (lambda: MeanSquaredError("mean"), "Invalid Reduction Key: 'mean'. Expected one of auto, none, sum"),
+        (lambda: MeanSquaredError("means"), "Invalid Reduction Key: 'means'. Expected one of auto, none, sum"),
         (lambda: MeanSquaredError("summ"), "Did you mean 'sum'"),
         (
             lambda: MeanSquaredError()(np.ones(3), np.ones(3), global_batch_size=2),
