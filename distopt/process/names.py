@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,11 @@ def unique_name(prefix: str) -> str:
     """
     number = next(_counters.setdefault(current_replica(), {}).setdefault(prefix, itertools.count()))
     return f"{prefix}_{number}" if number else prefix
+
+
+def snake_case(name: str) -> str:
+    """Return a name in snake case, as Keras does: ``adam_w`` for ``AdamW``, ``rm_sprop`` for ``RMSprop``."""
+    return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def count_anew() -> None:

@@ -134,3 +134,10 @@ def test_the_hooks(name, count):
     result = run([sys.executable, script]) if count == 1 else run_replicas(count, script)
     assert result.status == 0, result.text
     assert result.output == f"{count} replicas learned [1.0, -2.0, 0.5]\n"
+
+
+def test_a_rule_of_ones_own_beside_the_built_in_one():
+    result = run_replicas(2, EXAMPLES / "own_rule.py", timeout=SECONDS)
+    assert result.status == 0, result.text
+    rows = re.findall(r"^(\w+), (\w+) +([\d.]+) ms$", result.output, re.MULTILINE)
+    assert [row[:2] for row in rows] == [(name, mode) for mode in ("replicated", "shared") for name in ("Yogi", "Adam")]

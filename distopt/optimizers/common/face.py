@@ -44,10 +44,13 @@ class Face(abc.ABC):
         """Return what a method of the user's makes of this replica's gradients before they are summed."""
         return pairs
 
-    # A built-in optimizer has a rule, the labels of its slots, and its scalars
+    # The rule of an optimizer, built-in or of a user's own, the labels of its slots, and its scalars
 
     def _rule(self) -> Rule | None:
-        """Return the update rule; None where a class updates by methods of its own."""
+        """Return the update rule; None where a class updates by methods of its own.
+
+        Override this method to write an optimizer that is as fast as a built-in one, in both modes.
+        """
         return None
 
     def _known_rule(self) -> Rule:
@@ -59,8 +62,9 @@ class Face(abc.ABC):
         return rule
 
     def _slot_labels(self) -> tuple[str, ...]:
-        """Return the labels of the rule's slots, in its order."""
-        return ()
+        """Return the public names of the rule's slots, in its order; by default the rule's own names."""
+        rule = self._rule()
+        return () if rule is None else rule.slots
 
     def _slot_dtype(self, variable: Variable) -> DType:
         return variable.dtype

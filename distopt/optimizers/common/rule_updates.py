@@ -9,7 +9,8 @@ import numpy as np
 
 from distopt.engine.state.family import RuleCall
 from distopt.engine.state.slot_store import ranges_to_spans
-from distopt.kernels import update
+from distopt.errors import InvalidArgumentError
+from distopt.kernels import Rule, update
 from distopt.memory.flat_buffer import FlatBuffer
 from distopt.slabs.gradients import Gradients
 from distopt.variables.indexed_slices import IndexedSlices
@@ -17,6 +18,20 @@ from distopt.variables.variable import Variable
 
 DECAYED, MASTERED = 1, 2
 """The two differences from the rule that a variable's update may have: weight decay, and an exact copy in float32."""
+
+
+def named_scalars(owner: str, rule: Rule, scalars: Sequence[float]) -> dict[str, float]:
+    """Return the scalars of a user's rule by their names.
+
+    Raises:
+        InvalidArgumentError: another number of them than the rule has.
+    """
+    if len(scalars) != len(rule.scalars):
+        raise InvalidArgumentError(
+            f"{owner}: the rule {rule.name!r} has the scalars {rule.scalars}, and {len(scalars)} values came for them: "
+            "return as many, in this order"
+        )
+    return {name: float(value) for name, value in zip(rule.scalars, scalars, strict=True)}
 
 
 def update_flat(gradients: Gradients, entries: Sequence[int], call_on: Callable[[FlatBuffer, int], RuleCall]) -> None:

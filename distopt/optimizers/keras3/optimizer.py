@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,14 +13,21 @@ from distopt.arguments import count, unknown_arguments
 from distopt.engine.state.accumulation import Accumulation
 from distopt.engine.state.options import Hook, StepOptions
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.rule_updates import constrain, rounds, update_flat, update_one, update_rows
+from distopt.optimizers.common.rule_updates import (
+    constrain,
+    named_scalars,
+    rounds,
+    update_flat,
+    update_one,
+    update_rows,
+)
 from distopt.optimizers.keras3.former import Former
 from distopt.optimizers.keras3.hooks import hooks_of
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.optimizers.keras3.master_weights import MasterWeights
 from distopt.optimizers.keras3.moving_average import MovingAverage
 from distopt.optimizers.keras3.weight_decay import WeightDecay
-from distopt.process.names import unique_name
+from distopt.process.names import snake_case, unique_name
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import Listing
@@ -118,7 +124,7 @@ class Optimizer(Former):
             owner, use_ema, ema_momentum, ema_overwrite_frequency, begins_with_weights=hooks.is_former
         )
         super().__init__(
-            name or unique_name(_snake_case(owner)), options, rate, decay, average, MasterWeights(owner, master_weights)
+            name or unique_name(snake_case(owner)), options, rate, decay, average, MasterWeights(owner, master_weights)
         )
         self._distopt_note_hooks()
         self._scalars_of_step: list[float] = []
@@ -244,7 +250,7 @@ class Optimizer(Former):
             update_rows(variable, slices, call)
 
     def _scalars(self, learning_rate: Any) -> Sequence[float]:
-        """Return the values of the rule's scalars in this step."""
+        """Return the values of the rule's scalars in this step, in its order; the same on all replicas."""
         raise NotImplementedError
 
     @property
@@ -267,8 +273,10 @@ class Optimizer(Former):
         by_user = self._distopt_hooks.rate
         number = rate.adopt(self.name, calls, self.learning_rate) if by_user else rate.evaluate(self.name, calls)
         numbers = {"learning_rate": number}
-        if self._rule() is not None:
+        if (rule := self._rule()) is not None:
             self._scalars_of_step[:] = self._scalars(rate.of_step)
+            if not self._hyperparameters:  # a user's own
+                numbers = named_scalars(type(self).__name__, rule, self._scalars_of_step) | numbers
         elif self._distopt_by_rule:
             raise NotImplementedError(f"{type(self).__name__} must override update_step")
         for name in self._hyperparameters:
@@ -309,8 +317,3 @@ class Optimizer(Former):
 
 _FORMER_ARGUMENTS = ("is_legacy_optimizer", "mesh")
 """Arguments that optimizers of Keras 2.11 to 2.15 hand on, and that change no result."""
-
-
-def _snake_case(name: str) -> str:
-    """Return a name in snake case, as Keras does: ``adam_w`` for ``AdamW``, ``rm_sprop`` for ``RMSprop``."""
-    return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -103,13 +103,12 @@ class Updates(Tunable):
     def _distopt_scalars(self, state: ApplyState, device: str, dtype: Any) -> Sequence[float]:
         return self._scalars(state.get((device, dtype)) or self._fallback_apply_state(device, dtype))
 
-    def _slot_labels(self) -> tuple[str, ...]:
-        """Return the names of the slots in the rule's order; by default the rule's own names."""
-        rule = self._rule()
-        return () if rule is None else rule.slots
-
     def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
-        """Return the values of the rule's scalars, from the numbers that ``_prepare_local`` evaluated for a dtype."""
+        """Return the values of the rule's scalars in this step, in its order.
+
+        Args:
+            local: the numbers that ``_prepare_local`` has evaluated for a dtype; ``lr_t`` is the learning rate.
+        """
         raise NotImplementedError
 
     def _check_gradients(self, gradients: Gradients) -> None:
