@@ -186,11 +186,12 @@ class Tunable(State):
         return values | self._engine.options.agreed
 
     def _distopt_hyperparameters(self) -> dict[str, float]:
-        """Return the hyperparameters in ``apply_state`` by label and dtype; what else is there is the user's own."""
-        values, state = {}, self._apply_state
+        """Return the numbers of hyperparameters and rule in ``apply_state``; what else is there is the user's own."""
+        values, state, rule = {}, self._apply_state, self._rule()
+        scalars = () if rule is None else rule.scalars
         for key, local in state.items() if isinstance(state, dict) else ():
             if isinstance(key, tuple) and len(key) == 2 and isinstance(local, dict):
-                known = {name: local[name] for name in local if name in self._hyper or name in _LABELS}
+                known = {k: local[k] for k in local if k in self._hyper or k in _LABELS or k in scalars}
                 dtype = getattr(key[1], "name", key[1])
                 for name, number in numbers_in(known).items():
                     values[f"{_LABELS.get(name, name)} ({dtype})"] = number
