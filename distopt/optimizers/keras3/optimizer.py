@@ -44,7 +44,7 @@ class Optimizer(Former):
     Gradients are summed, not averaged: divide the loss by the *global* batch size (``distopt.losses`` does).
 
     To write your own, override ``build`` (make slots with ``add_variable_from_reference``), ``update_step`` and
-    ``get_config``.
+    ``get_config``. For a rule of single elements, which is quicker: ``_rule``, ``_slot_labels``, ``_scalars``.
 
     Args:
         learning_rate: a number (rounded to float32, as in Keras), a schedule, or a function without arguments.
