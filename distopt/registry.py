@@ -81,6 +81,11 @@ def registered_name_of(thing: Any) -> str:
     return name
 
 
+def custom_objects() -> dict[str, Any]:
+    """Return the registered classes and functions by name; what is put in is registered."""
+    return _registered
+
+
 def registered(name: str) -> Any:
     """Return the class or function that is registered under exactly this name, or None."""
     return _registered.get(name)

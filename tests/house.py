@@ -33,6 +33,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("optimizers.by_name",),
     ("optimizers",),
     ("optimizers.legacy",),
+    ("compat.functions",),
+    ("compat",),
     ("verify", "adapters", "checkpoint", "testing", "elastic"),
     ("ray",),
     ("cli",),

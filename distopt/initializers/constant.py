@@ -70,14 +70,15 @@ class Constant(Initializer):
 
     Args:
         value: the value.
+        dtype: the dtype where a call gives none, as tf_keras has it.
     """
 
-    def __init__(self, value: Any = 0.0) -> None:
-        self.value = value
+    def __init__(self, value: Any = 0.0, dtype: npt.DTypeLike | None = None) -> None:
+        self.value, self._dtype = value, dtype
 
     def __call__(self, shape: Sequence[int], dtype: npt.DTypeLike | None = None) -> Array:
         """Return the value, in this shape."""
-        return np.full(shape, np.asarray(self.value), dtype_of(dtype))
+        return np.full(shape, np.asarray(self.value), dtype_of(self._dtype if dtype is None else dtype))
 
     def get_config(self) -> dict[str, Any]:
         """Return the value."""

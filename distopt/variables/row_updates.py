@@ -24,6 +24,16 @@ class RowUpdates(ArrayLike):
         return self
 
     @property
+    def op(self) -> Any:
+        """Return the variable itself, whose name is that of TensorFlow's operation."""
+        return self
+
+    @property
+    def _shared_name(self) -> str:
+        """Return the name, as TensorFlow's own optimizers look it up."""
+        return self.name
+
+    @property
     def rank(self) -> int:
         """Return the number of axes."""
         return self.ndim
