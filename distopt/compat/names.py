@@ -67,7 +67,7 @@ def install(root: str, paths: Paths, counterparts: Mapping[str, str]) -> None:
     for path, module in modules.items():
         if path:
             parent, _, name = path.rpartition(".")
-            modules[parent].__dict__.setdefault(name, module)
+            modules[parent].__dict__[name] = module
 
 
 def below(prefix: str, paths: Paths) -> dict[str, Mapping[str, Any]]:

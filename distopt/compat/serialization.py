@@ -166,6 +166,11 @@ class KerasSaveable:
     """The base of what Keras can save; it has nothing here."""
 
 
+def is_symbolic_tensor(tensor: Any) -> bool:
+    """Return False: nothing is symbolic."""
+    return False
+
+
 def no_automatic_dependency_tracking(func: Any) -> Any:
     """Return a function as it is."""
     return func

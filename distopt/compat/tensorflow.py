@@ -101,7 +101,7 @@ install(__name__, PATHS, COUNTERPARTS)
 
 for _path in ("compat.v1", "compat.v2", "python"):
     vars(sys.modules[f"{__name__}.{_path}"])["keras"] = sys.modules[f"{__name__}.keras"]
-vars(sys.modules[f"{__name__}.keras"]).update(__version__=__version__)
+vars(sys.modules[f"{__name__}.keras"]).update(__version__=__version__, version=lambda: __version__)
 
 _lacks = lacking(__name__, "", COUNTERPARTS)
 

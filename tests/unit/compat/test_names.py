@@ -63,6 +63,8 @@ def test_modules_are_attributes_of_their_parents():
     assert keras.optimizers.Adam is keras.src.optimizers.adam.Adam is optimizers.Adam
     assert tf.keras.optimizers.Optimizer.__module__ == tf.keras.optimizers.experimental.Optimizer.__module__
     assert (tf.__version__, tf.version.VERSION) == ("2.15.1", "2.15.1")
+    assert (tf.dtypes.int64, tf.random.normal.__name__, tf.keras.version()) == (np.int64, "normal", "2.15.1")
+    assert not tf.keras.utils.tf_utils.is_symbolic_tensor(1)
     assert keras.backend.epsilon() == tf.keras.backend.epsilon() == 1e-7
 
 
