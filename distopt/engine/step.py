@@ -93,7 +93,7 @@ def do_step(call: StepCall, read: Callable[[], Gradients], items: Any) -> None:
         writing.begin()
         reducer.update()  # 5, 6
         training.count()  # 7
-        reducer.publish()
+        writing.publish(reducer)
         if call.shares:
             engine.state_check.record_if_due(call.aggregating_strategy, gradients.listing)
         reducer.finish()
@@ -115,6 +115,7 @@ class Writing:
     def __init__(self, call: StepCall, gradients: Gradients) -> None:
         self._call, self._gradients = call, gradients
         self._has_begun = False
+        self._is_inside_another = call.replica.is_behind_sum
 
     def __enter__(self) -> Writing:
         return self
@@ -123,13 +124,18 @@ class Writing:
         """Note that parameters are written from now on: open tapes must not mix old and new values."""
         slab, entries = self._gradients.slab, self._gradients.entries
         self._has_begun = True
-        self._call.replica.updating = self._call
+        self._call.replica.is_behind_sum = True
         note_writes(slab.storages if entries is slab.all_entries else [slab.storages[k] for k in entries])
+
+    def publish(self, reducer: Reducer) -> None:
+        """Publish what was updated; where another optimizer's update makes this step, all replicas do so alike."""
+        if not self._is_inside_another:
+            reducer.publish()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._call.replica.updating = None
+        self._call.replica.is_behind_sum = self._is_inside_another
         if error is None or isinstance(error, NonFiniteGradientError | StopAtMoment):
             return
         if isinstance(error, ReplicaLostError) and not (self._has_begun and self._call.shares):
@@ -174,6 +180,6 @@ def _collect_rows(gradients: Gradients, reducer: Reducer, options: StepOptions) 
             merge_rows(gradients, may_round=False)
         gather_rows(communicator, gradients)
     if reducer.rescaling is not None:
-        reducer.rescaling.divide_rows(gradients, keep_wide=options.merges_rows or not options.transformers)
+        reducer.rescaling.divide_rows(gradients, keep_wide=options.merges_rows)
     if options.merges_rows:
         merge_rows(gradients)

@@ -122,7 +122,14 @@ MOST_PRIVATE_NAMES = 11
 
 
 OF_KERAS = (
-    *("_clip_by_norm", "_clip_gradients", "_current_learning_rate", "_get_variable_index", "_iterations"),
+    *(
+        "_apply_weight_decay",
+        "_clip_by_norm",
+        "_clip_gradients",
+        "_current_learning_rate",
+        "_get_variable_index",
+        "_iterations",
+    ),
     *("_learning_rate", "_track_variable", "_untrack_variable", "_variables"),
 )
 """Names of Keras' optimizers, which the subclasses of users read and set: no private names of distopt."""

@@ -29,7 +29,7 @@ class Layerwise(Optimizer, abc.ABC):
             learning_rate: the learning rate of this step, a number; None means the one that was evaluated.
         """
         rate = self._own_learning_rate.of_step if learning_rate is None else learning_rate
-        dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
+        dense = np.asarray(gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient)
         dtype = compute_dtype(variable.dtype)
         stored = [variable.storage.array, *(slot.storage.array for slot in self._slots_of(variable))]
         x, *slots = computed = [array.astype(dtype, copy=False) for array in stored]

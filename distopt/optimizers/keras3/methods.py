@@ -16,14 +16,14 @@ from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.options import Hook
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.common.values import own_value, value_of
 from distopt.optimizers.keras3.options import Options
 from distopt.optimizers.keras3.overwriting import Overwriting, overwrite, take_out
 from distopt.optimizers.keras3.stateless import step_on_values
 from distopt.optimizers.keras3.weight_decay import decay_variable
-from distopt.slabs.fitting import Gradient, Pair
+from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.transformers import Clipping, limited
-from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
 
@@ -151,7 +151,7 @@ class Methods(Options):
         return self._distopt_limit if self._distopt_hooks.clips else None
 
     def _distopt_limit(self, pairs: list[Pair]) -> list[Pair]:
-        grads = self._clip_gradients([gradient for gradient, _ in pairs])
+        grads = self._clip_gradients([value_of(gradient) for gradient, _ in pairs])
         if len(grads) != len(pairs):
             raise InvalidArgumentError(
                 f"_clip_gradients of {type(self).__name__} received {len(pairs)} gradients and returned {len(grads)}"
@@ -181,15 +181,17 @@ class Methods(Options):
     def _distopt_update_by_methods(self, gradients: Gradients, entries: Sequence[int]) -> None:
         """Let methods update variables; what a method of the user's gets does not change later."""
         slab, hooks, rate = gradients.slab, self._distopt_hooks, self._own_learning_rate.of_step
+        if hooks.updates and not hooks.rate and isinstance(self._learning_rate, Variable):
+            rate = self._learning_rate  # which they may assign, as in Keras
         variables = [slab.variables[k] for k in entries]
         self._apply_weight_decay(variables)
         if hooks.updates_together:
-            grads = [_own_memory(gradients.sparse.get(k, slab.views[k])) for k in entries]
+            grads = [own_value(gradients.sparse.get(k, slab.views[k])) for k in entries]
             self._backend_update_step(grads, variables, rate)
             return
         for k, variable in zip(entries, variables, strict=True):
             gradient = gradients.sparse.get(k, slab.views[k])
-            self._distopt_update_one(_own_memory(gradient) if hooks.updates else gradient, variable, rate)
+            self._distopt_update_one(own_value(gradient) if hooks.updates else gradient, variable, rate)
 
     def _distopt_methods(self) -> str:
         return ", ".join(
@@ -211,15 +213,7 @@ class Methods(Options):
         return "Optimizer"
 
 
-def _own_memory(gradient: Gradient) -> Gradient:
-    """Return a copy of a gradient: the slab is written again in the next step."""
-    if isinstance(gradient, IndexedSlices):
-        return gradient.with_values(gradient.values.copy())
-    copied: Array = gradient.copy()
-    return copied
-
-
 def _as_given(gradient: Any, variable: Variable) -> Any:
     """Return a gradient that can be computed with: a list or a number as an array."""
     is_plain = isinstance(gradient, (list, tuple, int, float))
-    return np.asarray(gradient, variable.dtype) if is_plain else gradient
+    return value_of(np.asarray(gradient, variable.dtype) if is_plain else gradient)

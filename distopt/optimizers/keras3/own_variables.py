@@ -132,13 +132,14 @@ class OwnVariables(BaseOptimizer):
         """Return whether a variable is one of the state by another name: the counter or the learning rate."""
         return False
 
-    def _track_variable(self, variable: Variable) -> None:
-        """Make a variable part of the optimizer's state, after what was put into attributes before it."""
+    def _track_variable(self, variable: Any) -> None:
+        """Make a variable, or those in a list, part of the state, after what was put into attributes before them."""
         self._distopt_look_for_new()
-        self._distopt_untracked.discard(variable)
-        self._distopt_unlisted.pop(variable, None)
-        if not self._distopt_is_counted(variable):
-            self._own_variables[variable] = None
+        for each in variables_in(variable):
+            self._distopt_untracked.discard(each)
+            self._distopt_unlisted.pop(each, None)
+            if not self._distopt_is_counted(each):
+                self._own_variables[each] = None
 
     def _untrack_variable(self, variable: Variable) -> None:
         """Take a variable out of the optimizer's state."""

@@ -91,7 +91,9 @@ class WeightDecay:
 
 def decay_variable(variable: Variable, fraction: float) -> None:
     """Take a fraction from a variable that is updated by a method, not by a rule."""
-    if fraction:
+    if fraction and variable.storage.buffer is None:  # no optimizer was built for it
+        variable.assign(variable.value - variable.value * variable.dtype.type(fraction))
+    elif fraction:
         buffer, start = variable.storage.allocated_buffer, variable.storage.start
         spans = [(begin, end - begin) for begin, end in buffer.parts(start, variable.size)]
         decay(buffer.flat, np.array(spans, np.int64).reshape(-1, 2), fraction)

@@ -213,31 +213,6 @@ def test_the_learning_rate_can_be_computed(name):
     assert float(mine.learning_rate) == pytest.approx(0.5 / 3)
 
 
-class Differences(Optimizer):
-    """Steps by the difference to the last gradient, which it keeps."""
-
-    last = 0.0
-
-    def update_step(self, gradient, variable, learning_rate):
-        self.assign_sub(variable, learning_rate * (gradient - self.last))
-        self.last = gradient
-
-
-def test_a_gradient_that_is_kept_does_not_change():
-    x = Variable([0.0])
-    optimizer = Differences(1.0)
-    for g in (1.0, 3.0, 6.0):
-        optimizer.apply_gradients([([g], x)])
-    assert float(x[0]) == -6.0
-    y, values = Variable([[0.0], [0.0]]), np.float32([[1.0]])
-    sparse = Differences(1.0)
-    kept = []
-    sparse.update_step = lambda gradient, variable, learning_rate: kept.append(gradient)
-    sparse.apply_gradients([(IndexedSlices(values, [1], (2, 1)), y)])
-    values[...] = 7
-    assert kept[0].values.tolist() == [[1.0]]
-
-
 def test_a_method_set_on_the_optimizer_is_called_too():
     x, sgd = Variable(1.0), SGD(0.5)
     sgd._clip_gradients = lambda grads: [g * 0 for g in grads]
@@ -266,28 +241,6 @@ def test_inner_optimizers_call_their_methods():
     for cls, inner in ((LossScaleOptimizer, TenTimes()), (MultiOptimizer, OptimizerMap(TenTimes()))):
         with pytest.raises(ValueError, match="TenTimes overrides apply, which see the gradients of a replica"):
             cls(inner)
-
-
-def test_a_wrapper_may_leave_the_step_to_its_inner_optimizer():
-    class Wrapper(Optimizer):
-        def __init__(self, inner):
-            super().__init__(0.0)
-            self.inner = inner
-
-        @property
-        def iterations(self):
-            return self.inner.iterations
-
-        def apply(self, grads, trainable_variables=None):
-            self.inner.apply([g / 2 for g in grads], trainable_variables)
-
-    def train():
-        x, wrapper = Variable(0.0), Wrapper(SGD(1.0))
-        wrapper.apply_gradients([(1.0, x)])
-        return float(x), int(wrapper.iterations)
-
-    assert train() == (-0.5, 1)
-    assert simulate(2, train) == [(-1.0, 1)] * 2
 
 
 def test_errors_in_the_users_methods_surface_as_they_are():

@@ -74,9 +74,10 @@ def test_the_order_is_that_in_which_they_were_put_in():
     assert names == ["made 0", "mixed/a_slot", "made 1", "mixed/b_slot"]
 
 
-def test_a_checkpoint_holds_it(tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_holds_it(tmp_path, kind):
     def train(steps):
-        x, optimizer = Variable(0.0, name="x"), Halving(1.0, name="halving")
+        x, optimizer = Variable(0.0, name="x"), type("Mine", (Halving,), {"kind": kind})(1.0, name="halving")
         saved = Checkpointer(tmp_path, optimizer=optimizer, variables=[x])
         saved.restore()
         for _ in range(steps):
@@ -122,7 +123,7 @@ def test_tracking_by_hand():
     optimizer._variables.append(a)
     optimizer._variables.remove(b)
     assert [v.name for v in optimizer.variables] == ["iteration", "a"]
-    optimizer._variables.extend([b])
+    optimizer._track_variable([b, np.ones(3)])
     assert [v.name for v in optimizer._variables] == ["iteration", "a", "b"]
 
 
