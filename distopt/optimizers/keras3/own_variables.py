@@ -191,7 +191,7 @@ class OwnVariables(BaseOptimizer):
         """
         self._check_super_called()
         label = name or "slot"
-        if self._distopt_hooks.makes:
+        if self._distopt_hooks.makes or self._var_key(reference_variable) not in self._indices:
             shape, dtype = reference_variable.shape, self._slot_dtype(reference_variable)
             path = self._distopt_path(reference_variable, label)
             return self.add_variable(shape, initializer=initializer, dtype=dtype, name=path)

@@ -141,6 +141,28 @@ def test_copies_have_their_own(how):
     assert len(twin.variables) == len(optimizer.variables)
 
 
+def test_a_slot_may_be_like_a_variable_that_is_not_trained(tmp_path):
+    class Like(SGD):
+        def build(self, variables):
+            super().build(variables)
+            self.before = [Variable(variable.numpy(), name="before") for variable in variables]
+            self.like = self.add_optimizer_variables(self.before, "like", "ones")
+
+    def made():
+        x, optimizer = Variable([0.0], name="x"), Like(0.5, name="like")
+        optimizer.build([x])
+        return x, optimizer, Checkpointer(tmp_path, optimizer=optimizer, variables=[x])
+
+    x, optimizer, saved = made()
+    optimizer.like[0].assign([3.0])
+    optimizer.apply_gradients([([1.0], x)])
+    saved.save()
+    saved.wait()
+    y, again, stored = made()
+    stored.restore()
+    assert (float(y[0]), float(again.like[0][0])) == (-0.5, 3.0)
+
+
 def test_a_wrapper_adds_the_state_of_its_inner_optimizer(tmp_path):
     class Wrapped(Optimizer):
         def __init__(self, **kwargs):
