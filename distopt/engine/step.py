@@ -115,7 +115,7 @@ class Writing:
     def __init__(self, call: StepCall, gradients: Gradients) -> None:
         self._call, self._gradients = call, gradients
         self._has_begun = False
-        self._is_inside_another = call.replica.is_behind_sum
+        self._outer = call.replica.updating
 
     def __enter__(self) -> Writing:
         return self
@@ -124,18 +124,18 @@ class Writing:
         """Note that parameters are written from now on: open tapes must not mix old and new values."""
         slab, entries = self._gradients.slab, self._gradients.entries
         self._has_begun = True
-        self._call.replica.is_behind_sum = True
+        self._call.replica.updating = self._call
         note_writes(slab.storages if entries is slab.all_entries else [slab.storages[k] for k in entries])
 
     def publish(self, reducer: Reducer) -> None:
         """Publish what was updated; where another optimizer's update makes this step, all replicas do so alike."""
-        if not self._is_inside_another:
+        if self._outer is None:
             reducer.publish()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._call.replica.is_behind_sum = self._is_inside_another
+        self._call.replica.updating = self._outer
         if error is None or isinstance(error, NonFiniteGradientError | StopAtMoment):
             return
         if isinstance(error, ReplicaLostError) and not (self._has_begun and self._call.shares):

@@ -40,8 +40,6 @@ class Replica:
     """Set on all replicas in the same step, when one of them was asked to stop."""
     observers: Observers = field(default_factory=Observers)
     """The observers of its steps."""
-    is_behind_sum: bool = False
-    """True while an optimizer updates: a step inside of its update has the sum already."""
     overwrites: bool = False
     """True where a variable of this replica is, or was, overwritten by its gradient: steps have to look for it."""
     broken_by: type[BaseException] | None = None

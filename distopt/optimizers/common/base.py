@@ -83,7 +83,7 @@ class BaseOptimizer(Face):
     def _call_of(self, name: str, *, aggregates: bool) -> StepCall:
         replica = current_replica()
         strategy = strategy_of(replica)
-        aggregates = aggregates and not replica.is_behind_sum
+        aggregates = aggregates and replica.updating is None
         communicator = strategy.ready() if aggregates else None
         if "_engine" not in self.__dict__:
             with telling_the_others(communicator):
