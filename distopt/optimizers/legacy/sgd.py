@@ -52,6 +52,10 @@ class SGD(WithMomentum):
             return DESCENT
         return NESTEROV if self.nesterov else MOMENTUM
 
+    @property
+    def _distopt_only_adds_rows(self) -> bool:
+        return not self._momentum
+
     def _slot_labels(self) -> tuple[str, ...]:
         return ("momentum",) if self._momentum else ()
 

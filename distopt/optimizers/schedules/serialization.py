@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,11 @@ def serialize(schedule: LearningRateSchedule) -> dict[str, Any]:
     """
     if not isinstance(schedule, LearningRateSchedule):
         raise InvalidArgumentError(f"serialize expected a LearningRateSchedule, received {schedule!r}.")
+    config = schedule.get_config()
+    nested = {name: serialize(value) for name, value in config.items() if isinstance(value, LearningRateSchedule)}
+    if nested:  # a twin tells of schedules inside by their dictionaries
+        schedule = copy.copy(schedule)
+        schedule.get_config = lambda: config | nested  # type: ignore[method-assign]
     return describe(schedule, _PACKAGE, LearningRateSchedule)
 
 
@@ -58,5 +64,22 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type] | 
     """
     with passing(custom_objects):
         cls = find("a learning rate schedule", config, _PACKAGE, LearningRateSchedule)
-        made: LearningRateSchedule = cls.from_config(dict(config["config"]))
+        arguments = dict(config["config"])
+        if not _reads_schedules(cls):
+            arguments = {name: deserialize(v) if _is_schedule(v) else v for name, v in arguments.items()}
+        made: LearningRateSchedule = cls.from_config(arguments)
         return made
+
+
+def _reads_schedules(cls: Any) -> bool:
+    """Return whether a class reads dictionaries of other schedules itself."""
+    return getattr(cls.from_config, "__func__", None) is not vars(LearningRateSchedule)["from_config"].__func__
+
+
+def _is_schedule(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("config"), Mapping)
+        and isinstance(value.get("class_name"), str)
+        and not value["class_name"].startswith("__")  # such as the number of a dtype
+    )

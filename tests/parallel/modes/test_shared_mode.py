@@ -177,6 +177,21 @@ def hook(pairs):
     return pairs
 
 
+class LegacyRows(legacy.SGD):
+    def _resource_apply_sparse(self, grad, var, indices, apply_state=None):
+        raise AssertionError
+
+
+class LegacyLimits(legacy.SGD):
+    def _transform_gradients(self, grads_and_vars):
+        return grads_and_vars
+
+
+class LegacySums(legacy.SGD):
+    def _aggregate_gradients(self, grads_and_vars):
+        return grads_and_vars
+
+
 REFUSED = {
     "aggregator": (lambda: SGD(gradient_aggregator=hook), {}, "gradient_aggregator=", {}),
     "transformer": (lambda: SGD(gradient_transformers=[hook]), {}, "gradient_transformers=", {}),
@@ -187,6 +202,9 @@ REFUSED = {
     "no aggregation": (
         SGD, {}, "experimental_aggregate_gradients=False", {"experimental_aggregate_gradients": False},
     ),
+    "_resource_apply_sparse": (LegacyRows, {}, "LegacyRows, whose _resource_apply_sparse sees", {}),
+    "_transform_gradients": (LegacyLimits, {}, "LegacyLimits, whose _transform_gradients sees", {}),
+    "_aggregate_gradients": (LegacySums, {}, "gradient_aggregator=_aggregate_gradients", {}),
 }  # fmt: skip
 
 

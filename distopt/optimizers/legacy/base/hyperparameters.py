@@ -65,6 +65,8 @@ class Hyperparameters(dict[str, Any]):
         value = self[name]
         if isinstance(value, LearningRateSchedule):
             return serialize(value)
+        if isinstance(value, bool | int):
+            return value
         return float(value() if callable(value) and not isinstance(value, Variable) else value)
 
 

@@ -95,8 +95,8 @@ class Tunable(State):
 
     def _checked(self, name: str, value: Any) -> float:
         owner = type(self).__name__
-        if isinstance(value, bool) and name not in self._arguments:
-            return float(value)  # a switch of the user's: _get_hyper(name, bool) reads it
+        if isinstance(value, bool | int) and name not in self._arguments:
+            return value  # a switch or a count of the user's, in the config too until it becomes a Variable
         if name in self._fractions:
             return within(owner, name, value, 0, 1)
         return (finite if name == "learning_rate" else real)(owner, name, value)
@@ -174,6 +174,8 @@ class Tunable(State):
         self._refuse_twins(listing)
         if not self._hyper.are_variables:
             self._create_hypers()
+        if "iterations" in self._distopt_hooks:
+            self._engine.training.count_with(self.iterations)
         is_users = not self._distopt_hooks.isdisjoint(MAKERS)
         self._apply_state = self._prepare(self._distopt_given if is_users else listing.variables)
         values = self._distopt_hyperparameters()

@@ -57,6 +57,9 @@ class Updates(Tunable):
             indices: int64 of shape (n,), the index of each row.
             apply_state: the numbers that ``_prepare_local`` has evaluated, by (device, dtype).
         """
+        self._distopt_update_rows(grad, var, indices, apply_state)
+
+    def _distopt_update_rows(self, grad: Array, var: Variable, indices: Array, apply_state: ApplyState | None) -> None:
         if self._rule() is None:
             raise NotImplementedError(_NO_SPARSE)
         slices, call = IndexedSlices(grad, indices, var.shape), self._call_on(var, apply_state)
@@ -73,7 +76,15 @@ class Updates(Tunable):
     ) -> Any:
         """Update by a sparse gradient that may repeat rows: add these, then call ``_resource_apply_sparse``."""
         unique = IndexedSlices(grad, indices, var.shape).deduplicate()
+        if self._distopt_only_adds_rows:
+            self._distopt_update_rows(unique.values, var, unique.indices, kwargs.get("apply_state"))
+            return None
         return self._resource_apply_sparse(unique.values, var, unique.indices, **kwargs)
+
+    @property
+    def _distopt_only_adds_rows(self) -> bool:
+        """Return whether upstream adds rows as they come, and so never calls ``_resource_apply_sparse``."""
+        return False
 
     def _resource_scatter_add(self, x: Variable, i: Array, v: Array) -> Variable:
         """Add rows v to the rows i of x; repeated rows add up."""
@@ -207,7 +218,10 @@ class Updates(Tunable):
             )
         else:  # not by that method: these slices know which rows came from which replica
             unique = _rounded(slices.deduplicate(), variable)
-            self._resource_apply_sparse(unique.values, variable, unique.indices, **state)
+            if self._distopt_only_adds_rows:
+                self._distopt_update_rows(unique.values, variable, unique.indices, apply_state)
+            else:
+                self._resource_apply_sparse(unique.values, variable, unique.indices, **state)
 
 
 def _arguments(method: Callable[..., Any]) -> list[str]:

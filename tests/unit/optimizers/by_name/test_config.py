@@ -170,3 +170,30 @@ def test_copied_before_its_variables_it_steps_the_originals(cls):
     twin, y = pickle.loads(pickle.dumps((optimizer, x)))
     run(twin, y, 1)
     assert len(list(family_of(twin).trained())) == 1
+
+
+class WarmUp(LearningRateSchedule):
+    """As Hugging Face's: a schedule in a schedule, which its config holds as it is."""
+
+    def __init__(self, initial_learning_rate, decay_schedule_fn, warmup_steps, name=None):
+        self.initial_learning_rate, self.decay_schedule_fn = initial_learning_rate, decay_schedule_fn
+        self.warmup_steps, self.name = warmup_steps, name
+
+    def __call__(self, step):
+        if float(step) < self.warmup_steps:
+            return self.initial_learning_rate * float(step) / self.warmup_steps
+        return self.decay_schedule_fn(step - self.warmup_steps)
+
+    def get_config(self):
+        return vars(self)
+
+
+@pytest.mark.parametrize("family", [optimizers, optimizers.legacy])
+def test_a_schedule_in_a_schedules_config(family):
+    schedule = WarmUp(0.5, ExponentialDecay(0.5, 1, 0.5), 2)
+    config = json.loads(json.dumps(family.serialize(family.SGD(schedule))))
+    again = family.deserialize(config, {"WarmUp": WarmUp})
+    x = Variable([0.0])
+    for _ in range(4):
+        again.apply_gradients([([1.0], x)])
+    assert float(x[0]) == -(0.0 + 0.25 + 0.5 + 0.25)

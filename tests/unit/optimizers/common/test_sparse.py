@@ -29,7 +29,7 @@ class Recording(legacy.SGD):
 
 
 def test_an_override_sees_unique_rows_in_order_of_appearance():
-    optimizer, x = Recording(1.0), table()
+    optimizer, x = Recording(1.0, momentum=0.5), table()
     optimizer.apply_gradients([(rows([1, 2, 4], [3, 0, 3]), x)])
     assert optimizer.seen == [([5, 2], [3, 0], True)]
     np.testing.assert_array_equal(x.numpy().ravel(), [-2, 0, 0, -5])

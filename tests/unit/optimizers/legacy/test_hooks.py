@@ -303,3 +303,17 @@ def test_the_bases_sum_keeps_the_rows_of_sparse_gradients():
         return table.numpy().ravel().tolist()
 
     assert simulate(2, train, Doubled, 1) == simulate(2, train, legacy.SGD, 2)
+
+
+@pytest.mark.parametrize(("momentum", "moved"), [(0.0, -1.0), (0.5, -11.0)])
+def test_rows_of_plain_gradient_descent_are_added_without_a_call(momentum, moved):
+    """As upstream: SGD without momentum adds rows itself, and never calls _resource_apply_sparse."""
+
+    class Decaying(legacy.SGD):
+        def _resource_apply_sparse(self, grad, var, indices, apply_state=None):
+            var.assign_sub(var * 0 + 10)
+            super()._resource_apply_sparse(grad, var, indices, apply_state)
+
+    table = Variable([[0.0]])
+    Decaying(1.0, momentum=momentum).apply_gradients([(IndexedSlices([[1.0]], [0], (1, 1)), table)])
+    assert float(table[0, 0]) == moved
