@@ -39,11 +39,14 @@ class Hooked(BaseOptimizer):
 
     _distopt_hooks: frozenset[str] = frozenset()
     """The methods of the user's that a step has to call."""
+    _distopt_evaluates = False
+    """True where methods of the user's compute numbers of a step."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._distopt_hooks = frozenset(name for name in HOOKS if is_overridden(cls, name))
         cls._distopt_sees_own_gradients = BEFORE_SUM[1] in cls._distopt_hooks
+        cls._distopt_evaluates = any(is_overridden(cls, name) for name in ("_prepare", "_prepare_local", "_scalars"))
 
     def _distopt_methods(self) -> str:
         return ", ".join(name for name in (*ON_SUM, *UPDATES) if name in self._distopt_hooks)

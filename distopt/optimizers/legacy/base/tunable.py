@@ -49,10 +49,6 @@ class Tunable(State):
         self._initial_decay = decay
         self._apply_state: ApplyState = {}
 
-    def _distopt_begin_probe(self, name: str) -> None:
-        """Make no more than a constructor needs whose checks are asked for."""
-        self._hyper, self._name, self._initial_decay = Hyperparameters(), name, 0.0
-
     def __getattr__(self, name: str) -> Any:
         hyper = self.__dict__.get("_hyper", {})
         name = "learning_rate" if name == "lr" else name
@@ -178,26 +174,28 @@ class Tunable(State):
             self._engine.training.count_with(self.iterations)
         is_users = not self._distopt_hooks.isdisjoint(MAKERS)
         self._apply_state = self._prepare(self._distopt_given if is_users else listing.variables)
-        values = self._distopt_hyperparameters()
-        for label, value in values.items():
-            if math.isnan(value) or (math.isinf(value) and label.startswith("learning_rate")):
+        values = {}
+        for name, label, value in self._distopt_numbers():
+            values[label] = value
+            is_rate = name in _LABELS
+            if (is_rate or name in self._hyper) and (math.isnan(value) or (math.isinf(value) and is_rate)):
                 raise InvalidArgumentError(
                     f"hyperparameter {label} of {self._name!r} is {value} in step {int(self.iterations)}: check the "
                     "number, schedule or function that it comes from"
                 )
         return values | self._engine.options.agreed
 
-    def _distopt_hyperparameters(self) -> dict[str, float]:
-        """Return the numbers of hyperparameters and rule in ``apply_state``; what else is there is the user's own."""
-        values, state, rule = {}, self._apply_state, self._rule()
-        scalars = () if rule is None else rule.scalars
+    def _distopt_numbers(self) -> list[tuple[str, str, float]]:
+        """Return the numbers in ``apply_state`` that replicas must share, with labels; those of the user's, all."""
+        numbers, state = [], self._apply_state
         for key, local in state.items() if isinstance(state, dict) else ():
             if isinstance(key, tuple) and len(key) == 2 and isinstance(local, dict):
-                known = {k: local[k] for k in local if k in self._hyper or k in _LABELS or k in scalars}
+                if not self._distopt_evaluates:  # what a built-in optimizer derives follows from these
+                    local = {name: local[name] for name in local if name in self._hyper or name in _LABELS}
                 dtype = getattr(key[1], "name", key[1])
-                for name, number in numbers_in(known).items():
-                    values[f"{_LABELS.get(name, name)} ({dtype})"] = number
-        return values
+                found = numbers_in(local).items()
+                numbers += [(name, f"{_LABELS.get(name, name)} ({dtype})", number) for name, number in found]
+        return numbers
 
     def _sources(self) -> dict[str, Any]:
         self._create_hypers()

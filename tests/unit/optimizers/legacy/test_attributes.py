@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from unit.optimizers.legacy_wrappers import call
 
-from distopt import Variable
+from distopt import Variable, replica_index, simulate
+from distopt.errors import CollectiveMismatchError
 from distopt.optimizers import legacy
 
 
@@ -145,3 +146,16 @@ def test_switches_and_counts_are_in_a_config_as_they_were_given():
     assert (config["averages"], config["period"]) == (False, 6)
     assert type(config["period"]) is int
     assert Mine.from_config(config).get_config() == config
+
+
+def test_replicas_agree_on_what_a_method_of_the_users_has_computed():
+    class Mine(legacy.SGD):
+        def _prepare_local(self, var_device, var_dtype, apply_state):
+            super()._prepare_local(var_device, var_dtype, apply_state)
+            apply_state[var_device, var_dtype].update(own=float(replica_index()), masked=np.nan)
+
+    def step():
+        with pytest.raises(CollectiveMismatchError, match="own"):
+            Mine(1.0).apply_gradients(one(Variable([1.0])))
+
+    simulate(2, step)
