@@ -44,10 +44,10 @@ class Yogi(Optimizer):
         super().__init__(learning_rate, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
-    def _rule(self):
+    def update_rule(self):
         return YOGI
 
-    def _scalars(self, learning_rate):
+    def rule_scalars(self, learning_rate):
         step = int(self.iterations) + 1
         alpha = float(learning_rate) * np.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
         return alpha, 1 - self.beta_1, 1 - self.beta_2, self.epsilon

@@ -81,11 +81,11 @@ class Adadelta(Optimizer):
         self.rho = within("Adadelta", "rho", rho, 0, 1)
         self.epsilon = finite("Adadelta", "epsilon", epsilon, low=0)
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return ADADELTA
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return "accumulated_grad", "accumulated_delta_var"
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         return learning_rate, self.rho, 1 - self.rho, self.epsilon

@@ -95,7 +95,7 @@ class Adafactor(Layerwise):
                 self._means[variable] = rows, columns
             self.add_variable_from_reference(variable, "velocity")
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return ("velocity",)
 
     def _slots_of(self, variable: Variable) -> list[Variable]:

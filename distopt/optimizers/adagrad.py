@@ -79,11 +79,11 @@ class Adagrad(Optimizer):
         first = self.initial_accumulator_value
         self._distopt_make_slots(("accumulator",), lambda shape, dtype: np.full(shape, first, dtype))
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return ADAGRAD
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return ("accumulator",)
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         return learning_rate, self.epsilon, 0.0

@@ -127,13 +127,13 @@ class Adam(Optimizer):
         if self.amsgrad:
             self._distopt_make_slots(("velocity_hat",))
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return AMSGRAD if self.amsgrad else ADAM
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return ("momentum", "velocity", "velocity_hat") if self.amsgrad else ("momentum", "velocity")
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         t = self._step_number
         alpha = float(learning_rate) * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         return alpha, 1 - self.beta_1, 1 - self.beta_2, self.epsilon

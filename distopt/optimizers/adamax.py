@@ -90,13 +90,13 @@ class Adamax(Optimizer):
         self.beta_2 = within("Adamax", "beta_2", beta_2, 0, 1)
         self.epsilon = finite("Adamax", "epsilon", epsilon, low=0)
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return ADAMAX
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return "momentum", "norm"
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         t = self._step_number
         alpha = float(learning_rate) / (1 - self.beta_1**t)
         return alpha, 1 - self.beta_1, self.beta_2, self.epsilon

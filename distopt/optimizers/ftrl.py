@@ -164,13 +164,13 @@ class Ftrl(Optimizer):
         filled = (lambda shape, dtype: np.full(shape, first, dtype), "zeros")
         self._distopt_make_slots(("accumulator", "linear"), filled)
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return FTRL if self.learning_rate_power == -0.5 else FTRL_POWER
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return "accumulator", "linear"
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         rate = float(learning_rate)
         if not rate:
             raise InvalidArgumentError(
@@ -179,4 +179,4 @@ class Ftrl(Optimizer):
             )
         two_l2 = 2 * self.l2_regularization_strength + self.beta / rate
         scalars = (rate, self.l1_regularization_strength, two_l2, 2 * self.l2_shrinkage_regularization_strength)
-        return scalars if self._rule() is FTRL else (*scalars, -self.learning_rate_power)
+        return scalars if self.update_rule() is FTRL else (*scalars, -self.learning_rate_power)

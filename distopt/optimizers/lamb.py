@@ -91,7 +91,7 @@ class Lamb(Layerwise):
         self.beta_2 = within("Lamb", "beta_2", beta_2, 0, BELOW_ONE)
         self.epsilon = finite("Lamb", "epsilon", epsilon, low=0)
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return "momentum", "velocity"
 
     def _move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:

@@ -82,11 +82,11 @@ class Lion(Optimizer):
             )
         self.beta_2 = within("Lion", "beta_2", beta_2, 0, 1)
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return LION
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return ("momentum",)
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         return learning_rate, self.beta_1, 1 - self.beta_1, self.beta_2, 1 - self.beta_2

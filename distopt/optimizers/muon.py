@@ -172,7 +172,7 @@ class Muon(Layerwise):
         advice = "so they leave nothing to Adam. A pattern is to be found in a path"
         warn_of_idle(f"{self.name!r}, exclude_layers", self.exclude_layers, paths, re.search, advice)
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return "momentum", "velocity"
 
     def _should_use_adamw(self, variable: Variable) -> bool:

@@ -104,10 +104,10 @@ class Nadam(Optimizer):
         dtype = compute_dtype(self._trainable_variables[0].dtype) if self._trainable_variables else None
         self._u_product = self.add_variable((), "ones", dtype, name="u_product")
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return NADAM
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return "momentum", "velocity"
 
     def _momentum(self, t: int) -> float:
@@ -118,7 +118,7 @@ class Nadam(Optimizer):
         before = self._u_product.storage.array
         return float(before.dtype.type(float(before) * self._momentum(t)))
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         t = self._step_number
         rate, momentum, following = float(learning_rate), self._momentum(t), self._momentum(t + 1)
         product = self._product(t)

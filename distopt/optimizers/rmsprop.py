@@ -116,21 +116,21 @@ class RMSprop(Optimizer):
         self.centered = flag("RMSprop", "centered", centered)
 
     def _make_slots(self) -> None:
-        for label in self._slot_labels():
+        for label in self.rule_slots():
             self._distopt_make_slots((label,))
 
     @property
     def _has_momentum(self) -> bool:
         return self.momentum != 0
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         if self._has_momentum:
             return RMSPROP_CENTERED_MOMENTUM if self.centered else RMSPROP_MOMENTUM
         return RMSPROP_CENTERED if self.centered else RMSPROP
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return ("velocity",) + ("momentum",) * self._has_momentum + ("average_gradient",) * self.centered
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         scalars = (learning_rate, self.rho, 1 - self.rho, self.epsilon, 0.0)
         return (*scalars, self.momentum) if self._has_momentum else scalars

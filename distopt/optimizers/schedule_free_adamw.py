@@ -120,13 +120,13 @@ class ScheduleFreeAdamW(Optimizer):
         for variable in self._distopt_stepped:
             self._engine.slots.table[variable, "momentum"].assign(variable)
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return SCHEDULE_FREE
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return "momentum", "velocity"
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         t = self._step_number
         warmth = min(t / self.warmup_steps, 1) if self.warmup_steps else 1
         return (

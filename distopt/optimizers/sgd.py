@@ -101,13 +101,13 @@ class SGD(Optimizer):
     def _has_momentum(self) -> bool:
         return self.momentum != 0
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         if not self._has_momentum:
             return DESCENT
         return NESTEROV if self.nesterov else MOMENTUM
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return ("momentum",) if self._has_momentum else ()
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         return (learning_rate, self.momentum) if self._has_momentum else (learning_rate,)

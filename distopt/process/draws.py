@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 _IN_STEPS, _OF_REPLICAS, _OF_ALL = range(3)
 
@@ -68,4 +69,6 @@ class Draws:
         self.seed, self.by_replica, self.by_all = (int(state[name]) for name in ("seed", "by_replica", "by_all"))
 
     def _generator(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng([number % 2**63 for number in (self.seed, *key)])
+        from numpy.random import default_rng  # now: the launcher is read without it
+
+        return default_rng([number % 2**63 for number in (self.seed, *key)])

@@ -71,8 +71,6 @@ class BaseOptimizer(Face):
     def _refuse_limit(self, name: str, value: float) -> None:
         """Raise if a limit can't be combined with the limits and hooks that are set already."""
 
-    # The step
-
     def _do_step(self, grads_and_vars: Iterable[Pair], *, aggregates: bool, items: float | None) -> None:
         """Do one step: ``distopt/engine/step.py`` shows it from top to bottom."""
         if ACTIVE and observe(Moment.STEP, self) is SKIP:

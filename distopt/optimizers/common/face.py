@@ -46,7 +46,7 @@ class Face(abc.ABC):
 
     # The rule of an optimizer, built-in or of a user's own, the labels of its slots, and its scalars
 
-    def _rule(self) -> Rule | None:
+    def update_rule(self) -> Rule | None:
         """Return the update rule; None where a class updates by methods of its own.
 
         Override this method to write an optimizer that is as fast as a built-in one, in both modes.
@@ -54,16 +54,16 @@ class Face(abc.ABC):
         return None
 
     def _known_rule(self) -> Rule:
-        rule = self._rule()
+        rule = self.update_rule()
         if rule is None:
             raise NotImplementedError(
                 f"{type(self).__name__} has no update of its own, and this one must be overridden"
             )
         return rule
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         """Return the public names of the rule's slots, in its order; by default the rule's own names."""
-        rule = self._rule()
+        rule = self.update_rule()
         return () if rule is None else rule.slots
 
     def _slot_dtype(self, variable: Variable) -> DType:
@@ -82,7 +82,7 @@ class Face(abc.ABC):
     def _call(self, buffer: FlatBuffer, scalars: Sequence[float]) -> RuleCall:
         """Return rule, slots and scalars of the variables of one buffer."""
         flats = self._engine.slots.flats
-        return self._known_rule(), [flats[buffer, label] for label in self._slot_labels()], scalars
+        return self._known_rule(), [flats[buffer, label] for label in self.rule_slots()], scalars
 
     def _step_call(self, buffer: FlatBuffer, variant: int) -> RuleCall:
         """Return rule, slots and scalars of this step for one buffer and one variant of the update."""
@@ -161,7 +161,7 @@ class Face(abc.ABC):
 
     def _identity(self) -> str:
         """Describe the options of the optimizer that all replicas must share."""
-        rule, training = self._rule(), self._engine.training
+        rule, training = self.update_rule(), self._engine.training
         kind = type(self).__name__
         parts = [kind if rule is None else f"{kind} ({rule.name})", *self._engine.options.description()]
         if training.skips_nonfinite and training.loss_scale is not None:

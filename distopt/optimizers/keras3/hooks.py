@@ -11,6 +11,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+from distopt.optimizers.common.face import Face
 from distopt.optimizers.common.overrides import is_overridden
 
 BEFORE = ("apply", "_filter_empty_gradients", "_check_variables_are_known")
@@ -149,7 +150,7 @@ def _is_former(cls: Any) -> bool:
 
 def _has_update(cls: Any) -> bool:
     """Return whether a class of distopt updates variables, by a rule or one by one."""
-    return not cls._rule.__module__.endswith(".face") or hasattr(cls, "_move")
+    return cls.update_rule is not Face.update_rule or hasattr(cls, "_move")
 
 
 def _refusal(cls: Any, own: frozenset[str], *, is_former: bool, updates: bool) -> str | None:

@@ -41,7 +41,7 @@ class Layerwise(Optimizer, abc.ABC):
 
     def _slots_of(self, variable: Variable) -> list[Variable]:
         """Return the slots that this variable has, in the order of the labels."""
-        keys = [(variable, label) for label in self._slot_labels()]
+        keys = [(variable, label) for label in self.rule_slots()]
         return [self._engine.slots.table[key] for key in keys if key in self._engine.slots.table]
 
     @abc.abstractmethod

@@ -44,7 +44,7 @@ class Optimizer(Former):
     Gradients are summed, not averaged: divide the loss by the *global* batch size (``distopt.losses`` does).
 
     To write your own, override ``build`` (make slots with ``add_variable_from_reference``), ``update_step`` and
-    ``get_config``. For a rule of single elements, which is quicker: ``_rule``, ``_slot_labels``, ``_scalars``.
+    ``get_config``. For a rule of single elements, which is quicker: ``update_rule``, ``rule_slots``, ``rule_scalars``.
 
     Args:
         learning_rate: a number (rounded to float32, as in Keras), a schedule, or a function without arguments.
@@ -239,7 +239,7 @@ class Optimizer(Former):
         dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
         buffer = variable.storage.allocated_buffer
         rate = self._own_learning_rate.of_step if learning_rate is None else learning_rate
-        update_one(variable, dense, self._call(buffer, self._scalars(rate)))
+        update_one(variable, dense, self._call(buffer, self.rule_scalars(rate)))
 
     def _update_sparse(self, variable: Variable, slices: IndexedSlices) -> None:
         variant = self._variant_of(variable)
@@ -249,7 +249,7 @@ class Optimizer(Former):
         else:  # rows without a gradient would not move
             update_rows(variable, slices, call)
 
-    def _scalars(self, learning_rate: Any) -> Sequence[float]:
+    def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         """Return the values of the rule's scalars in this step, in its order; the same on all replicas."""
         raise NotImplementedError
 
@@ -273,8 +273,8 @@ class Optimizer(Former):
         by_user = self._distopt_hooks.rate
         number = rate.adopt(self.name, calls, self.learning_rate) if by_user else rate.evaluate(self.name, calls)
         numbers = {"learning_rate": number}
-        if (rule := self._rule()) is not None:
-            self._scalars_of_step[:] = self._scalars(rate.of_step)
+        if (rule := self.update_rule()) is not None:
+            self._scalars_of_step[:] = self.rule_scalars(rate.of_step)
             if not self._hyperparameters:  # a user's own
                 numbers = named_scalars(type(self).__name__, rule, self._scalars_of_step) | numbers
         elif self._distopt_by_rule:

@@ -68,9 +68,9 @@ class Options(State):
         if not is_option or not self.__dict__.get("built"):
             super().__setattr__(name, value)
             return
-        before, labels = getattr(self, name), self._slot_labels()
+        before, labels = getattr(self, name), self.rule_slots()
         super().__setattr__(name, value)
-        lacking = {*self._slot_labels()} - {*labels} - {label for _, label in self._engine.slots.table}
+        lacking = {*self.rule_slots()} - {*labels} - {label for _, label in self._engine.slots.table}
         if lacking or (name in self._settled_when_built and getattr(self, name) != before):
             super().__setattr__(name, before)
             raise InvalidArgumentError(

@@ -227,7 +227,7 @@ class State(OwnVariables):
 
     def _make_slots(self) -> None:
         """Make the slots of a built-in optimizer, in the order of Keras."""
-        self._distopt_make_slots(self._slot_labels())
+        self._distopt_make_slots(self.rule_slots())
 
     _distopt_slot_lists: ClassVar[tuple[tuple[str, str], ...]] = ()
     """The label of slots, and the attribute in which Keras' class keeps the list of them."""

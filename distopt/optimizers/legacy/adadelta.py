@@ -57,9 +57,9 @@ class Adadelta(Optimizer):
         self._set_hyper("rho", rho)
         self.epsilon = checked_epsilon("Adadelta", epsilon)
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return ADADELTA
 
-    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+    def rule_scalars(self, local: dict[str, Any]) -> Sequence[float]:
         rho = float(local["rho"])
         return local["lr_t"], rho, 1 - rho, self.epsilon

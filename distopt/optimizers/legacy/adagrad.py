@@ -67,8 +67,8 @@ class Adagrad(Optimizer):
         for var in var_list:
             self.add_slot(var, "accumulator", functools.partial(np.full, fill_value=self.initial_accumulator_value))
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return ADAGRAD
 
-    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+    def rule_scalars(self, local: dict[str, Any]) -> Sequence[float]:
         return local["lr_t"], 0.0, self.epsilon

@@ -82,10 +82,10 @@ class Adam(Optimizer):
             one_minus_beta_2_t=one - beta_2,
         )
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return AMSGRAD if self.amsgrad else ADAM
 
-    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+    def rule_scalars(self, local: dict[str, Any]) -> Sequence[float]:
         return local["lr"], local["one_minus_beta_1_t"], local["one_minus_beta_2_t"], local["epsilon"]
 
     def set_weights(self, weights: Sequence[Any]) -> None:

@@ -65,11 +65,11 @@ class Adamax(Optimizer):
         local["alpha"] = float(local["lr_t"]) / (1 - beta_1**self._step_number)
         local["one_minus_beta_1"] = 1 - beta_1
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return ADAMAX
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return "m", "v"
 
-    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+    def rule_scalars(self, local: dict[str, Any]) -> Sequence[float]:
         return local["alpha"], local["one_minus_beta_1"], local["beta_2"], self.epsilon

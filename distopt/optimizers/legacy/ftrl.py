@@ -116,10 +116,10 @@ class Ftrl(Optimizer):
         local["two_l2"] = 2 * float(local["l2_regularization_strength"]) + float(local["beta"]) / rate
         self._takes_roots = local["learning_rate_power"] == _ROOT
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return FTRL if self._takes_roots else FTRL_POWER
 
-    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+    def rule_scalars(self, local: dict[str, Any]) -> Sequence[float]:
         shrinkage = 2 * self.l2_shrinkage_regularization_strength
         scalars = local["lr_t"], local["l1_regularization_strength"], local["two_l2"], shrinkage
         return scalars if self._takes_roots else (*scalars, -local["learning_rate_power"])

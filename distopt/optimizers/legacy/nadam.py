@@ -127,10 +127,10 @@ class Nadam(Optimizer):
         if self._momentum_cache is not None and "momentum_cache" in local:
             self._momentum_cache.assign(local["momentum_cache"])
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         return NADAM
 
-    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+    def rule_scalars(self, local: dict[str, Any]) -> Sequence[float]:
         return (*(local[name] for name in NADAM.scalars[:-1]), self.epsilon)
 
     @classmethod

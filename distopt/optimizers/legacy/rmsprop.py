@@ -72,12 +72,12 @@ class RMSprop(WithMomentum):
         self.epsilon = checked_epsilon("RMSprop", epsilon)
         self.centered = bool(centered)
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         if self._momentum:
             return RMSPROP_CENTERED_MOMENTUM if self.centered else RMSPROP_MOMENTUM
         return RMSPROP_CENTERED if self.centered else RMSPROP
 
-    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+    def rule_scalars(self, local: dict[str, Any]) -> Sequence[float]:
         rho = float(local["rho"])
         means = local["lr_t"], rho, 1 - rho
         return (*means, self.epsilon, 0.0, local["momentum"]) if self._momentum else (*means, 0.0, self.epsilon)

@@ -47,7 +47,7 @@ class SGD(WithMomentum):
         self._set_hyper("momentum", momentum)
         self.nesterov = bool(nesterov)
 
-    def _rule(self) -> Rule:
+    def update_rule(self) -> Rule:
         if not self._momentum:
             return DESCENT
         return NESTEROV if self.nesterov else MOMENTUM
@@ -56,8 +56,8 @@ class SGD(WithMomentum):
     def _distopt_only_adds_rows(self) -> bool:
         return not self._momentum
 
-    def _slot_labels(self) -> tuple[str, ...]:
+    def rule_slots(self) -> tuple[str, ...]:
         return ("momentum",) if self._momentum else ()
 
-    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+    def rule_scalars(self, local: dict[str, Any]) -> Sequence[float]:
         return (local["lr_t"], local["momentum"]) if self._momentum else (local["lr_t"],)

@@ -92,6 +92,7 @@ def test_by_default_nobody_looks(several, update):
 @settings(max_examples=10)
 @given(run=runs(), nodes=placements(), update=st.sampled_from(MODES), streamed=st.booleans())
 @pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 def test_the_look_changes_no_bit(run, nodes, update, streamed):
     def kind(communicator, update, on_nonfinite):
         return Strategy(communicator, update=update, checks=Checks(on_nonfinite=on_nonfinite))

@@ -36,7 +36,7 @@ class Optimizer(Differentiation, Updates):
     To write your own, override ``_create_slots``, ``_resource_apply_dense``, ``_resource_apply_sparse`` (or
     ``_resource_apply_sparse_duplicate_indices``) and ``get_config``; ``_set_hyper`` in the constructor makes
     hyperparameters, ``_prepare_local`` evaluates what all variables share. A rule of single elements is quicker: then
-    override ``_rule``, ``_slot_labels`` and ``_scalars``.
+    override ``update_rule``, ``rule_slots`` and ``rule_scalars``.
 
     Args:
         name: a name; the names of state variables begin with it.

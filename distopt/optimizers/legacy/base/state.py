@@ -109,7 +109,7 @@ class State(Weights):
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
         """Make the slots of variables, name by name; override this method with calls of ``add_slot``."""
-        for slot_name in self._slot_labels():
+        for slot_name in self.rule_slots():
             for var in var_list:
                 self.add_slot(var, slot_name)
 

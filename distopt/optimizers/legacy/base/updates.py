@@ -60,7 +60,7 @@ class Updates(Tunable):
         self._distopt_update_rows(grad, var, indices, apply_state)
 
     def _distopt_update_rows(self, grad: Array, var: Variable, indices: Array, apply_state: ApplyState | None) -> None:
-        if self._rule() is None:
+        if self.update_rule() is None:
             raise NotImplementedError(_NO_SPARSE)
         slices, call = IndexedSlices(grad, indices, var.shape), self._call_on(var, apply_state)
         match self._known_rule().sparse:
@@ -112,9 +112,9 @@ class Updates(Tunable):
         return self._call(var.storage.allocated_buffer, scalars)
 
     def _distopt_scalars(self, state: ApplyState, device: str, dtype: Any) -> Sequence[float]:
-        return self._scalars(state.get((device, dtype)) or self._fallback_apply_state(device, dtype))
+        return self.rule_scalars(state.get((device, dtype)) or self._fallback_apply_state(device, dtype))
 
-    def _scalars(self, local: dict[str, Any]) -> Sequence[float]:
+    def rule_scalars(self, local: dict[str, Any]) -> Sequence[float]:
         """Return the values of the rule's scalars in this step, in its order.
 
         Args:
@@ -124,7 +124,7 @@ class Updates(Tunable):
 
     def _check_gradients(self, gradients: Gradients) -> None:
         slab, kinds = gradients.slab, gradients.kinds
-        has_rule, hooks = self._rule() is not None, self._distopt_hooks
+        has_rule, hooks = self.update_rule() is not None, self._distopt_hooks
         if DENSE in kinds and not has_rule and hooks.isdisjoint(UPDATES[:2]):
             raise NotImplementedError(f"{type(self).__name__} must override `_resource_apply_dense`")
         if SPARSE in kinds and not has_rule and hooks.isdisjoint((UPDATES[0], *_SPARSE_METHODS)):
@@ -137,19 +137,19 @@ class Updates(Tunable):
 
     @property
     def _updates_flat(self) -> bool:
-        return self._rule() is not None and self._distopt_hooks.isdisjoint(UPDATES[:2])
+        return self.update_rule() is not None and self._distopt_hooks.isdisjoint(UPDATES[:2])
 
     def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
         state = self._apply_state
         return (
-            self._scalars(state[DEVICE, dtype])
+            self.rule_scalars(state[DEVICE, dtype])
             if not self._distopt_hooks
             else self._distopt_scalars(state, DEVICE, dtype)
         )
 
     def _distopt_check_hooks(self, gradients: Gradients) -> None:
         hooks = self._distopt_hooks
-        if self._rule() is not None:
+        if self.update_rule() is not None:
             dense_by_rule = DENSE in gradients.kinds and hooks.isdisjoint(UPDATES[:2])
             sparse_by_rule = SPARSE in gradients.kinds and hooks.isdisjoint((UPDATES[0], *_SPARSE_METHODS))
             unused = [
