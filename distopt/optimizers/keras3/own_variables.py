@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +20,9 @@ _NOT_STATE = frozenset(
     {"_trainable_variables", "_streamed_variables", "_own_variables", "_step_counter", "_indices", "_scalars_of_step"}
 )
 """Attributes of distopt that hold variables; what users put into others is state."""
+
+_NUMBERED = re.compile(r"([Vv]ariable)_\d+")
+"""Names that variables get where the user gives none."""
 
 _MAY_BE_STATE = (Variable, list, tuple, set, frozenset, dict)
 
@@ -198,7 +202,12 @@ class OwnVariables(BaseOptimizer):
         return self._distopt_add_slot(reference_variable, label, initializer)
 
     def _distopt_path(self, reference: Variable, label: str) -> str:
-        return f"{self.name}/{reference.path.replace('/', '_')}_{label}"
+        path = reference.path.replace("/", "_")
+        if self._var_key(reference) not in self._indices:
+            path = _NUMBERED.sub(
+                r"\1", path
+            )  # a number of one process says nothing in another, which reads checkpoints
+        return f"{self.name}/{path}_{label}"
 
     def _distopt_add_slot(self, reference: Variable, label: str, initializer: Any = "zeros") -> Variable:
         path = self._distopt_path(reference, label)

@@ -145,7 +145,7 @@ def test_a_slot_may_be_like_a_variable_that_is_not_trained(tmp_path):
     class Like(SGD):
         def build(self, variables):
             super().build(variables)
-            self.before = [Variable(variable.numpy(), name="before") for variable in variables]
+            self.before = [Variable(variable.numpy()) for variable in variables]
             self.like = self.add_optimizer_variables(self.before, "like", "ones")
 
     def made():
