@@ -180,6 +180,6 @@ def _collect_rows(gradients: Gradients, reducer: Reducer, options: StepOptions) 
             merge_rows(gradients, may_round=False)
         gather_rows(communicator, gradients)
     if reducer.rescaling is not None:
-        reducer.rescaling.divide_rows(gradients, keep_wide=options.merges_rows)
+        reducer.rescaling.divide_rows(gradients, keep_wide=options.merges_rows or not options.on_sum)
     if options.merges_rows:
         merge_rows(gradients)

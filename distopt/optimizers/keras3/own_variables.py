@@ -10,7 +10,7 @@ from distopt.arrays import to_dtype
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.base import BaseOptimizer
-from distopt.optimizers.common.initializers import initial_value
+from distopt.optimizers.common.initializers import value_of_shape
 from distopt.optimizers.common.tracking import variables_in
 from distopt.optimizers.keras3.hooks import NO_HOOKS, Hooks, hooks_of, may_be_hook
 from distopt.variables.indexed_slices import IndexedSlices
@@ -178,7 +178,7 @@ class OwnVariables(BaseOptimizer):
             name: the name of the variable.
         """
         self._check_super_called()
-        value = initial_value(initializer, tuple(shape), to_dtype(dtype or "float32"), name)
+        value = value_of_shape(initializer, tuple(shape), to_dtype(dtype or "float32"))
         variable = Variable(value, name=name, trainable=False)
         self._track_variable(variable)
         return variable
@@ -211,7 +211,7 @@ class OwnVariables(BaseOptimizer):
 
     def _distopt_add_slot(self, reference: Variable, label: str, initializer: Any = "zeros") -> Variable:
         path = self._distopt_path(reference, label)
-        value = initial_value(initializer, reference.shape, self._slot_dtype(reference), path)
+        value = value_of_shape(initializer, reference.shape, self._slot_dtype(reference))
         if (reference, label) in self._engine.slots.table:
             label = f"{label}_{len(self._engine.slots.table)}"
         slot = self._new_slot(reference, label, path, value)

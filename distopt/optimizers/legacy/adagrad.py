@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from distopt.arguments import finite
+from distopt.initializers import Constant
 from distopt.kernels import Rule
 from distopt.optimizers.adagrad import ADAGRAD
 from distopt.optimizers.legacy.base.hyperparameters import checked_epsilon
@@ -65,7 +63,7 @@ class Adagrad(Optimizer):
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
         for var in var_list:
-            self.add_slot(var, "accumulator", functools.partial(np.full, fill_value=self.initial_accumulator_value))
+            self.add_slot(var, "accumulator", Constant(self.initial_accumulator_value))
 
     def update_rule(self) -> Rule:
         return ADAGRAD

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from distopt.arguments import finite, within
 from distopt.errors import InvalidArgumentError
+from distopt.initializers import Constant
 from distopt.kernels import Rule
 from distopt.optimizers.ftrl import FTRL, FTRL_POWER
 from distopt.optimizers.legacy.base.hyperparameters import ApplyState
@@ -101,7 +99,7 @@ class Ftrl(Optimizer):
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
         for var in var_list:
-            self.add_slot(var, "accumulator", functools.partial(np.full, fill_value=self.initial_accumulator_value))
+            self.add_slot(var, "accumulator", Constant(self.initial_accumulator_value))
             self.add_slot(var, "linear")
 
     def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:

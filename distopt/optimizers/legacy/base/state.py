@@ -10,9 +10,10 @@ from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import allocate
+from distopt.optimizers.common.initializers import first_value
 from distopt.optimizers.common.underflow import warn_of_underflow
 from distopt.optimizers.legacy.base.hooks import MAKERS
-from distopt.optimizers.legacy.base.weights import Weights, first_value
+from distopt.optimizers.legacy.base.weights import Weights
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import ABSENT, Listing
 from distopt.slabs.read_gradients import check_variable

@@ -49,6 +49,10 @@ class Tunable(State):
         self._initial_decay = decay
         self._apply_state: ApplyState = {}
 
+    def _distopt_begin_probe(self, name: str) -> None:
+        """Make no more than a constructor needs whose checks are asked for."""
+        self._hyper, self._name, self._initial_decay = Hyperparameters(), name, 0.0
+
     def __getattr__(self, name: str) -> Any:
         hyper = self.__dict__.get("_hyper", {})
         name = "learning_rate" if name == "lr" else name

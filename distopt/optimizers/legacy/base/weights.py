@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.access import family_of
 from distopt.optimizers.common.base import BaseOptimizer
+from distopt.optimizers.common.initializers import first_value
 from distopt.optimizers.legacy.base.hooks import Hooked
 from distopt.process.names import unique_name
 from distopt.variables.variable import Variable
@@ -186,22 +186,3 @@ class Weights(Hooked):
                     f"weight of shape {np.shape(value)}"
                 )
         self._write_state(held, weights)
-
-
-def first_value(initializer: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return the first value of a slot or a weight.
-
-    Args:
-        initializer: ``"zeros"``, ``"ones"``, a function of (shape, dtype) or its class, or the value itself.
-        shape: the shape; a value keeps its own.
-        dtype: the dtype.
-    """
-    if isinstance(initializer, str):
-        if initializer not in ("zeros", "ones"):
-            raise InvalidArgumentError(
-                f"initializer={initializer!r}: expected 'zeros', 'ones', a function of (shape, dtype) or a value"
-            )
-        return np.full(shape, initializer == "ones", dtype)
-    made = initializer() if inspect.isclass(initializer) else initializer
-    value: Array = np.asarray(made(shape, dtype=dtype) if callable(made) else made, dtype)
-    return value

@@ -226,7 +226,10 @@ def test_slots_for_several_names_and_variables():
     ],
 )
 def test_initializers(initializer, low, high):
-    made = [SGD().add_variable((20, 20), initializer=initializer, dtype="float32", name="m") for _ in range(2)]
+    def make():
+        return SGD().add_variable((20, 20), initializer=initializer, dtype="float32", name="m").numpy()
+
+    made = simulate(2, make)
     assert low <= float(made[0].min()) <= float(made[0].max()) <= high
     np.testing.assert_array_equal(*made)
     assert made[0].dtype == np.float32
@@ -234,7 +237,7 @@ def test_initializers(initializer, low, high):
 
 def test_initializers_that_can_not_be_are_refused():
     for initializer in ("nothing", None, np.ones(3)):
-        with pytest.raises(InvalidArgumentError, match="of a variable of shape"):
+        with pytest.raises(InvalidArgumentError, match=r"nothing|of a variable of shape"):
             SGD().add_variable((2,), initializer=initializer)
     assert SGD().add_variable((2, 2), "identity").numpy().tolist() == [[1, 0], [0, 1]]
     assert SGD().add_variable((), "zeros", "int64", "none", None, "count").name == "count"
