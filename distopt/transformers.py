@@ -192,6 +192,24 @@ def checked_limit(name: str, value: Any) -> float | None:
     return limit
 
 
+def only_limit(owner: str, **limits: Any) -> Clipping:
+    """Return the clipping of an optimizer that takes one limit at most.
+
+    Args:
+        owner: the optimizer's class, for messages.
+        **limits: all limits by name; None where one is not set.
+
+    Raises:
+        InvalidArgumentError: several limits; one that is negative, NaN or no number.
+    """
+    if sum(limit is not None for limit in limits.values()) > 1:
+        raise InvalidArgumentError(
+            f"{owner}: Only one of `clipnorm`, `clipvalue` and `global_clipnorm` can be set, received "
+            + ", ".join(f"{name}={value!r}" for name, value in limits.items())
+        )
+    return Clipping(**{name: checked_limit(name, value) for name, value in limits.items()})
+
+
 def dense_buffers(gradients: Gradients) -> list[Buffer]:
     """Return the flat buffers of the slab, with the spans of the dense gradients in them."""
     slab, dense = gradients.slab, gradients.dense

@@ -56,7 +56,7 @@ def cells(family, name, optimizer):
     shown = ", ".join([f"`{each}`" for each in held] + [f"(`{each}`)" for each in more]) or "none"
     is_flat = family_of(optimizer).updates_flat
     if family == "legacy":
-        sparse = SPARSE[optimizer._known_rule().sparse]
+        sparse = SPARSE[optimizer._distopt_known_rule().sparse]
     else:
         sparse = "rows named" if is_flat and not held else "as dense"
     fused = "yes" if is_flat else "by variable"

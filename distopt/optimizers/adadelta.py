@@ -67,12 +67,12 @@ class Adadelta(Optimizer):
     Source: Zeiler 2012, as in Keras 3 ``keras.optimizers.Adadelta``; the learning rate is no part of s.
     """
 
-    _hyperparameters = ("rho", "epsilon")
+    _distopt_hyperparameters = ("rho", "epsilon")
     _distopt_slot_lists = (
         ("accumulated_grad", "_accumulated_grads"),
         ("accumulated_delta_var", "_accumulated_delta_vars"),
     )
-    _second_moments = ("accumulated_grad", "accumulated_delta_var")
+    _distopt_second_moments = ("accumulated_grad", "accumulated_delta_var")
 
     def __init__(
         self, learning_rate: Any = 0.001, rho: float = 0.95, epsilon: float = 1e-7, *options: Any, **kwargs: Any

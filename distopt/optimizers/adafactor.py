@@ -60,8 +60,8 @@ class Adafactor(Layerwise):
     is capped at 1/√T anyway, and v is stored though r and c determine it: so configs and states fit both libraries.
     """
 
-    _hyperparameters = ("beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold", "relative_step")
-    _second_moments = ("velocity",)
+    _distopt_hyperparameters = ("beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold", "relative_step")
+    _distopt_second_moments = ("velocity",)
     _distopt_not_called = ("_rms",)
 
     def __init__(
@@ -81,9 +81,9 @@ class Adafactor(Layerwise):
         self.epsilon_2 = finite("Adafactor", "epsilon_2", epsilon_2, low=0)
         self.clip_threshold = positive("Adafactor", "clip_threshold", clip_threshold)
         self.relative_step = flag("Adafactor", "relative_step", relative_step)
-        self._means: dict[Variable, tuple[Variable, Variable]] = {}
+        self._distopt_means: dict[Variable, tuple[Variable, Variable]] = {}
 
-    def _make_slots(self) -> None:
+    def _distopt_make_all_slots(self) -> None:
         for variable in self._distopt_stepped:
             shape, name = variable.shape, f"{self.name}/{variable.path.replace('/', '_')}"
             is_factored = len(shape) > 1
@@ -92,25 +92,25 @@ class Adafactor(Layerwise):
             rows = self.add_variable(shapes[0], dtype=dtype, name=f"{name}_row_means")
             columns = self.add_variable(shapes[1], dtype=dtype, name=f"{name}_column_means")
             if is_factored:
-                self._means[variable] = rows, columns
+                self._distopt_means[variable] = rows, columns
             self.add_variable_from_reference(variable, "velocity")
 
     def rule_slots(self) -> tuple[str, ...]:
         return ("velocity",)
 
-    def _slots_of(self, variable: Variable) -> list[Variable]:
-        return [*super()._slots_of(variable), *self._means.get(variable, ())]
+    def _distopt_slots_of(self, variable: Variable) -> list[Variable]:
+        return [*super()._distopt_slots_of(variable), *self._distopt_means.get(variable, ())]
 
-    def _move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
-        t = self._step_number
+    def _distopt_move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
+        t = self._distopt_step_number
         v, *means = slots
-        self._remember(g, v, means, 1 - t**self.beta_2_decay)
+        self._distopt_remember(g, v, means, 1 - t**self.beta_2_decay)
         u = g
         change(BY_ROOT, u, v, [], [])
         rate = np.maximum(self.epsilon_2, _rms(x)) * min(learning_rate, 1 / math.sqrt(t))
         change(DESCENT, x, u, [], [rate / np.maximum(1, _rms(u) / self.clip_threshold)])
 
-    def _remember(self, g: Array, v: Array, means: Sequence[Array], beta: float) -> None:
+    def _distopt_remember(self, g: Array, v: Array, means: Sequence[Array], beta: float) -> None:
         """Update the second moment."""
         if not means:
             v *= beta

@@ -57,9 +57,9 @@ class Adagrad(Optimizer):
     outside).
     """
 
-    _hyperparameters = ("initial_accumulator_value", "epsilon")
+    _distopt_hyperparameters = ("initial_accumulator_value", "epsilon")
     _distopt_slot_lists = (("accumulator", "_accumulators"),)
-    _second_moments = ("accumulator",)
+    _distopt_second_moments = ("accumulator",)
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Adagrad(Optimizer):
         )
         self.epsilon = finite("Adagrad", "epsilon", epsilon, low=0)
 
-    def _make_slots(self) -> None:
+    def _distopt_make_all_slots(self) -> None:
         first = self.initial_accumulator_value
         self._distopt_make_slots(("accumulator",), lambda shape, dtype: np.full(shape, first, dtype))
 

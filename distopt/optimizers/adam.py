@@ -102,9 +102,9 @@ class Adam(Optimizer):
     et al. 2018, on the second moment without bias correction. α is computed in float64 and rounded once.
     """
 
-    _hyperparameters = ("beta_1", "beta_2", "epsilon", "amsgrad")
+    _distopt_hyperparameters = ("beta_1", "beta_2", "epsilon", "amsgrad")
     _distopt_slot_lists = (("momentum", "_momentums"), ("velocity", "_velocities"), ("velocity_hat", "_velocity_hats"))
-    _second_moments = ("velocity", "velocity_hat")
+    _distopt_second_moments = ("velocity", "velocity_hat")
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Adam(Optimizer):
         self.epsilon = finite("Adam", "epsilon", epsilon, low=0)
         self.amsgrad = flag("Adam", "amsgrad", amsgrad)
 
-    def _make_slots(self) -> None:
+    def _distopt_make_all_slots(self) -> None:
         self._distopt_make_slots(("momentum", "velocity"))
         if self.amsgrad:
             self._distopt_make_slots(("velocity_hat",))
@@ -134,6 +134,6 @@ class Adam(Optimizer):
         return ("momentum", "velocity", "velocity_hat") if self.amsgrad else ("momentum", "velocity")
 
     def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
-        t = self._step_number
+        t = self._distopt_step_number
         alpha = float(learning_rate) * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         return alpha, 1 - self.beta_1, 1 - self.beta_2, self.epsilon

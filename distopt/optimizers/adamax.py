@@ -73,7 +73,7 @@ class Adamax(Optimizer):
     acts as the dense one with zeros elsewhere (in the legacy family only the rows that it names move).
     """
 
-    _hyperparameters = ("beta_1", "beta_2", "epsilon")
+    _distopt_hyperparameters = ("beta_1", "beta_2", "epsilon")
     _distopt_slot_lists = (("momentum", "_m"), ("norm", "_u"))
 
     def __init__(
@@ -97,6 +97,6 @@ class Adamax(Optimizer):
         return "momentum", "norm"
 
     def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
-        t = self._step_number
+        t = self._distopt_step_number
         alpha = float(learning_rate) / (1 - self.beta_1**t)
         return alpha, 1 - self.beta_1, self.beta_2, self.epsilon

@@ -117,7 +117,7 @@ class Ftrl(Optimizer):
     (``initial_accumulator_value=0`` and no gradient yet) the parameter is 0 (in Keras NaN).
     """
 
-    _hyperparameters = (
+    _distopt_hyperparameters = (
         "learning_rate_power",
         "initial_accumulator_value",
         "l1_regularization_strength",
@@ -126,7 +126,7 @@ class Ftrl(Optimizer):
         "beta",
     )
     _distopt_slot_lists = (("accumulator", "_accumulators"), ("linear", "_linears"))
-    _second_moments = ("accumulator",)
+    _distopt_second_moments = ("accumulator",)
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class Ftrl(Optimizer):
         )
         self.beta = at_least_0("beta", beta)
 
-    def _make_slots(self) -> None:
+    def _distopt_make_all_slots(self) -> None:
         first = self.initial_accumulator_value
         filled = (lambda shape, dtype: np.full(shape, first, dtype), "zeros")
         self._distopt_make_slots(("accumulator", "linear"), filled)

@@ -73,9 +73,9 @@ class Lamb(Layerwise):
     that of ``Optimizer``, not a part of u. Norms are computed in float64.
     """
 
-    _hyperparameters = ("beta_1", "beta_2", "epsilon")
+    _distopt_hyperparameters = ("beta_1", "beta_2", "epsilon")
     _distopt_slot_lists = (("momentum", "_momentums"), ("velocity", "_velocities"))
-    _second_moments = ("velocity",)
+    _distopt_second_moments = ("velocity",)
 
     def __init__(
         self,
@@ -94,8 +94,8 @@ class Lamb(Layerwise):
     def rule_slots(self) -> tuple[str, ...]:
         return "momentum", "velocity"
 
-    def _move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
-        t = self._step_number
+    def _distopt_move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
+        t = self._distopt_step_number
         corrections = 1 - self.beta_1**t, 1 - self.beta_2**t
         u = g
         change(DIRECTION, u, u, slots, (1 - self.beta_1, 1 - self.beta_2, *corrections, self.epsilon))

@@ -67,7 +67,7 @@ class Lion(Optimizer):
     Source: Chen et al. 2023, as in Keras 3 ``keras.optimizers.Lion``.
     """
 
-    _hyperparameters = ("beta_1", "beta_2")
+    _distopt_hyperparameters = ("beta_1", "beta_2")
     _distopt_slot_lists = (("momentum", "_momentums"),)
 
     def __init__(

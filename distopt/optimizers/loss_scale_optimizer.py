@@ -96,14 +96,14 @@ class LossScaleOptimizer(Composite):
         if unknown:
             raise InvalidArgumentError(f"{owner}: {sorted(unknown)}: set such arguments on the `inner_optimizer`")
         super().__init__(0.0, name=name, **kwargs)
-        self.inner_optimizer = self._usable_inner(inner_optimizer)
-        self._inner = [self.inner_optimizer]
-        training, inner = self._engine.training, engine_of(self.inner_optimizer).training
+        self.inner_optimizer = self._distopt_usable_inner(inner_optimizer)
+        self._distopt_inner = [self.inner_optimizer]
+        training, inner = self._distopt_engine.training, engine_of(self.inner_optimizer).training
         training.accumulate_in(inner.accumulation)
         training.count_with(inner.iterations)
-        self._initial_scale = divisor(owner, "initial_scale", initial_scale)
+        self._distopt_initial_scale = divisor(owner, "initial_scale", initial_scale)
         growth_steps = count(owner, "dynamic_growth_steps", dynamic_growth_steps, 1)
-        training.scale_by(LossScale(self._initial_scale, growth_steps, _SMALLEST))
+        training.scale_by(LossScale(self._distopt_initial_scale, growth_steps, _SMALLEST))
 
     @property
     def _distopt_not_inside(self) -> type:
@@ -112,50 +112,50 @@ class LossScaleOptimizer(Composite):
     @property
     def initial_scale(self) -> float:
         """Return the scale of the first step; another can be set before it."""
-        return self._initial_scale
+        return self._distopt_initial_scale
 
     @initial_scale.setter
     def initial_scale(self, value: float) -> None:
         if self.built:
             raise InvalidArgumentError(
-                f"initial_scale = {value!r}: optimizer {self.name!r} has begun with {self._initial_scale}: set the "
-                "scale itself, optimizer.dynamic_scale.assign(value)"
+                f"initial_scale = {value!r}: optimizer {self.name!r} has begun with {self._distopt_initial_scale}: set "
+                "the scale itself, optimizer.dynamic_scale.assign(value)"
             )
-        self._initial_scale = divisor("LossScaleOptimizer", "initial_scale", value)
-        self.dynamic_scale.assign(self._initial_scale)
+        self._distopt_initial_scale = divisor("LossScaleOptimizer", "initial_scale", value)
+        self.dynamic_scale.assign(self._distopt_initial_scale)
 
     @property
     def dynamic_growth_steps(self) -> int:
         """Return the number of steps until the scale is doubled; another can be set at any time."""
-        steps = self._scale.growth_steps
+        steps = self._distopt_scale.growth_steps
         assert steps is not None
         return steps
 
     @dynamic_growth_steps.setter
     def dynamic_growth_steps(self, value: int) -> None:
-        self._scale.grow_after(count("LossScaleOptimizer", "dynamic_growth_steps", value, 1))
-        self._engine.note_changed_options()
+        self._distopt_scale.grow_after(count("LossScaleOptimizer", "dynamic_growth_steps", value, 1))
+        self._distopt_engine.note_changed_options()
 
     @property
-    def _scale(self) -> LossScale:
-        scale = self._engine.training.loss_scale
+    def _distopt_scale(self) -> LossScale:
+        scale = self._distopt_engine.training.loss_scale
         assert scale is not None
         return scale
 
     @property
     def dynamic_scale(self) -> Variable:
         """Return the scale s, a float32 Variable."""
-        return self._scale.scale
+        return self._distopt_scale.scale
 
     @property
     def step_counter(self) -> Variable:
         """Return the number of steps since s was changed."""
-        return self._scale.step_counter
+        return self._distopt_scale.step_counter
 
-    def _inner_of(self, variable: Variable) -> Optimizer:
+    def _distopt_inner_of(self, variable: Variable) -> Optimizer:
         return self.inner_optimizer
 
-    def _make_averages_and_accumulators(self) -> None:
+    def _distopt_make_averages_and_accumulators(self) -> None:
         self._track_variable(self.step_counter)
         self._track_variable(self.dynamic_scale)
 

@@ -134,31 +134,31 @@ class MultiOptimizer(Composite):
             **kwargs,
         )
         self._optimizer_map = optimizer_map
-        self._inner: list[Optimizer] = []
-        self._routes: dict[Variable, Optimizer] = {}
+        self._distopt_inner: list[Optimizer] = []
+        self._distopt_routes: dict[Variable, Optimizer] = {}
         if isinstance(optimizer_map, OptimizerMap):
             for inner in (*optimizer_map.values(), optimizer_map.default_optimizer):
-                self._add(inner)
+                self._distopt_add(inner)
 
-    def _add(self, inner: Optimizer) -> Optimizer:
-        if not any(inner is other for other in self._inner):
+    def _distopt_add(self, inner: Optimizer) -> Optimizer:
+        if not any(inner is other for other in self._distopt_inner):
             if getattr(inner, "gradient_accumulation_steps", None) is not None:
                 raise InvalidArgumentError(
                     f"MultiOptimizer: the inner optimizer {inner.name!r} has gradient_accumulation_steps, and "
                     "gradients are summed once for all: give them to MultiOptimizer"
                 )
-            self._inner.append(self._usable_inner(inner))
+            self._distopt_inner.append(self._distopt_usable_inner(inner))
         return inner
 
-    def _inner_of(self, variable: Variable) -> Optimizer:
-        if variable not in self._routes:
-            self._routes[variable] = self._add(self._optimizer_map(variable))
-        return self._routes[variable]
+    def _distopt_inner_of(self, variable: Variable) -> Optimizer:
+        if variable not in self._distopt_routes:
+            self._distopt_routes[variable] = self._distopt_add(self._optimizer_map(variable))
+        return self._distopt_routes[variable]
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
         """Return the inner optimizers."""
-        return tuple(self._inner)
+        return tuple(self._distopt_inner)
 
     @property
     def learning_rate(self) -> Any:
@@ -169,16 +169,16 @@ class MultiOptimizer(Composite):
     def learning_rate(self, value: Any) -> None:
         raise AttributeError("a MultiOptimizer has no learning rate: read and set it on each of its .optimizers")
 
-    def _make_slots(self) -> None:
-        super()._make_slots()
+    def _distopt_make_all_slots(self) -> None:
+        super()._distopt_make_all_slots()
         routes, paths = self._optimizer_map, [variable.path for variable in self._trainable_variables]
         patterns = routes.optimizer_map if isinstance(routes, OptimizerMap) else {}
         advice = "so their optimizers do nothing. A pattern fits the whole of a path (.*bias, not bias)"
         warn_of_idle(f"{self.name!r}, OptimizerMap", patterns, paths, _fits, advice)
 
-    def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
-        super()._update(gradients, dense_done=dense_done)
-        for inner in self._inner:
+    def _distopt_update(self, gradients: Gradients, *, dense_done: bool) -> None:
+        super()._distopt_update(gradients, dense_done=dense_done)
+        for inner in self._distopt_inner:
             counter_of(inner).storage.array += inner.built  # as in Keras, one without variables stays as it is
 
     def get_config(self) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Muon(Layerwise):
     processor and on the number of threads: have both equal on all replicas.
     """
 
-    _hyperparameters = (
+    _distopt_hyperparameters = (
         "adam_beta_1",
         "adam_beta_2",
         "adam_weight_decay",
@@ -116,7 +116,7 @@ class Muon(Layerwise):
         "nesterov",
         "rms_rate",
     )
-    _second_moments = ("velocity",)
+    _distopt_second_moments = ("velocity",)
     _distopt_not_called = (
         "transpose_last_axis",
         "lr_adjust",
@@ -124,7 +124,7 @@ class Muon(Layerwise):
         "_muon_update_step",
         "_adamw_update_step",
     )
-    _settled_when_built = ("exclude_layers", "exclude_embeddings", "master_weights")
+    _distopt_settled_when_built = ("exclude_layers", "exclude_embeddings", "master_weights")
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class Muon(Layerwise):
         self.nesterov = flag("Muon", "nesterov", nesterov)
         self.rms_rate = _finite_or_none("rms_rate", rms_rate)
 
-    def _make_slots(self) -> None:
+    def _distopt_make_all_slots(self) -> None:
         for variable in self._distopt_stepped:
             self.add_variable_from_reference(variable, "momentum")
             if self._should_use_adamw(variable):
@@ -181,24 +181,24 @@ class Muon(Layerwise):
         is_embedding = self.exclude_embeddings and "embedding" in path.lower()
         return len(variable.shape) != 2 or is_embedding or any(re.search(part, path) for part in self.exclude_layers)
 
-    def _weight_decay_of(self, variable: Variable) -> float:
+    def _distopt_weight_decay_of(self, variable: Variable) -> float:
         decay = self.adam_weight_decay if self._should_use_adamw(variable) else self.weight_decay
         return decay if decay is not None and self._use_weight_decay(variable) else 0.0
 
-    def _move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
+    def _distopt_move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
         if len(slots) == 2:
-            self._move_as_adam(x, g, slots, learning_rate * self.adam_lr_ratio)
+            self._distopt_move_as_adam(x, g, slots, learning_rate * self.adam_lr_ratio)
             return
         change(NESTEROV if self.nesterov else MOMENTUM, g, g, slots, [self.momentum])
         scale = 1.0 if self.rms_rate is None else self.rms_rate * math.sqrt(max(x.shape))
-        change(DESCENT, x, self._orthogonal(g), [], [learning_rate * scale])
+        change(DESCENT, x, self._distopt_orthogonal(g), [], [learning_rate * scale])
 
-    def _move_as_adam(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
-        t = self._step_number
+    def _distopt_move_as_adam(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
+        t = self._distopt_step_number
         alpha = learning_rate * math.sqrt(1 - self.adam_beta_2**t) / (1 - self.adam_beta_1**t)
         change(ADAM, x, g, slots, (alpha, 1 - self.adam_beta_1, 1 - self.adam_beta_2, self.epsilon))
 
-    def _orthogonal(self, x: Array) -> Array:
+    def _distopt_orthogonal(self, x: Array) -> Array:
         """Do the iterations of Newton and Schulz on a matrix, which is overwritten; the result may be another array."""
         x /= math.sqrt(square_sum(x)) + 1e-7
         is_tall = x.shape[0] > x.shape[1]

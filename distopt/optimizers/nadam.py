@@ -81,9 +81,9 @@ class Nadam(Optimizer):
     where the first variable has 16 bits (in Keras c has the dtype of the first variable).
     """
 
-    _hyperparameters = ("beta_1", "beta_2", "epsilon")
+    _distopt_hyperparameters = ("beta_1", "beta_2", "epsilon")
     _distopt_slot_lists = (("momentum", "_momentums"), ("velocity", "_velocities"))
-    _second_moments = ("velocity",)
+    _distopt_second_moments = ("velocity",)
 
     def __init__(
         self,
@@ -99,8 +99,8 @@ class Nadam(Optimizer):
         self.beta_2 = within("Nadam", "beta_2", beta_2, 0, BELOW_ONE)
         self.epsilon = finite("Nadam", "epsilon", epsilon, low=0)
 
-    def _make_slots(self) -> None:
-        super()._make_slots()
+    def _distopt_make_all_slots(self) -> None:
+        super()._distopt_make_all_slots()
         dtype = compute_dtype(self._trainable_variables[0].dtype) if self._trainable_variables else None
         self._u_product = self.add_variable((), "ones", dtype, name="u_product")
 
@@ -113,15 +113,15 @@ class Nadam(Optimizer):
     def _momentum(self, t: int) -> float:
         return self.beta_1 * (1 - 0.5 * 0.96**t)
 
-    def _product(self, t: int) -> float:
+    def _distopt_product(self, t: int) -> float:
         """Return the product of the momenta up to and with this step, as it is stored after the step."""
         before = self._u_product.storage.array
         return float(before.dtype.type(float(before) * self._momentum(t)))
 
     def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
-        t = self._step_number
+        t = self._distopt_step_number
         rate, momentum, following = float(learning_rate), self._momentum(t), self._momentum(t + 1)
-        product = self._product(t)
+        product = self._distopt_product(t)
         return (
             rate * (1 - momentum) / (1 - product),
             rate * following / (1 - product * following),
@@ -131,6 +131,6 @@ class Nadam(Optimizer):
             self.epsilon,
         )
 
-    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
-        super()._update(gradients, dense_done=dense_done)
-        self._u_product.assign(self._product(self._step_number))
+    def _distopt_update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+        super()._distopt_update(gradients, dense_done=dense_done)
+        self._u_product.assign(self._distopt_product(self._distopt_step_number))

@@ -91,13 +91,13 @@ class RMSprop(Optimizer):
     of the root (in the legacy family outside where there is no momentum).
     """
 
-    _hyperparameters = ("rho", "momentum", "epsilon", "centered")
+    _distopt_hyperparameters = ("rho", "momentum", "epsilon", "centered")
     _distopt_slot_lists = (
         ("momentum", "_momentums"),
         ("velocity", "_velocities"),
         ("average_gradient", "_average_gradients"),
     )
-    _second_moments = ("velocity",)
+    _distopt_second_moments = ("velocity",)
 
     def __init__(
         self,
@@ -115,22 +115,22 @@ class RMSprop(Optimizer):
         self.epsilon = finite("RMSprop", "epsilon", epsilon, low=0)
         self.centered = flag("RMSprop", "centered", centered)
 
-    def _make_slots(self) -> None:
+    def _distopt_make_all_slots(self) -> None:
         for label in self.rule_slots():
             self._distopt_make_slots((label,))
 
     @property
-    def _has_momentum(self) -> bool:
+    def _distopt_has_momentum(self) -> bool:
         return self.momentum != 0
 
     def update_rule(self) -> Rule:
-        if self._has_momentum:
+        if self._distopt_has_momentum:
             return RMSPROP_CENTERED_MOMENTUM if self.centered else RMSPROP_MOMENTUM
         return RMSPROP_CENTERED if self.centered else RMSPROP
 
     def rule_slots(self) -> tuple[str, ...]:
-        return ("velocity",) + ("momentum",) * self._has_momentum + ("average_gradient",) * self.centered
+        return ("velocity",) + ("momentum",) * self._distopt_has_momentum + ("average_gradient",) * self.centered
 
     def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
         scalars = (learning_rate, self.rho, 1 - self.rho, self.epsilon, 0.0)
-        return (*scalars, self.momentum) if self._has_momentum else scalars
+        return (*scalars, self.momentum) if self._distopt_has_momentum else scalars

@@ -91,9 +91,9 @@ class ScheduleFreeAdamW(Optimizer):
     the old z, before the step (on PyTorch Keras uses the new z, by mistake).
     """
 
-    _hyperparameters = ("beta_1", "beta_2", "epsilon", "warmup_steps")
+    _distopt_hyperparameters = ("beta_1", "beta_2", "epsilon", "warmup_steps")
     _distopt_slot_lists = (("momentum", "_momentums"), ("velocity", "_velocities"))
-    _second_moments = ("velocity",)
+    _distopt_second_moments = ("velocity",)
 
     def __init__(
         self,
@@ -115,10 +115,10 @@ class ScheduleFreeAdamW(Optimizer):
         self.epsilon = finite("ScheduleFreeAdamW", "epsilon", epsilon, low=0)
         self.warmup_steps = number_at_least("ScheduleFreeAdamW", "warmup_steps", warmup_steps, 0)
 
-    def _make_slots(self) -> None:
-        super()._make_slots()
+    def _distopt_make_all_slots(self) -> None:
+        super()._distopt_make_all_slots()
         for variable in self._distopt_stepped:
-            self._engine.slots.table[variable, "momentum"].assign(variable)
+            self._distopt_engine.slots.table[variable, "momentum"].assign(variable)
 
     def update_rule(self) -> Rule:
         return SCHEDULE_FREE
@@ -127,7 +127,7 @@ class ScheduleFreeAdamW(Optimizer):
         return "momentum", "velocity"
 
     def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
-        t = self._step_number
+        t = self._distopt_step_number
         warmth = min(t / self.warmup_steps, 1) if self.warmup_steps else 1
         return (
             float(learning_rate) * warmth,

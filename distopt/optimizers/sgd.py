@@ -87,7 +87,7 @@ class SGD(Optimizer):
     Source: Keras 3 ``keras.optimizers.SGD``. The learning rate is inside the momentum (in PyTorch it is outside).
     """
 
-    _hyperparameters = ("momentum", "nesterov")
+    _distopt_hyperparameters = ("momentum", "nesterov")
     _distopt_slot_lists = (("momentum", "momentums"),)
 
     def __init__(
@@ -98,16 +98,16 @@ class SGD(Optimizer):
         self.nesterov = flag("SGD", "nesterov", nesterov)
 
     @property
-    def _has_momentum(self) -> bool:
+    def _distopt_has_momentum(self) -> bool:
         return self.momentum != 0
 
     def update_rule(self) -> Rule:
-        if not self._has_momentum:
+        if not self._distopt_has_momentum:
             return DESCENT
         return NESTEROV if self.nesterov else MOMENTUM
 
     def rule_slots(self) -> tuple[str, ...]:
-        return ("momentum",) if self._has_momentum else ()
+        return ("momentum",) if self._distopt_has_momentum else ()
 
     def rule_scalars(self, learning_rate: Any) -> Sequence[float]:
-        return (learning_rate, self.momentum) if self._has_momentum else (learning_rate,)
+        return (learning_rate, self.momentum) if self._distopt_has_momentum else (learning_rate,)

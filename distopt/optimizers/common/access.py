@@ -12,12 +12,12 @@ from distopt.variables.variable import Variable
 
 def engine_of(optimizer: BaseOptimizer) -> Engine:
     """Return the engine of an optimizer."""
-    return optimizer._engine
+    return optimizer._distopt_engine
 
 
 def parts_of(optimizer: BaseOptimizer) -> Sequence[BaseOptimizer]:
     """Return the optimizers that update and keep state: this one, or those inside it."""
-    return optimizer._parts()
+    return optimizer._distopt_parts()
 
 
 def counter_of(optimizer: BaseOptimizer) -> Variable:
@@ -27,4 +27,4 @@ def counter_of(optimizer: BaseOptimizer) -> Variable:
 
 def family_of(optimizer: BaseOptimizer) -> Family:
     """Return the interface through which the engine uses an optimizer."""
-    return optimizer._family()
+    return optimizer._distopt_family()

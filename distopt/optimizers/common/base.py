@@ -22,6 +22,7 @@ from distopt.engine.streamed_step import StreamedStep
 from distopt.engine.sweep.shared_mode import agree_on_state, check_sharing, complete_slots
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.face import Face
+from distopt.optimizers.common.limits import limit
 from distopt.process.moments import ACTIVE, SKIP, Moment
 from distopt.process.observers import observe
 from distopt.process.replica import current_replica
@@ -30,23 +31,7 @@ from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import Listing
 from distopt.slabs.read_gradients import as_variables, check_variable, own_pairs, read_gradients, refuse_buffers
 from distopt.slabs.slab import Slab
-from distopt.transformers import checked_limit
 from distopt.variables.variable import Variable
-
-
-def _limit(name: str) -> Any:
-    """Return a property that gets and sets a limit of clipping."""
-
-    def read(self: BaseOptimizer) -> float | None:
-        limit: float | None = getattr(self._engine.options.clipping, name)
-        return limit
-
-    def write(self: BaseOptimizer, value: float | None) -> None:
-        if value is not None:
-            self._refuse_limit(name, value)
-        self._engine.options.limit_by(name, checked_limit(name, value))
-
-    return property(read, write, doc=f"The limit {name}, or None.")
 
 
 class BaseOptimizer(Face):
@@ -56,55 +41,55 @@ class BaseOptimizer(Face):
         options: the options that the user has given.
     """
 
-    clipvalue = _limit("clipvalue")
-    clipnorm = _limit("clipnorm")
-    global_clipnorm = _limit("global_clipnorm")
+    clipvalue = limit("clipvalue")
+    clipnorm = limit("clipnorm")
+    global_clipnorm = limit("global_clipnorm")
 
-    _is_copy = False
+    _distopt_is_copy = False
 
     def __init__(self, options: StepOptions) -> None:
         super().__init__(options)
-        self._streamed: StreamedStep | None = None
-        self._streamed_variables: list[Variable] = []
+        self._distopt_streamed: StreamedStep | None = None
+        self._distopt_streamed_variables: list[Variable] = []
 
     @abc.abstractmethod
-    def _refuse_limit(self, name: str, value: float) -> None:
+    def _distopt_refuse_limit(self, name: str, value: float) -> None:
         """Raise if a limit can't be combined with the limits and hooks that are set already."""
 
-    def _do_step(self, grads_and_vars: Iterable[Pair], *, aggregates: bool, items: float | None) -> None:
+    def _distopt_do_step(self, grads_and_vars: Iterable[Pair], *, aggregates: bool, items: float | None) -> None:
         """Do one step: ``distopt/engine/step.py`` shows it from top to bottom."""
         if ACTIVE and observe(Moment.STEP, self) is SKIP:
             return
-        call = self._call_of("apply_gradients", aggregates=aggregates)
-        do_step(call, functools.partial(self._read, call, grads_and_vars), items)
+        call = self._distopt_call_of("apply_gradients", aggregates=aggregates)
+        do_step(call, functools.partial(self._distopt_read, call, grads_and_vars), items)
 
-    def _call_of(self, name: str, *, aggregates: bool) -> StepCall:
+    def _distopt_call_of(self, name: str, *, aggregates: bool) -> StepCall:
         replica = current_replica()
         strategy = strategy_of(replica)
         aggregates = aggregates and replica.updating is None
         communicator = strategy.ready() if aggregates else None
-        if "_engine" not in self.__dict__:
+        if "_distopt_engine" not in self.__dict__:
             with telling_the_others(communicator):
                 raise RuntimeError(f"{type(self).__name__}.__init__ did not call super().__init__(...): call it first")
-        return StepCall(self._family(), self._engine, strategy if aggregates else None, replica, name)
+        return StepCall(self._distopt_family(), self._distopt_engine, strategy if aggregates else None, replica, name)
 
-    def _read(self, call: StepCall, grads_and_vars: Iterable[Pair]) -> Gradients:
+    def _distopt_read(self, call: StepCall, grads_and_vars: Iterable[Pair]) -> Gradients:
         """Return this replica's gradients: stage 1 of a step."""
-        self._refuse_if_unusable(call.replica)
-        given_up = self._give_up_step()
+        self._distopt_refuse_if_unusable(call.replica)
+        given_up = self._distopt_give_up_step()
         pairs = own_pairs(grads_and_vars, call.replica)
         if self._distopt_sees_own_gradients and call.strategy is not None:
             pairs = self._distopt_seen_before_sum(pairs)
         variables = [variable for _, variable in pairs]
-        known = self._engine.listings.get((call.communicator, *map(id, variables)))
-        listing = known or self._listing_of(call.communicator, variables)
+        known = self._distopt_engine.listings.get((call.communicator, *map(id, variables)))
+        listing = known or self._distopt_listing_of(call.communicator, variables)
         if call.shares or call.strategy is None or any(buffer.shared_by is not None for buffer in listing.buffers):
             check_sharing(call.strategy or strategy_of(call.replica), listing, call.needs_whole_sum(listing))
         if given_up is not None:
             refuse_buffers(pairs, given_up)
         gradients = Gradients(listing)
         gradients.communicates = call.communicator is not None
-        read_gradients(pairs, gradients, casts=self._engine.options.casts)
+        read_gradients(pairs, gradients, casts=self._distopt_engine.options.casts)
         return gradients
 
     def gradient_buffers(self, variables: Sequence[Variable]) -> list[Array]:
@@ -131,35 +116,35 @@ class BaseOptimizer(Face):
             array([0.5, 1.5], dtype=float32)
         """
         listed = as_variables(variables, "gradient_buffers received")
-        agreed = self._engine.find_listing(strategy_of(current_replica()).communicator, listed)
-        listing = agreed or self._listing_of(None, listed)
+        agreed = self._distopt_engine.find_listing(strategy_of(current_replica()).communicator, listed)
+        listing = agreed or self._distopt_listing_of(None, listed)
         return [listing.slab.views[k] for k in listing.entries]
 
-    def _listing_of(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
+    def _distopt_listing_of(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
         """Return the memory for the gradients of a list; the first call makes it and moves the variables.
 
         Args:
             communicator: the replicas that step the list; None means this replica alone.
             variables: the list.
         """
-        listing = self._engine.find_listing(communicator, variables)
+        listing = self._distopt_engine.find_listing(communicator, variables)
         if listing is None:
             for variable in variables:
                 check_variable(variable)
-            listing = self._new_listing(communicator, variables)
+            listing = self._distopt_new_listing(communicator, variables)
         return listing
 
-    def _new_listing(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
+    def _distopt_new_listing(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
         """Move checked variables into the optimizer's memory, and make the memory for their gradients."""
-        return self._engine.new_listing(communicator, variables, self._variant_of)
+        return self._distopt_engine.new_listing(communicator, variables, self._distopt_variant_of)
 
-    def _parts(self) -> Sequence[BaseOptimizer]:
+    def _distopt_parts(self) -> Sequence[BaseOptimizer]:
         """Return the optimizers that update and keep state: this one, or those inside it."""
         return [self]
 
     # Steps whose gradients come one by one
 
-    def _refuse_streaming(self) -> None:
+    def _distopt_refuse_streaming(self) -> None:
         """Raise where such a step would not call what a step calls."""
 
     def begin_step(self, variables: Sequence[Variable] | None = None) -> None:
@@ -186,14 +171,20 @@ class BaseOptimizer(Face):
         """
         if ACTIVE and observe(Moment.STEP, self) is SKIP:
             return
-        self._give_up_step()
-        call = self._call_of("end_step", aggregates=True)
+        self._distopt_give_up_step()
+        call = self._distopt_call_of("end_step", aggregates=True)
         with telling_the_others(call.communicator):
-            self._refuse_streaming()
-            self._refuse_if_unusable(call.replica)
-            listed = self._streamed_variables if variables is None else as_variables(variables, "begin_step received")
-        self._streamed = StreamedStep(call, functools.partial(self._listing_of, call.communicator), listed)
-        self._streamed_variables = listed
+            self._distopt_refuse_streaming()
+            self._distopt_refuse_if_unusable(call.replica)
+            listed = (
+                self._distopt_streamed_variables
+                if variables is None
+                else as_variables(variables, "begin_step received")
+            )
+        self._distopt_streamed = StreamedStep(
+            call, functools.partial(self._distopt_listing_of, call.communicator), listed
+        )
+        self._distopt_streamed_variables = listed
 
     def push(self, variable: Variable, gradient: Any) -> None:
         """Hand over a gradient of the step that has begun.
@@ -206,11 +197,11 @@ class BaseOptimizer(Face):
         Raises:
             InvalidArgumentError: the gradient does not fit (then the step fails on all replicas); no step has begun.
         """
-        streamed = self._begun("push")
+        streamed = self._distopt_begun("push")
         try:
             streamed.push(variable, gradient)
         except BaseException:
-            self._give_up_step()
+            self._distopt_give_up_step()
             raise
 
     def end_step(self, items: float | None = None) -> Variable:
@@ -225,12 +216,12 @@ class BaseOptimizer(Face):
             CollectiveMismatchError: replicas disagree on the call (on every replica).
         """
         try:
-            self._begun("end_step").end(items)
+            self._distopt_begun("end_step").end(items)
         except BaseException:
-            self._give_up_step()
+            self._distopt_give_up_step()
             raise
-        self._streamed = None
-        return self._engine.training.iterations
+        self._distopt_streamed = None
+        return self._distopt_engine.training.iterations
 
     def cancel_step(self) -> None:
         """Cancel the step that was begun, and forget its gradients; local.
@@ -248,57 +239,57 @@ class BaseOptimizer(Face):
             >>> w.numpy()
             array([1., 2.], dtype=float32)
         """
-        self._give_up_step()
+        self._distopt_give_up_step()
 
     @property
     def step_has_begun(self) -> bool:
         """Return whether a step was begun, and has neither ended nor been cancelled."""
-        return self._streamed is not None
+        return self._distopt_streamed is not None
 
     @property
     def sums_meanwhile(self) -> bool:
         """Return whether the gradients of the step that has begun are summed while they come."""
-        return self._streamed is not None and self._streamed.sums_meanwhile
+        return self._distopt_streamed is not None and self._distopt_streamed.sums_meanwhile
 
-    def _give_up_step(self) -> Slab | None:
+    def _distopt_give_up_step(self) -> Slab | None:
         """Cancel a step that was begun and not ended, and wait for its sums: only then may the slab be written again.
 
         Returns:
             The memory of the step's gradients, if any were pushed.
         """
-        if self._streamed is None:
+        if self._distopt_streamed is None:
             return None
-        streamed, self._streamed = self._streamed, None
+        streamed, self._distopt_streamed = self._distopt_streamed, None
         streamed.abandon()
         return streamed.slab if streamed.has_gradients else None
 
-    def _begun(self, call: str) -> StreamedStep:
-        if self._streamed is None:
+    def _distopt_begun(self, call: str) -> StreamedStep:
+        if self._distopt_streamed is None:
             raise InvalidArgumentError(f"{call}: no step has begun; call begin_step(variables) first")
-        return self._streamed
+        return self._distopt_streamed
 
     # State in and out
 
-    def _read_state(self, variables: Sequence[Variable]) -> list[Array]:
+    def _distopt_read_state(self, variables: Sequence[Variable]) -> list[Array]:
         """Return copies of the whole state, collected from the replicas where each keeps only its own part current."""
-        agree_on_state(self._engine.slots, f"get_weights of {type(self).__name__}")
-        complete_slots(self._engine.slots)
+        agree_on_state(self._distopt_engine.slots, f"get_weights of {type(self).__name__}")
+        complete_slots(self._distopt_engine.slots)
         return [variable.numpy() for variable in variables]
 
-    def _write_state(self, variables: Sequence[Variable], values: Sequence[Any]) -> None:
+    def _distopt_write_state(self, variables: Sequence[Variable], values: Sequence[Any]) -> None:
         """Set the state; where replicas share the state, all of them write the same values."""
-        agree_on_state(self._engine.slots, f"set_weights of {type(self).__name__}", values)
+        agree_on_state(self._distopt_engine.slots, f"set_weights of {type(self).__name__}", values)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        self._engine.slots.node_barrier()
+        self._distopt_engine.slots.node_barrier()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out memory that can be made again; a collective where each of several nodes has a part of the state."""
-        slots = self._engine.slots
+        slots = self._distopt_engine.slots
         if any(not node.is_whole_job for node in slots.nodes):
             agree_on_state(slots, f"copy of {type(self).__name__}")
             complete_slots(slots)
-        return self.__dict__ | {"_streamed": None}
+        return self.__dict__ | {"_distopt_streamed": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -309,11 +300,11 @@ class BaseOptimizer(Face):
         ``copy.deepcopy((variables, optimizer))`` copies both, in this order; in the other order the copied optimizer
         does not know the copies of the variables and refuses them. ``pickle`` keeps both together in any order.
         """
-        known = [*self._trained(), *self._streamed_variables]
+        known = [*self._distopt_trained(), *self._distopt_streamed_variables]
         kept = {id(variable): variable for variable in known if id(variable) not in memo}
         inner = memo | kept
         twin = memo[id(self)] = inner[id(self)] = type(self).__new__(type(self))
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), inner) | {"_is_copy": True})
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), inner) | {"_distopt_is_copy": True})
         # What copy keeps alive is listed under the id of its memo: another object may get that of this one.
         memo.setdefault(id(memo), []).extend(inner.pop(id(inner), ()))
         memo.update((key, value) for key, value in inner.items() if key not in kept)

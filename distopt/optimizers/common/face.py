@@ -24,7 +24,7 @@ DType = np.dtype[Any]
 
 
 class Face(abc.ABC):
-    """The answers of an optimizer; ``_family`` hands them to the engine.
+    """The answers of an optimizer; ``_distopt_family`` hands them to the engine.
 
     Args:
         options: the options that the user has given.
@@ -38,7 +38,7 @@ class Face(abc.ABC):
     """True where a method of the user's sees this replica's gradients when a step has read them."""
 
     def __init__(self, options: StepOptions) -> None:
-        self._engine = Engine(options)
+        self._distopt_engine = Engine(options)
 
     def _distopt_seen_before_sum(self, pairs: list[Pair]) -> list[Pair]:
         """Return what a method of the user's makes of this replica's gradients before they are summed."""
@@ -53,7 +53,7 @@ class Face(abc.ABC):
         """
         return None
 
-    def _known_rule(self) -> Rule:
+    def _distopt_known_rule(self) -> Rule:
         rule = self.update_rule()
         if rule is None:
             raise NotImplementedError(
@@ -66,35 +66,35 @@ class Face(abc.ABC):
         rule = self.update_rule()
         return () if rule is None else rule.slots
 
-    def _slot_dtype(self, variable: Variable) -> DType:
+    def _distopt_slot_dtype(self, variable: Variable) -> DType:
         return variable.dtype
 
-    def _new_slot(self, variable: Variable, label: str, name: str, value: Any) -> Variable:
+    def _distopt_new_slot(self, variable: Variable, label: str, name: str, value: Any) -> Variable:
         """Make a slot at its variable's position: for each label, each buffer of variables has a parallel buffer."""
-        slot = Variable(value, name=name, dtype=self._slot_dtype(variable), trainable=False)
-        self._engine.slots.add(variable, label, slot)
+        slot = Variable(value, name=name, dtype=self._distopt_slot_dtype(variable), trainable=False)
+        self._distopt_engine.slots.add(variable, label, slot)
         return slot
 
-    def _variant_of(self, variable: Variable) -> int:
+    def _distopt_variant_of(self, variable: Variable) -> int:
         """Return the differences of a variable's update from the rule, as bits; 0 where there are none."""
         return 0
 
-    def _call(self, buffer: FlatBuffer, scalars: Sequence[float]) -> RuleCall:
+    def _distopt_call(self, buffer: FlatBuffer, scalars: Sequence[float]) -> RuleCall:
         """Return rule, slots and scalars of the variables of one buffer."""
-        flats = self._engine.slots.flats
-        return self._known_rule(), [flats[buffer, label] for label in self.rule_slots()], scalars
+        flats = self._distopt_engine.slots.flats
+        return self._distopt_known_rule(), [flats[buffer, label] for label in self.rule_slots()], scalars
 
-    def _step_call(self, buffer: FlatBuffer, variant: int) -> RuleCall:
+    def _distopt_step_call(self, buffer: FlatBuffer, variant: int) -> RuleCall:
         """Return rule, slots and scalars of this step for one buffer and one variant of the update."""
-        call = self._call(buffer, self._step_scalars(buffer.flat.dtype))
-        return self._varied(call, buffer, variant) if variant else call
+        call = self._distopt_call(buffer, self._distopt_step_scalars(buffer.flat.dtype))
+        return self._distopt_varied(call, buffer, variant) if variant else call
 
-    def _varied(self, call: RuleCall, buffer: FlatBuffer, variant: int) -> RuleCall:
+    def _distopt_varied(self, call: RuleCall, buffer: FlatBuffer, variant: int) -> RuleCall:
         """Return the rule's call in this step, extended by the operations that a variant of the update adds."""
         return call
 
     @abc.abstractmethod
-    def _step_scalars(self, dtype: DType) -> Sequence[float]:
+    def _distopt_step_scalars(self, dtype: DType) -> Sequence[float]:
         """Return the values of the rule's scalars in this step."""
 
     # What a family answers
@@ -102,47 +102,47 @@ class Face(abc.ABC):
     @property
     def _iterations(self) -> Variable:
         """Return the counter of calls, an int64 Variable."""
-        return self._engine.training.iterations
+        return self._distopt_engine.training.iterations
 
     @property
-    def _step_number(self) -> int:
+    def _distopt_step_number(self) -> int:
         """Return the number of the current step, from 1."""
-        return self._engine.training.steps + 1
+        return self._distopt_engine.training.steps + 1
 
     @abc.abstractmethod
-    def _state(self) -> list[Variable]:
+    def _distopt_state(self) -> list[Variable]:
         """Return all variables that must be equal on all replicas, without the parameters."""
 
-    def _all_slots(self) -> Mapping[tuple[Variable, str], Variable]:
+    def _distopt_all_slots(self) -> Mapping[tuple[Variable, str], Variable]:
         """Return the slots, by variable and label."""
-        return self._engine.slots.table
+        return self._distopt_engine.slots.table
 
     @abc.abstractmethod
-    def _trained(self) -> Iterable[Variable]:
+    def _distopt_trained(self) -> Iterable[Variable]:
         """Return the variables that this optimizer keeps state for."""
 
     @abc.abstractmethod
-    def _check_gradients(self, gradients: Gradients) -> None:
+    def _distopt_check_gradients(self, gradients: Gradients) -> None:
         """Refuse gradients that the update could not apply, before replicas agree on the step."""
 
     @abc.abstractmethod
-    def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
+    def _distopt_evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
         """Evaluate hyperparameters for this step; return the numbers that must be the same on all replicas."""
 
     @abc.abstractmethod
-    def _create_state(self, gradients: Gradients) -> None:
+    def _distopt_create_state(self, gradients: Gradients) -> None:
         """Make the slots that variables with gradients still lack."""
 
     @abc.abstractmethod
-    def _prepare_for(self, variables: list[Variable]) -> None:
+    def _distopt_prepare_for(self, variables: list[Variable]) -> None:
         """Make the slots that the first step over these variables would make."""
 
     @abc.abstractmethod
-    def _sources(self) -> dict[str, Any]:
+    def _distopt_sources(self) -> dict[str, Any]:
         """Return the sources of hyperparameters by name: variables, schedules, functions."""
 
     @abc.abstractmethod
-    def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
+    def _distopt_update(self, gradients: Gradients, *, dense_done: bool) -> None:
         """Update the variables that take part, and apply their constraints.
 
         Args:
@@ -152,18 +152,18 @@ class Face(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def _updates_flat(self) -> bool:
+    def _distopt_updates_flat(self) -> bool:
         """Return whether the rule updates variables with dense gradients, whole buffers at a time."""
 
     @abc.abstractmethod
-    def _missing(self, names: list[str], *, everything: bool) -> None:
+    def _distopt_missing(self, names: list[str], *, everything: bool) -> None:
         """Say that some variables have no gradient on any replica: a warning, or an error if none has."""
 
-    def _identity(self) -> str:
+    def _distopt_identity(self) -> str:
         """Describe the options of the optimizer that all replicas must share."""
-        rule, training = self.update_rule(), self._engine.training
+        rule, training = self.update_rule(), self._distopt_engine.training
         kind = type(self).__name__
-        parts = [kind if rule is None else f"{kind} ({rule.name})", *self._engine.options.description()]
+        parts = [kind if rule is None else f"{kind} ({rule.name})", *self._distopt_engine.options.description()]
         if training.skips_nonfinite and training.loss_scale is not None:
             parts.append(f"dynamic loss scale, growth after {training.loss_scale.growth_steps} steps")
         return ", ".join(parts)
@@ -172,35 +172,35 @@ class Face(abc.ABC):
         """Return the names of what has to see the whole sum, beside hooks; an empty text where nothing has to."""
         return ""
 
-    def _refuse_if_unusable(self, replica: Replica) -> None:
+    def _distopt_refuse_if_unusable(self, replica: Replica) -> None:
         owner = self._iterations.owner
         if owner is not replica:
             raise ForeignVariableError(
                 f"optimizer {self.name!r} was made by {owner.name} and is used by {replica.name}; replicas share no "
                 "optimizers. Make it inside the function given to simulate"
             )
-        if self._engine.training.damage is not None:
-            self._engine.training.refuse_if_damaged(self.name)
+        if self._distopt_engine.training.damage is not None:
+            self._distopt_engine.training.refuse_if_damaged(self.name)
 
-    def _family(self) -> Family:
+    def _distopt_family(self) -> Family:
         """Return the interface through which the engine uses this optimizer."""
         return Family(
             kind=type(self).__name__,
             name=self.name,
-            updates_flat=self._updates_flat,
-            identity=self._identity,
-            state=self._state,
-            slots=self._all_slots,
-            trained=self._trained,
-            check=self._check_gradients,
-            hyperparameters=self._evaluate_hyperparameters,
-            create_state=self._create_state,
-            variant_of=self._variant_of,
-            rule_call=self._step_call,
-            prepare=self._prepare_for,
-            sources=self._sources,
-            refuse_if_unusable=self._refuse_if_unusable,
-            update=self._update,
-            missing=self._missing,
+            updates_flat=self._distopt_updates_flat,
+            identity=self._distopt_identity,
+            state=self._distopt_state,
+            slots=self._distopt_all_slots,
+            trained=self._distopt_trained,
+            check=self._distopt_check_gradients,
+            hyperparameters=self._distopt_evaluate_hyperparameters,
+            create_state=self._distopt_create_state,
+            variant_of=self._distopt_variant_of,
+            rule_call=self._distopt_step_call,
+            prepare=self._distopt_prepare_for,
+            sources=self._distopt_sources,
+            refuse_if_unusable=self._distopt_refuse_if_unusable,
+            update=self._distopt_update,
+            missing=self._distopt_missing,
             methods=self._distopt_methods,
         )

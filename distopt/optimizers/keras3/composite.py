@@ -27,7 +27,7 @@ class Composite(Optimizer):
     learning rate, weight decay and averages.
     """
 
-    _inner: list[Optimizer]
+    _distopt_inner: list[Optimizer]
     _distopt_not_called_by_rule = ("add_variable",)
 
     @property
@@ -35,11 +35,11 @@ class Composite(Optimizer):
         """Return the class of the optimizers that can't be inside of this one."""
         return Composite
 
-    def _inner_of(self, variable: Variable) -> Optimizer:
+    def _distopt_inner_of(self, variable: Variable) -> Optimizer:
         """Return the optimizer of one variable."""
         raise NotImplementedError
 
-    def _usable_inner(self, inner: Any) -> Optimizer:
+    def _distopt_usable_inner(self, inner: Any) -> Optimizer:
         """Return the argument, after checking that it can be an inner optimizer.
 
         Raises:
@@ -66,7 +66,7 @@ class Composite(Optimizer):
         return inner
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _OF_INNER and "_inner" in self.__dict__:
+        if name in _OF_INNER and "_distopt_inner" in self.__dict__:
             raise InvalidArgumentError(f"{type(self).__name__}: set {name} on the inner optimizer")
         super().__setattr__(name, value)
 
@@ -84,48 +84,51 @@ class Composite(Optimizer):
             "exclude_from_weight_decay on them"
         )
 
-    def _parts(self) -> Sequence[BaseOptimizer]:
-        return [part for inner in self._inner for part in parts_of(inner)]
+    def _distopt_parts(self) -> Sequence[BaseOptimizer]:
+        return [part for inner in self._distopt_inner for part in parts_of(inner)]
 
-    def _shares(self, variables: Iterable[Variable]) -> list[tuple[Optimizer, list[Variable]]]:
+    def _distopt_shares(self, variables: Iterable[Variable]) -> list[tuple[Optimizer, list[Variable]]]:
         shares: dict[int, tuple[Optimizer, list[Variable]]] = {}
         for variable in variables:
-            inner = self._inner_of(variable)
+            inner = self._distopt_inner_of(variable)
             shares.setdefault(id(inner), (inner, []))[1].append(variable)
         return list(shares.values())
 
-    def _identity(self) -> str:
-        return f"{super()._identity()} of {[family_of(inner).identity() for inner in self._inner]}"
+    def _distopt_identity(self) -> str:
+        return f"{super()._distopt_identity()} of {[family_of(inner).identity() for inner in self._distopt_inner]}"
 
-    def _make_slots(self) -> None:
-        for inner, variables in self._shares(self._trainable_variables):
+    def _distopt_make_all_slots(self) -> None:
+        for inner, variables in self._distopt_shares(self._trainable_variables):
             with engine_of(inner).values_shared_later():  # this optimizer does so, for all
                 inner.build(variables)
 
     @property
     def variables(self) -> list[Variable]:
         """Return all state: this optimizer's own variables, then those of each inner optimizer."""
-        return [*super().variables, *(variable for inner in self._inner for variable in inner.variables)]
+        return [*super().variables, *(variable for inner in self._distopt_inner for variable in inner.variables)]
 
-    def _state(self) -> list[Variable]:
-        return [*super()._state(), *(variable for inner in self._inner for variable in family_of(inner).state())]
+    def _distopt_state(self) -> list[Variable]:
+        return [
+            *super()._distopt_state(),
+            *(variable for inner in self._distopt_inner for variable in family_of(inner).state()),
+        ]
 
-    def _variant_of(self, variable: Variable) -> int:
-        return family_of(self._inner_of(variable)).variant_of(variable)
+    def _distopt_variant_of(self, variable: Variable) -> int:
+        return family_of(self._distopt_inner_of(variable)).variant_of(variable)
 
     @property
-    def _updates_flat(self) -> bool:
+    def _distopt_updates_flat(self) -> bool:
         return False
 
-    def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
+    def _distopt_evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
         return {
             f"{label} of optimizer {number}": value
-            for number, inner in enumerate(self._inner)
+            for number, inner in enumerate(self._distopt_inner)
             for label, value in family_of(inner).hyperparameters(listing).items()
         }
 
-    def _create_state(self, gradients: Gradients) -> None:
-        for inner in self._inner:
+    def _distopt_create_state(self, gradients: Gradients) -> None:
+        for inner in self._distopt_inner:
             family_of(inner).create_state(gradients)
 
     @property
@@ -135,13 +138,13 @@ class Composite(Optimizer):
     def _distopt_methods(self) -> str:
         return ""
 
-    def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
+    def _distopt_update(self, gradients: Gradients, *, dense_done: bool) -> None:
         if self._distopt_overwriting is not None:
             gradients = self._distopt_overwrite(gradients)
         entries: dict[int, list[int]] = {}
         for k in gradients.entries:
-            entries.setdefault(id(self._inner_of(gradients.slab.variables[k])), []).append(k)
-        for inner in self._inner:
+            entries.setdefault(id(self._distopt_inner_of(gradients.slab.variables[k])), []).append(k)
+        for inner in self._distopt_inner:
             part, options = gradients.part(entries.get(id(inner), [])), engine_of(inner).options
             Rescaling(options.limits).limit(part)
             for limiter in options.on_sum:
@@ -150,5 +153,5 @@ class Composite(Optimizer):
 
     def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:
         """Overwrite variables by their averages, where their optimizer keeps averages."""
-        for inner, variables in self._shares(var_list):
+        for inner, variables in self._distopt_shares(var_list):
             inner.finalize_variable_values(variables)

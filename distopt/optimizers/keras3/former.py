@@ -71,7 +71,7 @@ class Former(Methods):
     @property
     def _index_dict(self) -> dict[Any, int]:
         """Return the index of each trained variable, by ``_var_key``."""
-        return self._indices
+        return self._distopt_indices
 
     def _build_index_dict(self, var_list: Sequence[Variable]) -> None:
         """Do nothing: ``build`` has noted the indices."""

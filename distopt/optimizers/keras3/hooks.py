@@ -150,7 +150,7 @@ def _is_former(cls: Any) -> bool:
 
 def _has_update(cls: Any) -> bool:
     """Return whether a class of distopt updates variables, by a rule or one by one."""
-    return cls.update_rule is not Face.update_rule or hasattr(cls, "_move")
+    return cls.update_rule is not Face.update_rule or hasattr(cls, "_distopt_move")
 
 
 def _refusal(cls: Any, own: frozenset[str], *, is_former: bool, updates: bool) -> str | None:

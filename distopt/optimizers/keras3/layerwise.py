@@ -28,30 +28,30 @@ class Layerwise(Optimizer, abc.ABC):
             variable: the variable; 16-bit variables and their slots are computed in float32 and rounded once.
             learning_rate: the learning rate of this step, a number; None means the one that was evaluated.
         """
-        rate = self._own_learning_rate.of_step if learning_rate is None else learning_rate
+        rate = self._distopt_own_learning_rate.of_step if learning_rate is None else learning_rate
         dense = np.asarray(gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient)
         dtype = compute_dtype(variable.dtype)
-        stored = [variable.storage.array, *(slot.storage.array for slot in self._slots_of(variable))]
+        stored = [variable.storage.array, *(slot.storage.array for slot in self._distopt_slots_of(variable))]
         x, *slots = computed = [array.astype(dtype, copy=False) for array in stored]
         with np.errstate(all="ignore"):
-            self._move(x, np.require(dense, dtype, ["C", "W"]), slots, float(rate))
+            self._distopt_move(x, np.require(dense, dtype, ["C", "W"]), slots, float(rate))
             for array, values in zip(stored, computed, strict=True):
                 if values is not array:
                     array[...] = values
 
-    def _slots_of(self, variable: Variable) -> list[Variable]:
+    def _distopt_slots_of(self, variable: Variable) -> list[Variable]:
         """Return the slots that this variable has, in the order of the labels."""
         keys = [(variable, label) for label in self.rule_slots()]
-        return [self._engine.slots.table[key] for key in keys if key in self._engine.slots.table]
+        return [self._distopt_engine.slots.table[key] for key in keys if key in self._distopt_engine.slots.table]
 
     @abc.abstractmethod
-    def _move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
+    def _distopt_move(self, x: Array, g: Array, slots: Sequence[Array], learning_rate: float) -> None:
         """Do the step on contiguous arrays of float32 or float64.
 
         Args:
             x: the variable's value; changed.
             g: the gradient of the variable; used as scratch memory.
-            slots: the slots of the variable, from ``_slots_of``; changed.
+            slots: the slots of the variable, from ``_distopt_slots_of``; changed.
             learning_rate: the learning rate.
         """
 

@@ -1,6 +1,6 @@
 """The methods of Keras 3 that an optimizer of the user's may override: what stands at their place where it does not.
 
-``Optimizer._update`` calls an override at its place and in its order; a step without overrides calls none of them.
+``Optimizer._distopt_update`` calls an override at its place and in its order; a step without overrides calls none.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Methods(Options):
     def _distopt_go_through_apply(self, pairs: list[Pair], aggregates: bool, items: float | None) -> None:
         """Call the user's ``apply``, and remember how the step that it asks for is to be done."""
         if not pairs:
-            self._do_step(pairs, aggregates=aggregates, items=items)  # which refuses an empty list
+            self._distopt_do_step(pairs, aggregates=aggregates, items=items)  # which refuses an empty list
             return
         before, self.__dict__["_distopt_step_is"] = self._distopt_step_is, (aggregates, items)
         try:
@@ -88,7 +88,7 @@ class Methods(Options):
     _distopt_step_is: tuple[bool, float | None] = True, None
     """True where the step that ``apply`` is asked for aggregates; and its items."""
 
-    def _refuse_streaming(self) -> None:
+    def _distopt_refuse_streaming(self) -> None:
         if not self._distopt_hooks.streams:
             raise InvalidArgumentError(
                 f"begin_step: {type(self).__name__} overrides apply, apply_gradients or a filter of gradients, which "
@@ -120,7 +120,7 @@ class Methods(Options):
 
     def _distopt_take_out(self, gradients: Gradients) -> None:
         """Take out of the step what overwrites variables."""
-        training = self._engine.training
+        training = self._distopt_engine.training
         taken = take_out(gradients, training, self._overwrite_variable_with_gradient)
         is_step = training.accumulation is None or training.accumulation.is_last(training.iterations)
         self.__dict__["_distopt_overwriting"] = taken if taken and is_step else None
@@ -136,7 +136,7 @@ class Methods(Options):
         """Return new gradients, limited as the optimizer's options say; None stays None."""
         if "_clip_by_norm" in self._distopt_hooks.behind and self.clipnorm is not None:
             return [None if gradient is None else self._clip_by_norm(gradient) for gradient in grads]
-        return limited(grads, self._engine.options.clipping)
+        return limited(grads, self._distopt_engine.options.clipping)
 
     def _clip_by_norm(self, values: Any, axes: Any = None) -> Any:
         """Return a gradient limited by ``clipnorm``, over all axes or some."""
@@ -160,10 +160,10 @@ class Methods(Options):
 
     def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
         """Let variables decay, by the learning rate of the step."""
-        of_step = self._own_learning_rate.of_step
+        of_step = self._distopt_own_learning_rate.of_step
         rate = float(self.learning_rate if of_step is None else of_step)
         for variable in variables:
-            decay_variable(variable, self._weight_decay_of(variable) * rate)
+            decay_variable(variable, self._distopt_weight_decay_of(variable) * rate)
 
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Variable], learning_rate: Any
@@ -180,7 +180,7 @@ class Methods(Options):
 
     def _distopt_update_by_methods(self, gradients: Gradients, entries: Sequence[int]) -> None:
         """Let methods update variables; what a method of the user's gets does not change later."""
-        slab, hooks, rate = gradients.slab, self._distopt_hooks, self._own_learning_rate.of_step
+        slab, hooks, rate = gradients.slab, self._distopt_hooks, self._distopt_own_learning_rate.of_step
         if hooks.updates and not hooks.rate and isinstance(self._learning_rate, Variable):
             rate = self._learning_rate  # which they may assign, as in Keras
         variables = [slab.variables[k] for k in entries]
@@ -198,7 +198,7 @@ class Methods(Options):
             [*self._distopt_hooks.behind, *(["overwrite_with_gradient"] if self._distopt_may_overwrite else [])]
         )
 
-    def _missing(self, names: list[str], *, everything: bool) -> None:
+    def _distopt_missing(self, names: list[str], *, everything: bool) -> None:
         if everything:
             where = " on every replica" if num_replicas() > 1 else ""
             raise InvalidArgumentError(

@@ -31,7 +31,7 @@ from distopt.process.names import snake_case, unique_name
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import Listing
-from distopt.transformers import Clipping, checked_limit
+from distopt.transformers import only_limit
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.tape import compute_gradients
 from distopt.variables.variable import Variable
@@ -105,18 +105,12 @@ class Optimizer(Former):
         if self._distopt_is_probe:
             return
         owner, hooks = type(self).__name__, hooks_of(type(self))
-        self._refuse_unknown(kwargs, is_former=hooks.is_former)
+        self._distopt_refuse_unknown(kwargs, is_former=hooks.is_former)
         if isinstance(learning_rate, str) and hooks.is_former:  # the name came first then
             name, learning_rate = learning_rate, 0.001
-        limits = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
-        if sum(limit is not None for limit in limits.values()) > 1:
-            raise InvalidArgumentError(
-                f"{owner}: Only one of `clipnorm`, `clipvalue` and `global_clipnorm` can be set, received "
-                + ", ".join(f"{k}={v!r}" for k, v in limits.items())
-            )
         if hooks.aggregates:
             gradient_aggregator = self.aggregate_gradients
-        clipping = Clipping(**{k: checked_limit(k, v) for k, v in limits.items()})
+        clipping = only_limit(owner, clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm)
         options = StepOptions(gradient_aggregator, gradient_transformers, clipping, casts=True, merges_rows=True)
         rate = LearningRate(owner, learning_rate, is_listed=not hooks.is_former)
         decay = WeightDecay(owner, weight_decay)
@@ -127,19 +121,19 @@ class Optimizer(Former):
             name or unique_name(snake_case(owner)), options, rate, decay, average, MasterWeights(owner, master_weights)
         )
         self._distopt_note_hooks()
-        self._scalars_of_step: list[float] = []
+        self._distopt_scalars_of_step: list[float] = []
         self.loss_scale_factor = loss_scale_factor
         if gradient_accumulation_steps:
             steps = count(owner, "gradient_accumulation_steps", gradient_accumulation_steps, 2)
-            self._engine.training.accumulate_in(Accumulation(steps))
+            self._distopt_engine.training.accumulate_in(Accumulation(steps))
 
-    def _refuse_unknown(self, kwargs: dict[str, Any], *, is_former: bool) -> None:
+    def _distopt_refuse_unknown(self, kwargs: dict[str, Any], *, is_former: bool) -> None:
         for name in ("jit_compile", *(_FORMER_ARGUMENTS if is_former else ())):  # nothing is compiled by XLA here
             kwargs.pop(name, None)
         if kwargs.pop("decay", None) is not None:
             warnings.warn("decay is not known to this family and ignored: use a schedule", stacklevel=4)
         if kwargs:
-            known = [*inspect.signature(Optimizer.__init__).parameters, *self._hyperparameters]
+            known = [*inspect.signature(Optimizer.__init__).parameters, *self._distopt_hyperparameters]
             raise unknown_arguments(type(self).__name__, kwargs, known, InvalidArgumentError)
 
     _distopt_by_rule = False
@@ -151,7 +145,7 @@ class Optimizer(Former):
         noted["_distopt_is_former"] = hooks.is_former
         noted["_distopt_by_rule"] = not hooks.updates and type(self).update_step is Optimizer.update_step
         noted["_distopt_is_flat"] = self._distopt_by_rule and not hooks.behind
-        self._engine.options.limit_with(self._distopt_limiter)
+        self._distopt_engine.options.limit_with(self._distopt_limiter)
 
     # The step
 
@@ -187,8 +181,8 @@ class Optimizer(Former):
         if self._distopt_hooks.before:
             self._distopt_go_through_apply(list(grads_and_vars), aggregates, items)
         else:
-            self._do_step(grads_and_vars, aggregates=aggregates, items=items)
-        return self._step_counter
+            self._distopt_do_step(grads_and_vars, aggregates=aggregates, items=items)
+        return self._distopt_step_counter
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Variable] | None = None) -> Variable:
         """Do one step with gradients and variables as two lists.
@@ -198,7 +192,7 @@ class Optimizer(Former):
             trainable_variables: the variables; None means those for which the optimizer was built.
         """
         if len(grads) == 0:
-            return self._step_counter
+            return self._distopt_step_counter
         if trainable_variables is None and not self.built:
             raise InvalidArgumentError(
                 "apply(grads) without variables: the optimizer is not built. Pass trainable_variables, or call build"
@@ -211,8 +205,8 @@ class Optimizer(Former):
             self._check_variables_are_known(variables if self.built else ())
             pairs = self._distopt_filtered(grads, variables) if self._distopt_hooks.filters else pairs
         aggregates, items = self._distopt_step_is
-        self._do_step(pairs, aggregates=aggregates, items=items)
-        return self._step_counter
+        self._distopt_do_step(pairs, aggregates=aggregates, items=items)
+        return self._distopt_step_counter
 
     def minimize(
         self,
@@ -238,13 +232,13 @@ class Optimizer(Former):
         """
         dense = gradient.to_dense() if isinstance(gradient, IndexedSlices) else gradient
         buffer = variable.storage.allocated_buffer
-        rate = self._own_learning_rate.of_step if learning_rate is None else learning_rate
-        update_one(variable, dense, self._call(buffer, self.rule_scalars(rate)))
+        rate = self._distopt_own_learning_rate.of_step if learning_rate is None else learning_rate
+        update_one(variable, dense, self._distopt_call(buffer, self.rule_scalars(rate)))
 
-    def _update_sparse(self, variable: Variable, slices: IndexedSlices) -> None:
-        variant = self._variant_of(variable)
-        call = self._step_call(variable.storage.allocated_buffer, variant)
-        if self._known_rule().slots or variant:
+    def _distopt_update_sparse(self, variable: Variable, slices: IndexedSlices) -> None:
+        variant = self._distopt_variant_of(variable)
+        call = self._distopt_step_call(variable.storage.allocated_buffer, variant)
+        if self._distopt_known_rule().slots or variant:
             update_one(variable, slices.to_dense(), call)
         else:  # rows without a gradient would not move
             update_rows(variable, slices, call)
@@ -254,43 +248,45 @@ class Optimizer(Former):
         raise NotImplementedError
 
     @property
-    def _updates_flat(self) -> bool:
-        if self._step_counter.owner.overwrites or self._distopt_hooks.overwrites:
+    def _distopt_updates_flat(self) -> bool:
+        if self._distopt_step_counter.owner.overwrites or self._distopt_hooks.overwrites:
             return self._distopt_is_flat and not self._distopt_may_overwrite
         return self._distopt_is_flat
 
-    def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
-        return self._scalars_of_step
+    def _distopt_step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
+        return self._distopt_scalars_of_step
 
-    def _check_gradients(self, gradients: Gradients) -> None:
+    def _distopt_check_gradients(self, gradients: Gradients) -> None:
         """Accept all gradients: those that fit can be applied; take out those that overwrite their variables."""
-        if self._step_counter.owner.overwrites or self._distopt_hooks.overwrites:
+        if self._distopt_step_counter.owner.overwrites or self._distopt_hooks.overwrites:
             self._distopt_take_out(gradients)
 
-    def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
-        rate, options = self._own_learning_rate, self._engine.options
-        calls = self._step_counter
+    def _distopt_evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
+        rate, options = self._distopt_own_learning_rate, self._distopt_engine.options
+        calls = self._distopt_step_counter
         by_user = self._distopt_hooks.rate
         number = rate.adopt(self.name, calls, self.learning_rate) if by_user else rate.evaluate(self.name, calls)
         numbers = {"learning_rate": number}
         if (rule := self.update_rule()) is not None:
-            self._scalars_of_step[:] = self.rule_scalars(rate.of_step)
-            if not self._hyperparameters:  # a user's own
-                numbers = named_scalars(type(self).__name__, rule, self._scalars_of_step) | numbers
+            self._distopt_scalars_of_step[:] = self.rule_scalars(rate.of_step)
+            if not self._distopt_hyperparameters:  # a user's own
+                numbers = named_scalars(type(self).__name__, rule, self._distopt_scalars_of_step) | numbers
         elif self._distopt_by_rule:
             raise NotImplementedError(f"{type(self).__name__} must override update_step")
-        for name in self._hyperparameters:
+        for name in self._distopt_hyperparameters:
             value = getattr(self, name)
             if isinstance(value, (int, float)):
                 numbers[name] = float(value)
-        return numbers | self._own_weight_decay.agreed | self._own_moving_average.agreed | options.agreed
+        return (
+            numbers | self._distopt_own_weight_decay.agreed | self._distopt_own_moving_average.agreed | options.agreed
+        )
 
-    def _create_state(self, gradients: Gradients) -> None:
+    def _distopt_create_state(self, gradients: Gradients) -> None:
         """Renew the exact copies of assigned weights; all slots have been made by ``build``."""
-        if self._own_master_weights.are_kept:
-            self._own_master_weights.renew(self._engine.slots)
+        if self._distopt_own_master_weights.are_kept:
+            self._distopt_own_master_weights.renew(self._distopt_engine.slots)
 
-    def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
+    def _distopt_update(self, gradients: Gradients, *, dense_done: bool) -> None:
         if self._distopt_overwriting is not None:
             gradients = self._distopt_overwrite(gradients)
         variables, sparse = gradients.slab.variables, gradients.sparse
@@ -300,19 +296,21 @@ class Optimizer(Former):
                     self._apply_weight_decay([variables[k] for k in entries])
                 dense = [k for k in entries if k not in sparse] if sparse else entries
                 if not dense_done:
-                    update_flat(gradients, dense, self._step_call)
+                    update_flat(gradients, dense, self._distopt_step_call)
                 for k in entries:
                     if k in sparse:
-                        self._update_sparse(variables[k], sparse[k])
+                        self._distopt_update_sparse(variables[k], sparse[k])
             else:
                 self._distopt_update_by_methods(gradients, entries)
-        if self._own_moving_average.is_kept:
-            self._own_moving_average.update(self._distopt_stepped, self._engine.slots, self._step_number)
+        if self._distopt_own_moving_average.is_kept:
+            self._distopt_own_moving_average.update(
+                self._distopt_stepped, self._distopt_engine.slots, self._distopt_step_number
+            )
         for k in gradients.entries:
             if variables[k].constraint is not None:
                 constrain(variables[k])
-        if self._own_master_weights.are_kept:
-            self._own_master_weights.note(self._engine.slots)
+        if self._distopt_own_master_weights.are_kept:
+            self._distopt_own_master_weights.note(self._distopt_engine.slots)
 
 
 _FORMER_ARGUMENTS = ("is_legacy_optimizer", "mesh")

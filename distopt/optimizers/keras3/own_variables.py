@@ -16,11 +16,6 @@ from distopt.optimizers.keras3.hooks import NO_HOOKS, Hooks, hooks_of, may_be_ho
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
-_NOT_STATE = frozenset(
-    {"_trainable_variables", "_streamed_variables", "_own_variables", "_step_counter", "_indices", "_scalars_of_step"}
-)
-"""Attributes of distopt that hold variables; what users put into others is state."""
-
 _NUMBERED = re.compile(r"([Vv]ariable)_\d+")
 """Names that variables get where the user gives none."""
 
@@ -37,18 +32,18 @@ class OwnVariables(BaseOptimizer):
         options: the options of a step that the user has given.
     """
 
-    _step_counter: Variable
+    _distopt_step_counter: Variable
 
     def __init__(self, name: str, options: StepOptions) -> None:
         super().__init__(options)
         self.name = name
-        self._own_variables: dict[Variable, None] = {}
+        self._distopt_own_variables: dict[Variable, None] = {}
         self._distopt_unlisted: dict[Variable, None] = {}
         self._distopt_untracked: set[Variable] = set()
         self._distopt_seen: dict[str, tuple[Any, int]] = {}
         self.built = False
         self._trainable_variables: list[Variable] = []
-        self._indices: dict[Any, int] = {}
+        self._distopt_indices: dict[Any, int] = {}
 
     # Which methods are the user's
 
@@ -98,7 +93,7 @@ class OwnVariables(BaseOptimizer):
         if isinstance(value, _MAY_BE_STATE):
             if not _is_state(name) or self.__dict__.get(name) is not value:  # what a property keeps it sets itself
                 return
-            if isinstance(value, Variable) and "_own_variables" in self.__dict__:
+            if isinstance(value, Variable) and "_distopt_own_variables" in self.__dict__:
                 self._distopt_track(value)
             else:  # what is in a list may change
                 self.__dict__["_distopt_holds_state"] = True
@@ -109,7 +104,7 @@ class OwnVariables(BaseOptimizer):
         """Return the variables of this optimizer that are neither its counter nor its learning rate."""
         self._distopt_seen.clear()
         self._distopt_look_for_new()
-        return list(self._own_variables)
+        return list(self._distopt_own_variables)
 
     def _distopt_look_for_new(self) -> None:
         """Track what has been put into attributes; of containers, where they have become longer since the last look."""
@@ -127,7 +122,7 @@ class OwnVariables(BaseOptimizer):
 
     def _distopt_track(self, variable: Variable) -> None:
         if variable not in self._distopt_untracked and not self._distopt_is_counted(variable):
-            own = self._own_variables
+            own = self._distopt_own_variables
             # In Keras 2.11 to 2.15 checkpoints held attributes, but no list of weights.
             listed = self._distopt_unlisted if self._distopt_hooks.is_former and variable not in own else own
             listed[variable] = None
@@ -143,18 +138,18 @@ class OwnVariables(BaseOptimizer):
             self._distopt_untracked.discard(each)
             self._distopt_unlisted.pop(each, None)
             if not self._distopt_is_counted(each):
-                self._own_variables[each] = None
+                self._distopt_own_variables[each] = None
 
     def _untrack_variable(self, variable: Variable) -> None:
         """Take a variable out of the optimizer's state."""
-        self._own_variables.pop(variable, None)
+        self._distopt_own_variables.pop(variable, None)
         self._distopt_untracked.add(variable)
 
     # Making variables
 
     def _check_super_called(self) -> None:
         """Raise an error where ``__init__`` of a subclass has not called that of its base."""
-        if "_engine" not in self.__dict__:
+        if "_distopt_engine" not in self.__dict__:
             raise RuntimeError(f"{type(self).__name__}.__init__ did not call super().__init__(...): call it first")
 
     def add_variable(
@@ -195,15 +190,15 @@ class OwnVariables(BaseOptimizer):
         """
         self._check_super_called()
         label = name or "slot"
-        if self._distopt_hooks.makes or self._var_key(reference_variable) not in self._indices:
-            shape, dtype = reference_variable.shape, self._slot_dtype(reference_variable)
+        if self._distopt_hooks.makes or self._var_key(reference_variable) not in self._distopt_indices:
+            shape, dtype = reference_variable.shape, self._distopt_slot_dtype(reference_variable)
             path = self._distopt_path(reference_variable, label)
             return self.add_variable(shape, initializer=initializer, dtype=dtype, name=path)
         return self._distopt_add_slot(reference_variable, label, initializer)
 
     def _distopt_path(self, reference: Variable, label: str) -> str:
         path = reference.path.replace("/", "_")
-        if self._var_key(reference) not in self._indices:
+        if self._var_key(reference) not in self._distopt_indices:
             path = _NUMBERED.sub(
                 r"\1", path
             )  # a number of one process says nothing in another, which reads checkpoints
@@ -211,10 +206,10 @@ class OwnVariables(BaseOptimizer):
 
     def _distopt_add_slot(self, reference: Variable, label: str, initializer: Any = "zeros") -> Variable:
         path = self._distopt_path(reference, label)
-        value = value_of_shape(initializer, reference.shape, self._slot_dtype(reference))
-        if (reference, label) in self._engine.slots.table:
-            label = f"{label}_{len(self._engine.slots.table)}"
-        slot = self._new_slot(reference, label, path, value)
+        value = value_of_shape(initializer, reference.shape, self._distopt_slot_dtype(reference))
+        if (reference, label) in self._distopt_engine.slots.table:
+            label = f"{label}_{len(self._distopt_engine.slots.table)}"
+        slot = self._distopt_new_slot(reference, label, path, value)
         self._track_variable(slot)
         return slot
 
@@ -257,7 +252,7 @@ class OwnVariables(BaseOptimizer):
     @property
     def _distopt_may_overwrite(self) -> bool:
         """Return whether a gradient may overwrite its variable; before it is built, nobody knows which it steps."""
-        if not (self._step_counter.owner.overwrites or self._distopt_hooks.overwrites):
+        if not (self._distopt_step_counter.owner.overwrites or self._distopt_hooks.overwrites):
             return False
         return not self.built or any(map(self._overwrite_variable_with_gradient, self._trainable_variables))
 
@@ -285,7 +280,7 @@ class OwnVariables(BaseOptimizer):
         return id(variable)
 
     def _get_variable_index(self, variable: Variable) -> int:
-        index = self._indices.get(self._var_key(variable))
+        index = self._distopt_indices.get(self._var_key(variable))
         if index is None:
             names = [v.name for v in self._trainable_variables]
             twin = (
@@ -304,14 +299,14 @@ class OwnVariables(BaseOptimizer):
         for variable in variables:
             self._get_variable_index(variable)
 
-    def _index_variables(self) -> None:
-        self._indices = {self._var_key(variable): k for k, variable in enumerate(self._trainable_variables)}
+    def _distopt_index_variables(self) -> None:
+        self._distopt_indices = {self._var_key(variable): k for k, variable in enumerate(self._trainable_variables)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._distopt_note_hooks()
-        self._index_variables()
+        self._distopt_index_variables()
 
 
 def _is_state(name: str) -> bool:
-    return name not in _NOT_STATE and not name.startswith("_distopt_")
+    return name != "_trainable_variables" and not name.startswith("_distopt_")

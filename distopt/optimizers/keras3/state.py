@@ -34,9 +34,9 @@ class State(OwnVariables):
 
     def __init__(self, name: str, options: StepOptions, learning_rate: LearningRate) -> None:
         super().__init__(name, options)
-        self._own_learning_rate = learning_rate
-        self._step_counter = Variable(np.int64(0), name="iteration", dtype="int64", trainable=False)
-        self._engine.training.count_with(self._step_counter)
+        self._distopt_own_learning_rate = learning_rate
+        self._distopt_step_counter = Variable(np.int64(0), name="iteration", dtype="int64", trainable=False)
+        self._distopt_engine.training.count_with(self._distopt_step_counter)
 
     # The learning rate
 
@@ -47,31 +47,33 @@ class State(OwnVariables):
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
-        before = self._own_learning_rate.source
-        self._own_learning_rate.replace(value, self.name)
-        if isinstance(before, Variable) and self._own_learning_rate.source is not before:
+        before = self._distopt_own_learning_rate.source
+        self._distopt_own_learning_rate.replace(value, self.name)
+        if isinstance(before, Variable) and self._distopt_own_learning_rate.source is not before:
             self._untrack_variable(before)
 
     def _get_current_learning_rate(self) -> Any:
-        source = self._own_learning_rate.source
-        return source if isinstance(source, Variable) else self._own_learning_rate.at(self._step_counter)
+        source = self._distopt_own_learning_rate.source
+        return (
+            source if isinstance(source, Variable) else self._distopt_own_learning_rate.at(self._distopt_step_counter)
+        )
 
     @property
     def _learning_rate(self) -> Any:
         """Return the source of the learning rate, by Keras' name."""
-        return self._own_learning_rate.source
+        return self._distopt_own_learning_rate.source
 
     @_learning_rate.setter
     def _learning_rate(self, value: Any) -> None:
-        self._own_learning_rate.use(value)
+        self._distopt_own_learning_rate.use(value)
 
     # The counter
 
     @property
     def iterations(self) -> Any:
         """Return the number of steps done: an int64 Variable; with accumulation, where that counts calls, a number."""
-        training = self._engine.training
-        return self._step_counter if training.accumulation is None else training.steps
+        training = self._distopt_engine.training
+        return self._distopt_step_counter if training.accumulation is None else training.steps
 
     def _distopt_count_in(self, counter: Any) -> None:
         if not isinstance(counter, Variable) or counter.shape != () or counter.dtype.kind not in "iu":
@@ -79,17 +81,17 @@ class State(OwnVariables):
                 f"_iterations = {counter!r}: optimizer {self.name!r} counts in a Variable of an integer: to set the "
                 "number, say optimizer.iterations.assign(number)"
             )
-        self._own_variables.pop(counter, None)
-        self._step_counter = counter
-        self._engine.training.count_with(counter)
+        self._distopt_own_variables.pop(counter, None)
+        self._distopt_step_counter = counter
+        self._distopt_engine.training.count_with(counter)
 
     # The state as a list
 
     @property
     def variables(self) -> list[Variable]:
         """Return all state: iteration, learning_rate (where it is a number), then slots; no parameters."""
-        rate = self._own_learning_rate.variables
-        every = [self._step_counter, *rate, *self._distopt_tracked()]
+        rate = self._distopt_own_learning_rate.variables
+        every = [self._distopt_step_counter, *rate, *self._distopt_tracked()]
         return [each for each in every if each not in self._distopt_untracked] if self._distopt_untracked else every
 
     @property
@@ -98,21 +100,21 @@ class State(OwnVariables):
         return TrackedList(State.variables.__get__(self), self._track_variable, self._untrack_variable)
 
     def _distopt_is_counted(self, variable: Variable) -> bool:
-        return variable is self._step_counter or variable is self._own_learning_rate.source
+        return variable is self._distopt_step_counter or variable is self._distopt_own_learning_rate.source
 
-    def _state(self) -> list[Variable]:
+    def _distopt_state(self) -> list[Variable]:
         # Not the learning rate: replicas that were given different ones are told so in the next header.
         # Nor what this replica has accumulated.
-        accumulation = self._engine.training.accumulation
+        accumulation = self._distopt_engine.training.accumulation
         own = [*self._distopt_tracked(), *self._distopt_unlisted]
         if self._distopt_hooks.variables:  # those that a wrapper adds to its own
             own = list(dict.fromkeys([*own, *self.variables]))
-        left_out = {*self._trainable_variables, self._step_counter, *self._own_learning_rate.variables}
+        left_out = {*self._trainable_variables, self._distopt_step_counter, *self._distopt_own_learning_rate.variables}
         if accumulation is not None:
             left_out.update(accumulation.sums.values())
-        return [self._step_counter, *(variable for variable in own if variable not in left_out)]
+        return [self._distopt_step_counter, *(variable for variable in own if variable not in left_out)]
 
-    def _trained(self) -> Iterable[Variable]:
+    def _distopt_trained(self) -> Iterable[Variable]:
         return self._trainable_variables
 
     def get_weights(self) -> list[Array]:
@@ -120,7 +122,7 @@ class State(OwnVariables):
 
         ``set_weights`` takes these values with any number of replicas, in either mode.
         """
-        return self._read_state(self.variables)
+        return self._distopt_read_state(self.variables)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set the values of ``variables``; with ``update="shared"`` a collective.
@@ -144,10 +146,10 @@ class State(OwnVariables):
                     f"set_weights received an array of shape {np.shape(weight)} for {variable.name!r}, which has shape "
                     f"{variable.shape}: pass the arrays in the order of optimizer.variables"
                 )
-        self._write_state(variables, weights)
-        accumulation = self._engine.training.accumulation
+        self._distopt_write_state(variables, weights)
+        accumulation = self._distopt_engine.training.accumulation
         if accumulation is not None:
-            accumulation.go_on(self._step_counter)
+            accumulation.go_on(self._distopt_step_counter)
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Put the values of ``variables`` into a store, under "0", "1", ...; with ``update="shared"`` a collective.
@@ -182,12 +184,12 @@ class State(OwnVariables):
             )
         self.set_weights([np.asarray(store[str(number)]) for number in range(len(store))])
 
-    def _prepare_for(self, variables: list[Variable]) -> None:
+    def _distopt_prepare_for(self, variables: list[Variable]) -> None:
         if not self.built:
-            self._listing_of(None, variables)
+            self._distopt_listing_of(None, variables)
 
-    def _sources(self) -> dict[str, Any]:
-        return {"learning_rate": self._own_learning_rate.source}
+    def _distopt_sources(self) -> dict[str, Any]:
+        return {"learning_rate": self._distopt_own_learning_rate.source}
 
     # Building
 
@@ -202,7 +204,9 @@ class State(OwnVariables):
         if self.built:
             return
         strategy = get_strategy()
-        shares_values = self._engine.builds_share_values and strategy.broadcast and strategy.num_replicas_in_sync > 1
+        shares_values = (
+            self._distopt_engine.builds_share_values and strategy.broadcast and strategy.num_replicas_in_sync > 1
+        )
         communicator = strategy.ready() if shares_values else None
         with telling_the_others(communicator):
             listed = as_variables(variables, "build received")
@@ -210,22 +214,22 @@ class State(OwnVariables):
                 check_variable(variable)
         self.built = True
         self._trainable_variables = listed
-        self._index_variables()
+        self._distopt_index_variables()
         # Together: one buffer, one kernel call.
         allocate(self._trainable_variables, shareable=strategy.shares_parameters)
         if communicator is not None:
             try:
-                synchronise(self._family(), self._engine, communicator, self._trainable_variables)
+                synchronise(self._distopt_family(), self._distopt_engine, communicator, self._trainable_variables)
             except BaseException:
                 self.built = False
                 raise
-        self._make_variables()
+        self._distopt_make_variables()
 
-    def _make_variables(self) -> None:
+    def _distopt_make_variables(self) -> None:
         """Make the variables of the optimizer, in the order of a list of weights."""
-        self._make_slots()
+        self._distopt_make_all_slots()
 
-    def _make_slots(self) -> None:
+    def _distopt_make_all_slots(self) -> None:
         """Make the slots of a built-in optimizer, in the order of Keras."""
         self._distopt_make_slots(self.rule_slots())
 
@@ -239,12 +243,12 @@ class State(OwnVariables):
             if label in labels:
                 self.__dict__[attribute] = made[labels.index(label)]
 
-    def _new_listing(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
+    def _distopt_new_listing(self, communicator: Communicator | None, variables: Sequence[Variable]) -> Listing:
         if not variables:
             raise InvalidArgumentError("received an empty list: pass (gradient, variable) pairs")
         if not self.built:
-            with self._engine.values_shared_later():
+            with self._distopt_engine.values_shared_later():
                 self.build(list(dict.fromkeys(variables)))
         for variable in variables:
             self._get_variable_index(variable)
-        return super()._new_listing(communicator, variables)
+        return super()._distopt_new_listing(communicator, variables)

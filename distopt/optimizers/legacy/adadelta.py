@@ -38,10 +38,10 @@ class Adadelta(Optimizer):
     Source: Zeiler 2012, as in ``tf_keras.optimizers.legacy.Adadelta``.
     """
 
-    _arguments = ("learning_rate", "decay", "rho", "epsilon")
-    _fractions = ("rho",)
+    _distopt_arguments = ("learning_rate", "decay", "rho", "epsilon")
+    _distopt_fractions = ("rho",)
     _distopt_second_moments = ("accum_grad", "accum_var")
-    _may_lack_iterations = True
+    _distopt_may_lack_iterations = True
 
     def __init__(
         self,

@@ -41,9 +41,9 @@ class Adagrad(Optimizer):
     as a dictionary, with which no step can be done; here the schedule is rebuilt, as in all other classes.
     """
 
-    _arguments = ("learning_rate", "decay", "initial_accumulator_value", "epsilon")
+    _distopt_arguments = ("learning_rate", "decay", "initial_accumulator_value", "epsilon")
     _distopt_second_moments = ("accumulator",)
-    _may_lack_iterations = True
+    _distopt_may_lack_iterations = True
 
     def __init__(
         self,

@@ -42,8 +42,8 @@ class Adam(Optimizer):
     where that is float16); powers of β are computed in float64 and rounded once.
     """
 
-    _arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon", "amsgrad")
-    _fractions = ("beta_1", "beta_2")
+    _distopt_arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon", "amsgrad")
+    _distopt_fractions = ("beta_1", "beta_2")
     _distopt_second_moments = ("v", "vhat")
 
     def __init__(
@@ -67,7 +67,7 @@ class Adam(Optimizer):
     def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
         super()._prepare_local(var_device, var_dtype, apply_state)
         local, scalar = apply_state[var_device, var_dtype], coefficient_dtype(var_dtype).type
-        one, step = scalar(1), float(scalar(self._step_number))
+        one, step = scalar(1), float(scalar(self._distopt_step_number))
         beta_1, beta_2 = local["beta_1"], local["beta_2"]
         beta_1_power = scalar(below_one(self._name, "beta_1", beta_1) ** step)
         beta_2_power = scalar(below_one(self._name, "beta_2", beta_2) ** step)

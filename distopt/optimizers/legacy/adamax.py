@@ -39,8 +39,8 @@ class Adamax(Optimizer):
     Source: Kingma and Ba 2014, section 7.1, as in ``tf_keras.optimizers.legacy.Adamax``.
     """
 
-    _arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon")
-    _fractions = ("beta_1", "beta_2")
+    _distopt_arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon")
+    _distopt_fractions = ("beta_1", "beta_2")
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Adamax(Optimizer):
         super()._prepare_local(var_device, var_dtype, apply_state)
         local = apply_state[var_device, var_dtype]
         beta_1 = below_one(self._name, "beta_1", local["beta_1"])
-        local["alpha"] = float(local["lr_t"]) / (1 - beta_1**self._step_number)
+        local["alpha"] = float(local["lr_t"]) / (1 - beta_1**self._distopt_step_number)
         local["one_minus_beta_1"] = 1 - beta_1
 
     def update_rule(self) -> Rule:

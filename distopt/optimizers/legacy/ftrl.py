@@ -52,7 +52,7 @@ class Ftrl(Optimizer):
     learning rate of 0 are accepted, and the latter makes all weights NaN.
     """
 
-    _arguments = (
+    _distopt_arguments = (
         "learning_rate",
         "decay",
         "initial_accumulator_value",
@@ -62,7 +62,7 @@ class Ftrl(Optimizer):
         "beta",
         "l2_shrinkage_regularization_strength",
     )
-    _strengths = ("l1_regularization_strength", "l2_regularization_strength", "beta")
+    _distopt_strengths = ("l1_regularization_strength", "l2_regularization_strength", "beta")
     _distopt_second_moments = ("accumulator",)
 
     def __init__(
@@ -90,12 +90,16 @@ class Ftrl(Optimizer):
         self.l2_shrinkage_regularization_strength = finite(
             "Ftrl", "l2_shrinkage_regularization_strength", l2_shrinkage_regularization_strength, low=0
         )
-        self._takes_roots = True
+        self._distopt_takes_roots = True
 
-    def _checked(self, name: str, value: Any) -> float:
+    def _distopt_checked(self, name: str, value: Any) -> float:
         if name == "learning_rate_power":
             return within("Ftrl", name, value, -math.inf, 0)
-        return finite("Ftrl", name, value, low=0) if name in self._strengths else super()._checked(name, value)
+        return (
+            finite("Ftrl", name, value, low=0)
+            if name in self._distopt_strengths
+            else super()._distopt_checked(name, value)
+        )
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
         for var in var_list:
@@ -112,12 +116,12 @@ class Ftrl(Optimizer):
                 "the schedule end at a small positive number"
             )
         local["two_l2"] = 2 * float(local["l2_regularization_strength"]) + float(local["beta"]) / rate
-        self._takes_roots = local["learning_rate_power"] == _ROOT
+        self._distopt_takes_roots = local["learning_rate_power"] == _ROOT
 
     def update_rule(self) -> Rule:
-        return FTRL if self._takes_roots else FTRL_POWER
+        return FTRL if self._distopt_takes_roots else FTRL_POWER
 
     def rule_scalars(self, local: dict[str, Any]) -> Sequence[float]:
         shrinkage = 2 * self.l2_shrinkage_regularization_strength
         scalars = local["lr_t"], local["l1_regularization_strength"], local["two_l2"], shrinkage
-        return scalars if self._takes_roots else (*scalars, -local["learning_rate_power"])
+        return scalars if self._distopt_takes_roots else (*scalars, -local["learning_rate_power"])

@@ -91,9 +91,9 @@ class LossScaleOptimizer(Optimizer):
     """
 
     inner_optimizer: Optimizer
-    _initial_scale: float
-    _scale: LossScale
-    _done: set[str]
+    _distopt_initial_scale: float
+    _distopt_scale: LossScale
+    _distopt_done: set[str]
 
     def __init__(
         self,
@@ -128,7 +128,9 @@ class LossScaleOptimizer(Optimizer):
         steps = _GROWTH_STEPS if dynamic_growth_steps is None else dynamic_growth_steps
         scale = LossScale(factor, count(owner, "dynamic_growth_steps", steps, 1) if dynamic else None, least=1.0)
         engine_of(inner_optimizer).training.scale_by(_Unscaled(scale, inner_optimizer))
-        self.__dict__.update(inner_optimizer=inner_optimizer, _initial_scale=factor, _scale=scale, _done=set())
+        self.__dict__.update(
+            inner_optimizer=inner_optimizer, _distopt_initial_scale=factor, _distopt_scale=scale, _distopt_done=set()
+        )
 
     # Everything that is not defined here is the inner optimizer's.
 
@@ -146,12 +148,12 @@ class LossScaleOptimizer(Optimizer):
                 "dynamic, initial_scale, dynamic_growth_steps)"
             )
         inner = self.inner_optimizer
-        if self._is_own(name) or not (hasattr(type(inner), name) or hasattr(inner, name)):
+        if self._distopt_is_own(name) or not (hasattr(type(inner), name) or hasattr(inner, name)):
             object.__setattr__(self, name, value)
         else:
             setattr(inner, name, value)
 
-    def _is_own(self, name: str) -> bool:
+    def _distopt_is_own(self, name: str) -> bool:
         return name in self.__dict__ or getattr(type(self), name, None) is not getattr(Optimizer, name, None)
 
     def __dir__(self) -> list[str]:
@@ -173,31 +175,31 @@ class LossScaleOptimizer(Optimizer):
     @property
     def loss_scale(self) -> float:
         """Return the current scale s."""
-        return self._scale.factor
+        return self._distopt_scale.factor
 
     @property
     def initial_scale(self) -> float:
         """Return the scale of the first step."""
-        return self._initial_scale
+        return self._distopt_initial_scale
 
     @property
     def dynamic(self) -> bool:
         """Return whether s follows the gradients."""
-        return self._scale.is_dynamic
+        return self._distopt_scale.is_dynamic
 
     @property
     def dynamic_growth_steps(self) -> int | None:
         """Return the number of steps until s is doubled; None where s is not dynamic."""
-        return self._scale.growth_steps
+        return self._distopt_scale.growth_steps
 
     @property
     def dynamic_counter(self) -> Variable | None:
         """Return the number of steps since s was changed, an int64 Variable; None where s is not dynamic."""
-        return self._scale.step_counter if self.dynamic else None
+        return self._distopt_scale.step_counter if self.dynamic else None
 
     def get_scaled_loss(self, loss: Any) -> Any:
         """Return a loss times s; for a function that returns a loss, the function that returns it times s."""
-        self._done.add("get_scaled_loss")
+        self._distopt_done.add("get_scaled_loss")
         if callable(loss):
             return lambda: loss() * self.loss_scale
         return loss * self.loss_scale
@@ -211,7 +213,7 @@ class LossScaleOptimizer(Optimizer):
         Returns:
             A list of new gradients, of the same dtypes.
         """
-        self._done.add("get_unscaled_gradients")
+        self._distopt_done.add("get_unscaled_gradients")
         return [_divided(gradient, self.loss_scale) for gradient in grads]
 
     # The step
@@ -255,9 +257,9 @@ class LossScaleOptimizer(Optimizer):
 
         There is one warning if ``get_scaled_loss`` or ``get_unscaled_gradients`` has never been called.
         """
-        forgotten = [name for name in ("get_scaled_loss", "get_unscaled_gradients") if name not in self._done]
+        forgotten = [name for name in ("get_scaled_loss", "get_unscaled_gradients") if name not in self._distopt_done]
         if forgotten:
-            self._done.update(forgotten)
+            self._distopt_done.update(forgotten)
             warnings.warn(
                 f"LossScaleOptimizer.apply_gradients was called, and {' and '.join(forgotten)} never before: multiply "
                 "the loss by the scale and divide its gradients by it, or call minimize, which does both",

@@ -51,8 +51,8 @@ class Nadam(Optimizer):
     both. So ``from_config`` takes a config without ``schedule_decay`` for one of tf_keras.
     """
 
-    _arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon", "schedule_decay")
-    _fractions = ("beta_1", "beta_2")
+    _distopt_arguments = ("learning_rate", "decay", "beta_1", "beta_2", "epsilon", "schedule_decay")
+    _distopt_fractions = ("beta_1", "beta_2")
     _distopt_second_moments = ("v",)
 
     def __init__(
@@ -73,7 +73,7 @@ class Nadam(Optimizer):
         self._set_hyper("beta_2", beta_2)
         self.epsilon = checked_epsilon("Nadam", epsilon)
         self.schedule_decay = finite("Nadam", "schedule_decay", schedule_decay, low=0)
-        self._momentum_cache: Variable | None = None
+        self._distopt_momentum_cache: Variable | None = None
         self._m_cache_read: float | None = None
 
     def _set_hyper(self, name: str, value: Any) -> None:
@@ -85,19 +85,19 @@ class Nadam(Optimizer):
         super()._set_hyper(name, value)
 
     def _create_slots(self, var_list: Sequence[Variable]) -> None:
-        if self._momentum_cache is None:
+        if self._distopt_momentum_cache is None:
             name, dtype = f"{self._name}/momentum_cache", var_list[0].dtype
-            self._momentum_cache = Variable(1.0, name=name, dtype=dtype, trainable=False)
-            self._weights.append(self._momentum_cache)
+            self._distopt_momentum_cache = Variable(1.0, name=name, dtype=dtype, trainable=False)
+            self._weights.append(self._distopt_momentum_cache)
         super()._create_slots(var_list)
 
     def _prepare(self, var_list: list[Variable]) -> ApplyState:
-        self._m_cache_read = None if self._momentum_cache is None else float(self._momentum_cache)
+        self._m_cache_read = None if self._distopt_momentum_cache is None else float(self._distopt_momentum_cache)
         return super()._prepare(var_list)
 
     def _prepare_local(self, var_device: str, var_dtype: Any, apply_state: ApplyState) -> None:
         super()._prepare_local(var_device, var_dtype, apply_state)
-        local, step = apply_state[var_device, var_dtype], self._step_number
+        local, step = apply_state[var_device, var_dtype], self._distopt_step_number
         rate, beta_1 = float(local["lr_t"]), float(local["beta_1"])
         beta_2 = below_one(self._name, "beta_2", local["beta_2"])
         now, then = (beta_1 * (1 - 0.5 * 0.96 ** (self.schedule_decay * t)) for t in (step, step + 1))
@@ -111,21 +111,21 @@ class Nadam(Optimizer):
             v_correction=1 - beta_2**step,
         )
 
-    def _update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
-        super()._update(gradients, dense_done=dense_done)
-        self._advance(next(iter(self._apply_state.values()), {}))
+    def _distopt_update(self, gradients: Gradients, *, dense_done: bool = False) -> None:
+        super()._distopt_update(gradients, dense_done=dense_done)
+        self._distopt_advance(next(iter(self._distopt_apply_state.values()), {}))
 
-    def _call_on(self, var: Variable, apply_state: ApplyState | None) -> RuleCall:
+    def _distopt_call_on(self, var: Variable, apply_state: ApplyState | None) -> RuleCall:
         # An optimizer around this one calls _prepare and the updates, and _update never.
-        call = super()._call_on(var, apply_state)
-        self._advance(
+        call = super()._distopt_call_on(var, apply_state)
+        self._distopt_advance(
             (apply_state or {}).get((var.device, var.dtype)) or self._fallback_apply_state(var.device, var.dtype)
         )
         return call
 
-    def _advance(self, local: dict[str, Any]) -> None:
-        if self._momentum_cache is not None and "momentum_cache" in local:
-            self._momentum_cache.assign(local["momentum_cache"])
+    def _distopt_advance(self, local: dict[str, Any]) -> None:
+        if self._distopt_momentum_cache is not None and "momentum_cache" in local:
+            self._distopt_momentum_cache.assign(local["momentum_cache"])
 
     def update_rule(self) -> Rule:
         return NADAM

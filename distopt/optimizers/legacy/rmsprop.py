@@ -49,10 +49,10 @@ class RMSprop(WithMomentum):
     Source: Hinton 2012; centered: Graves 2013; as in ``tf_keras.optimizers.legacy.RMSprop``.
     """
 
-    _arguments = ("learning_rate", "decay", "rho", "momentum", "epsilon", "centered")
-    _fractions = ("rho", "momentum")
+    _distopt_arguments = ("learning_rate", "decay", "rho", "momentum", "epsilon", "centered")
+    _distopt_fractions = ("rho", "momentum")
     _distopt_second_moments = ("rms",)
-    _may_lack_iterations = True
+    _distopt_may_lack_iterations = True
 
     def __init__(
         self,

@@ -35,8 +35,8 @@ class SGD(WithMomentum):
     Source: ``tf_keras.optimizers.legacy.SGD``. The learning rate is inside the momentum (in PyTorch it is outside).
     """
 
-    _arguments = ("learning_rate", "decay", "momentum", "nesterov")
-    _fractions = ("momentum",)
+    _distopt_arguments = ("learning_rate", "decay", "momentum", "nesterov")
+    _distopt_fractions = ("momentum",)
 
     def __init__(
         self, learning_rate: Any = 0.01, momentum: Any = 0.0, nesterov: bool = False, name: str = "SGD", **kwargs: Any

@@ -51,7 +51,7 @@ class Hooked(BaseOptimizer):
     def _distopt_methods(self) -> str:
         return ", ".join(name for name in (*ON_SUM, *UPDATES) if name in self._distopt_hooks)
 
-    def _refuse_streaming(self) -> None:
+    def _distopt_refuse_streaming(self) -> None:
         missed = [name for name in BEFORE_SUM if name in self._distopt_hooks]
         if missed:
             raise InvalidArgumentError(

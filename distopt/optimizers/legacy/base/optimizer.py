@@ -81,7 +81,7 @@ class Optimizer(Differentiation, Updates):
                 raise InvalidArgumentError(f"Expected {argument} >= 0, received: {value}")
         if "lr" in kwargs:
             warnings.warn(f"{owner}: lr is an old name of learning_rate; use learning_rate", stacklevel=3)
-        self._given_aggregator = gradient_aggregator
+        self._distopt_given_aggregator = gradient_aggregator
         self._distopt_transformers = checked_transformers(gradient_transformers)
         options = StepOptions(
             self._aggregate_gradients if "_aggregate_gradients" in self._distopt_hooks else gradient_aggregator,
@@ -93,7 +93,7 @@ class Optimizer(Differentiation, Updates):
         if self._distopt_transforms:
             options.limit_with(self._transform_gradients)
         super().__init__(name, options, float(kwargs.get("decay") or 0.0))
-        self._set_clipping(**{k: kwargs.get(k) for k in known[:3]})
+        self._distopt_set_clipping(**{k: kwargs.get(k) for k in known[:3]})
         self._use_locking = True
 
     # The step
@@ -123,7 +123,7 @@ class Optimizer(Differentiation, Updates):
                 gradients that are not zero with ``items=0`` on all replicas.
             CollectiveMismatchError: replicas disagree on the call (on every replica).
         """
-        self._do_step(grads_and_vars, aggregates=bool(experimental_aggregate_gradients), items=items)
+        self._distopt_do_step(grads_and_vars, aggregates=bool(experimental_aggregate_gradients), items=items)
         return self.iterations
 
     def minimize(
@@ -155,7 +155,7 @@ class Optimizer(Differentiation, Updates):
         self._assert_valid_dtypes([variable for _, variable in pairs])
         return [self.apply_gradients(pairs)]
 
-    def _missing(self, names: list[str], *, everything: bool) -> None:
+    def _distopt_missing(self, names: list[str], *, everything: bool) -> None:
         if everything:
             where = " on every replica" if num_replicas() > 1 else ""
             raise InvalidArgumentError(
@@ -167,7 +167,7 @@ class Optimizer(Differentiation, Updates):
 
     # Options: clipping and transformers exclude each other, as upstream
 
-    def _refuse_limit(self, name: str, value: float) -> None:
+    def _distopt_refuse_limit(self, name: str, value: float) -> None:
         if self._distopt_transformers:
             raise InvalidArgumentError(
                 f"`{name}` cannot be set when `gradient_transformers` is set. Instead, clip in one of the transformers"
@@ -176,16 +176,20 @@ class Optimizer(Differentiation, Updates):
     @property
     def gradient_aggregator(self) -> Hook | None:
         """Return the user's aggregator, or None for the sum."""
-        return self._given_aggregator
+        return self._distopt_given_aggregator
 
     def _aggregate_gradients(self, grads_and_vars: list[Pair]) -> Any:
         """Return the aggregated gradients; a subclass can override this method instead of using a hook."""
-        return summed(grads_and_vars) if self._given_aggregator is None else self._given_aggregator(grads_and_vars)
+        return (
+            summed(grads_and_vars)
+            if self._distopt_given_aggregator is None
+            else self._distopt_given_aggregator(grads_and_vars)
+        )
 
     def _distopt_seen_before_sum(self, pairs: list[Pair]) -> list[Pair]:
         name = "_transform_unaggregated_gradients"
         given = [(_own(gradient, variable), variable) for gradient, variable in pairs if gradient is not None]
-        self._prepare_for([variable for _, variable in given])  # the method may look for slots
+        self._distopt_prepare_for([variable for _, variable in given])  # the method may look for slots
         returned = self._transform_unaggregated_gradients(given)
         seen = as_pairs(returned, f"{type(self).__name__}.{name} returned", "a list of (gradient, variable) pairs")
         if [id(variable) for _, variable in seen] != [id(variable) for _, variable in given]:
@@ -211,7 +215,7 @@ class Optimizer(Differentiation, Updates):
 
         Source: TensorFlow 2.0 to 2.3, where it limited each replica's own.
         """
-        return limited(grads, self._engine.options.clipping)
+        return limited(grads, self._distopt_engine.options.clipping)
 
     @property
     def _distopt_transforms(self) -> bool:
@@ -224,16 +228,18 @@ class Optimizer(Differentiation, Updates):
 
     @gradient_transformers.setter
     def gradient_transformers(self, value: Sequence[Hook] | None) -> None:
-        if value and self._engine.options.clipping.active:
+        if value and self._distopt_engine.options.clipping.active:
             raise InvalidArgumentError(
                 "`gradient_transformers` cannot be set when `clipvalue`, `clipnorm` or `global_clipnorm` is set. "
                 "Clip in one of the transformers"
             )
         self._distopt_transformers = checked_transformers(value)
         if not self._distopt_transforms:
-            self._engine.options.transform_by(value)
+            self._distopt_engine.options.transform_by(value)
 
-    def _set_clipping(self, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None) -> None:
+    def _distopt_set_clipping(
+        self, clipnorm: float | None, clipvalue: float | None, global_clipnorm: float | None
+    ) -> None:
         if clipnorm is not None and global_clipnorm is not None:
             raise InvalidArgumentError(
                 f"Cannot accept both `clipnorm` and `global_clipnorm`, received: {clipnorm}, {global_clipnorm}"
@@ -246,7 +252,7 @@ class Optimizer(Differentiation, Updates):
         """Return the arguments that ``from_config`` needs, as JSON can hold them; hooks are not part of it."""
         every = {"clipvalue": self.clipvalue, "clipnorm": self.clipnorm, "global_clipnorm": self.global_clipnorm}
         limits = {name: limit for name, limit in every.items() if limit is not None}
-        return {"name": self._name} | limits | {name: self._argument(name) for name in self._arguments}
+        return {"name": self._name} | limits | {name: self._distopt_argument(name) for name in self._distopt_arguments}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:

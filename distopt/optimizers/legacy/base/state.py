@@ -39,20 +39,20 @@ class State(Weights):
         self._distopt_given: list[Variable] = []
 
     @property
-    def _step_number(self) -> int:
+    def _distopt_step_number(self) -> int:
         return int(self.iterations.storage.array) + 1  # also where an update is called outside of a step
 
-    def _all_slots(self) -> Mapping[tuple[Variable, str], Variable]:
+    def _distopt_all_slots(self) -> Mapping[tuple[Variable, str], Variable]:
         # Those of another shape than their variable's are only here.
         mine = {(variable, name): slot for variable, slots in self._slots.items() for name, slot in slots.items()}
-        return {**super()._all_slots(), **mine}
+        return {**super()._distopt_all_slots(), **mine}
 
-    def _trained(self) -> Iterable[Variable]:
+    def _distopt_trained(self) -> Iterable[Variable]:
         return self._slots
 
-    def _refuse_twins(self, listing: Listing) -> None:
+    def _distopt_refuse_twins(self, listing: Listing) -> None:
         """Refuse copies of variables, if this optimizer is a copy whose slots belong to the original variables."""
-        known = {variable.name for variable in self._slots} if self._is_copy else set()
+        known = {variable.name for variable in self._slots} if self._distopt_is_copy else set()
         for variable in listing.variables:
             if variable.name in known and variable not in self._slots:
                 raise InvalidArgumentError(
@@ -60,11 +60,11 @@ class State(Weights):
                     "copied after the optimizer? copy.deepcopy((variables, optimizer)) copies both, in this order"
                 )
 
-    def _prepare_for(self, variables: list[Variable]) -> None:
+    def _distopt_prepare_for(self, variables: list[Variable]) -> None:
         allocate(variables, shareable=get_strategy().shares_parameters)
         self._distopt_create_for(variables)
 
-    def _create_state(self, gradients: Gradients) -> None:
+    def _distopt_create_state(self, gradients: Gradients) -> None:
         listing, variables = gradients.listing, gradients.slab.variables
         everything = gradients.entries is listing.entries
         if everything and listing.has_slots:
@@ -139,7 +139,7 @@ class State(Weights):
         value = first_value(initializer, var.shape if shape is None else tuple(shape), var.dtype)
         with self._distribution_strategy_scope():
             if value.shape == var.shape:
-                slot = self._new_slot(var, slot_name, name, value)
+                slot = self._distopt_new_slot(var, slot_name, name, value)
             else:
                 slot = Variable(value, name=name, trainable=False)
         slots[slot_name] = slot

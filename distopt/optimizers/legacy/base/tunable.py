@@ -38,16 +38,16 @@ class Tunable(State):
         decay: d; the learning rate is ``lr / (1 + d t)`` after t steps.
     """
 
-    _arguments: ClassVar[tuple[str, ...]] = ()
+    _distopt_arguments: ClassVar[tuple[str, ...]] = ()
     """The constructor's arguments beyond those of the base class; they are also hyperparameters or attributes."""
-    _fractions: ClassVar[tuple[str, ...]] = ()
+    _distopt_fractions: ClassVar[tuple[str, ...]] = ()
     """Hyperparameters that lie between 0 and 1."""
 
     def __init__(self, name: str, options: StepOptions, decay: float) -> None:
         self._hyper = Hyperparameters()
         super().__init__(name, options)
         self._initial_decay = decay
-        self._apply_state: ApplyState = {}
+        self._distopt_apply_state: ApplyState = {}
 
     def _distopt_begin_probe(self, name: str) -> None:
         """Make no more than a constructor needs whose checks are asked for."""
@@ -65,13 +65,13 @@ class Tunable(State):
         if name in self.__dict__.get("_hyper", {}):
             self._set_hyper(name, value)
         else:
-            if name in self._arguments and name in self.__dict__:
+            if name in self._distopt_arguments and name in self.__dict__:
                 value = as_constructed(self, name, value)
             if name in CALLED:
                 self._distopt_note_hook(name)
             object.__setattr__(self, name, value)
-            if not name.startswith("_") and "_engine" in self.__dict__:
-                self._engine.note_changed_options()  # it may be one, such as ``amsgrad``
+            if not name.startswith("_") and "_distopt_engine" in self.__dict__:
+                self._distopt_engine.note_changed_options()  # it may be one, such as ``amsgrad``
 
     def _distopt_note_hook(self, name: str) -> None:
         """Note that a method is the user's: it was set on the optimizer itself."""
@@ -90,19 +90,19 @@ class Tunable(State):
     def _set_hyper(self, name: str, value: Any) -> None:
         """Set a hyperparameter: a number, a schedule, or a function without arguments."""
         if not callable(value) and not isinstance(value, Variable):
-            value = self._checked(name, value)
+            value = self._distopt_checked(name, value)
         self._hyper.put(name, value, self._name)
 
-    def _checked(self, name: str, value: Any) -> float:
+    def _distopt_checked(self, name: str, value: Any) -> float:
         owner = type(self).__name__
-        if isinstance(value, bool | int) and name not in self._arguments:
+        if isinstance(value, bool | int) and name not in self._distopt_arguments:
             return value  # a switch or a count of the user's, in the config too until it becomes a Variable
-        if name in self._fractions:
+        if name in self._distopt_fractions:
             return within(owner, name, value, 0, 1)
         return (finite if name == "learning_rate" else real)(owner, name, value)
 
-    def _evaluated(self, name: str, value: Any) -> float:
-        return evaluated(self._name, 0 if self._counter is None else int(self._counter), name, value)
+    def _distopt_evaluated(self, name: str, value: Any) -> float:
+        return evaluated(self._name, 0 if self._distopt_counter is None else int(self._distopt_counter), name, value)
 
     def _get_hyper(self, name: str, dtype: Any = None) -> Any:
         """Return a hyperparameter: its Variable, schedule or value; with a dtype, its value in that dtype."""
@@ -112,7 +112,7 @@ class Tunable(State):
         if isinstance(value, LearningRateSchedule):
             return value
         if callable(value) and not isinstance(value, Variable):
-            value = self._evaluated(name, value())
+            value = self._distopt_evaluated(name, value())
         return value if dtype is None else cast(value, dtype)
 
     def _create_hypers(self) -> None:
@@ -131,7 +131,7 @@ class Tunable(State):
         rate = self._get_hyper("learning_rate", var_dtype)
         local_step = cast(self.iterations, var_dtype)
         if isinstance(rate, LearningRateSchedule):
-            rate = cast(self._evaluated("learning_rate", rate(local_step)), var_dtype)
+            rate = cast(self._distopt_evaluated("learning_rate", rate(local_step)), var_dtype)
         if self._initial_decay > 0:
             one = cast(1, var_dtype)
             rate = rate / (one + cast(self._initial_decay, var_dtype) * local_step)
@@ -150,7 +150,7 @@ class Tunable(State):
         hyper, local = self._hyper, apply_state[var_device, var_dtype]
         if "learning_rate" in hyper:
             local["lr_t"] = self._decayed_lr(var_dtype)
-        for name in self._arguments:
+        for name in self._distopt_arguments:
             if name in hyper and name not in ("learning_rate", "decay"):
                 local[name] = self._get_hyper(name, coefficient_dtype(var_dtype))
 
@@ -160,8 +160,8 @@ class Tunable(State):
         self._prepare_local(var_device, var_dtype, state)
         return state[var_device, var_dtype]
 
-    def _argument(self, name: str) -> Any:
-        """Return one of ``_arguments`` as JSON can hold it."""
+    def _distopt_argument(self, name: str) -> Any:
+        """Return one of ``_distopt_arguments`` as JSON can hold it."""
         if name == "decay":
             return self._initial_decay
         return self._serialize_hyperparameter(name) if name in self._hyper else getattr(self, name)
@@ -170,14 +170,14 @@ class Tunable(State):
         """Return a hyperparameter as JSON can hold it; a function as its current value."""
         return self._hyper.config_of(hyperparameter_name)
 
-    def _evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
-        self._refuse_twins(listing)
+    def _distopt_evaluate_hyperparameters(self, listing: Listing) -> dict[str, float]:
+        self._distopt_refuse_twins(listing)
         if not self._hyper.are_variables:
             self._create_hypers()
         if "iterations" in self._distopt_hooks:
-            self._engine.training.count_with(self.iterations)
+            self._distopt_engine.training.count_with(self.iterations)
         is_users = not self._distopt_hooks.isdisjoint(MAKERS)
-        self._apply_state = self._prepare(self._distopt_given if is_users else listing.variables)
+        self._distopt_apply_state = self._prepare(self._distopt_given if is_users else listing.variables)
         values = {}
         for name, label, value in self._distopt_numbers():
             values[label] = value
@@ -187,11 +187,11 @@ class Tunable(State):
                     f"hyperparameter {label} of {self._name!r} is {value} in step {int(self.iterations)}: check the "
                     "number, schedule or function that it comes from"
                 )
-        return values | self._engine.options.agreed
+        return values | self._distopt_engine.options.agreed
 
     def _distopt_numbers(self) -> list[tuple[str, str, float]]:
         """Return the numbers in ``apply_state`` that replicas must share, with labels; those of the user's, all."""
-        numbers, state = [], self._apply_state
+        numbers, state = [], self._distopt_apply_state
         for key, local in state.items() if isinstance(state, dict) else ():
             if isinstance(key, tuple) and len(key) == 2 and isinstance(local, dict):
                 if not self._distopt_evaluates:  # what a built-in optimizer derives follows from these
@@ -201,6 +201,6 @@ class Tunable(State):
                 numbers += [(name, f"{_LABELS.get(name, name)} ({dtype})", number) for name, number in found]
         return numbers
 
-    def _sources(self) -> dict[str, Any]:
+    def _distopt_sources(self) -> dict[str, Any]:
         self._create_hypers()
         return dict(self._hyper)

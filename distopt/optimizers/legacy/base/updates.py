@@ -44,7 +44,7 @@ class Updates(Tunable):
             var: the variable.
             apply_state: the numbers that ``_prepare_local`` has evaluated, by (device, dtype).
         """
-        update_one(var, grad, self._call_on(var, apply_state))
+        update_one(var, grad, self._distopt_call_on(var, apply_state))
 
     def _resource_apply_sparse(
         self, grad: Array, var: Variable, indices: Array, apply_state: ApplyState | None = None
@@ -62,8 +62,8 @@ class Updates(Tunable):
     def _distopt_update_rows(self, grad: Array, var: Variable, indices: Array, apply_state: ApplyState | None) -> None:
         if self.update_rule() is None:
             raise NotImplementedError(_NO_SPARSE)
-        slices, call = IndexedSlices(grad, indices, var.shape), self._call_on(var, apply_state)
-        match self._known_rule().sparse:
+        slices, call = IndexedSlices(grad, indices, var.shape), self._distopt_call_on(var, apply_state)
+        match self._distopt_known_rule().sparse:
             case "all":
                 update_one(var, slices.to_dense(), call)
             case "slots":
@@ -106,10 +106,10 @@ class Updates(Tunable):
         """Return the names of the arguments of ``_resource_apply_sparse``."""
         return _arguments(self._resource_apply_sparse)
 
-    def _call_on(self, var: Variable, apply_state: ApplyState | None) -> RuleCall:
+    def _distopt_call_on(self, var: Variable, apply_state: ApplyState | None) -> RuleCall:
         """Return the rule's call on a variable, with the numbers that were evaluated for its dtype."""
         scalars = self._distopt_scalars(apply_state or {}, var.device, var.dtype)
-        return self._call(var.storage.allocated_buffer, scalars)
+        return self._distopt_call(var.storage.allocated_buffer, scalars)
 
     def _distopt_scalars(self, state: ApplyState, device: str, dtype: Any) -> Sequence[float]:
         return self.rule_scalars(state.get((device, dtype)) or self._fallback_apply_state(device, dtype))
@@ -122,7 +122,7 @@ class Updates(Tunable):
         """
         raise NotImplementedError
 
-    def _check_gradients(self, gradients: Gradients) -> None:
+    def _distopt_check_gradients(self, gradients: Gradients) -> None:
         slab, kinds = gradients.slab, gradients.kinds
         has_rule, hooks = self.update_rule() is not None, self._distopt_hooks
         if DENSE in kinds and not has_rule and hooks.isdisjoint(UPDATES[:2]):
@@ -136,11 +136,11 @@ class Updates(Tunable):
                 _refuse_constraint(variable)
 
     @property
-    def _updates_flat(self) -> bool:
+    def _distopt_updates_flat(self) -> bool:
         return self.update_rule() is not None and self._distopt_hooks.isdisjoint(UPDATES[:2])
 
-    def _step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
-        state = self._apply_state
+    def _distopt_step_scalars(self, dtype: np.dtype[Any]) -> Sequence[float]:
+        state = self._distopt_apply_state
         return (
             self.rule_scalars(state[DEVICE, dtype])
             if not self._distopt_hooks
@@ -163,22 +163,26 @@ class Updates(Tunable):
         if not hooks.isdisjoint(MAKERS):
             self._distopt_create_early(gradients)
 
-    def _update(self, gradients: Gradients, *, dense_done: bool) -> None:
+    def _distopt_update(self, gradients: Gradients, *, dense_done: bool) -> None:
         if "_distributed_apply" in self._distopt_hooks:
             self._distopt_update_by_user(gradients)
             return
-        variables, sparse, updates_flat = gradients.slab.variables, gradients.sparse, dense_done or self._updates_flat
+        variables, sparse, updates_flat = (
+            gradients.slab.variables,
+            gradients.sparse,
+            dense_done or self._distopt_updates_flat,
+        )
         for entries in rounds(gradients) if gradients.listing.has_duplicates else (gradients.entries,):
             if updates_flat and not dense_done:
                 dense = [k for k in entries if k not in sparse] if sparse else entries
-                update_flat(gradients, dense, self._step_call)
+                update_flat(gradients, dense, self._distopt_step_call)
             for k in entries:
                 if k in sparse:
-                    self._distopt_apply_rows(variables[k], sparse[k], self._apply_state)
+                    self._distopt_apply_rows(variables[k], sparse[k], self._distopt_apply_state)
                     continue
                 if not updates_flat:
                     # In memory of its own: what the method keeps does not change later.
-                    self._distopt_apply_dense(variables[k], gradients.slab.views[k].copy(), self._apply_state)
+                    self._distopt_apply_dense(variables[k], gradients.slab.views[k].copy(), self._distopt_apply_state)
                 if variables[k].constraint is not None:
                     constrain(variables[k])
 
@@ -201,7 +205,9 @@ class Updates(Tunable):
         return self.iterations.assign_add(1)
 
     def _distopt_update_by_user(self, gradients: Gradients) -> None:
-        self._distributed_apply(get_strategy(), gradients.copied_pairs(), apply_state=self._apply_state, name=None)
+        self._distributed_apply(
+            get_strategy(), gradients.copied_pairs(), apply_state=self._distopt_apply_state, name=None
+        )
         self.iterations.assign_sub(1)  # the step counts, too
 
     def _distopt_apply_dense(self, variable: Variable, gradient: Array, apply_state: Any) -> None:

@@ -28,7 +28,7 @@ class Weights(Hooked):
         options: the options that the user has given.
     """
 
-    _may_lack_iterations: ClassVar[bool] = False
+    _distopt_may_lack_iterations: ClassVar[bool] = False
     """True where ``set_weights`` also takes a list of Keras 1, which did not begin with iterations."""
 
     _HAS_AGGREGATE_GRAD: bool = False
@@ -39,7 +39,7 @@ class Weights(Hooked):
         self._name: str
         self._init_set_name(name)
         self._weights: list[Variable] = []
-        self._counter: Variable | None = None
+        self._distopt_counter: Variable | None = None
         self._distopt_added: list[Variable] = []
         self._distopt_tracked: dict[str, Any] = {}
 
@@ -59,16 +59,16 @@ class Weights(Hooked):
     @property
     def iterations(self) -> Variable:
         """Return the number of steps done, an int64 Variable, which can be set before its first use."""
-        if self._counter is None:
+        if self._distopt_counter is None:
             with self._distribution_strategy_scope():
                 self._iterations = self.add_weight("iter", (), "int64", trainable=False)
             self._weights.insert(0, self._iterations)
-        assert self._counter is not None
-        return self._counter
+        assert self._distopt_counter is not None
+        return self._distopt_counter
 
     @iterations.setter
     def iterations(self, variable: Variable) -> None:
-        if self._counter is not None:
+        if self._distopt_counter is not None:
             raise RuntimeError(
                 "Cannot set `iterations` to a new Variable after the optimizer's weights have been created; "
                 "use optimizer.iterations.assign(n)"
@@ -85,8 +85,8 @@ class Weights(Hooked):
         """Count in a variable of somebody else's, such as that of the optimizer around this one."""
         if not isinstance(variable, Variable) or variable.shape != () or variable.dtype != np.int64:
             raise InvalidArgumentError(f"iterations = {variable!r}: expected Variable(np.int64(n))")
-        self._counter = variable
-        self._engine.training.count_with(variable)
+        self._distopt_counter = variable
+        self._distopt_engine.training.count_with(variable)
 
     def add_weight(
         self,
@@ -142,8 +142,8 @@ class Weights(Hooked):
         """Return ``weights`` of this optimizer itself."""
         return self._weights
 
-    def _state(self) -> list[Variable]:
-        _, scale = self.iterations, self._engine.training.loss_scale
+    def _distopt_state(self) -> list[Variable]:
+        _, scale = self.iterations, self._distopt_engine.training.loss_scale
         held = [*self.weights, *self._distopt_added, *self._distopt_state_of_tracked()]
         return [*dict.fromkeys(held), *(() if scale is None else (scale.step_counter, scale.scale))]
 
@@ -159,7 +159,7 @@ class Weights(Hooked):
 
     def get_weights(self) -> list[Array]:
         """Return copies of the values of ``weights``; with ``update="shared"`` a collective."""
-        return self._read_state(self.weights)
+        return self._distopt_read_state(self.weights)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set the values of ``weights``; with ``update="shared"`` a collective.
@@ -171,7 +171,7 @@ class Weights(Hooked):
             InvalidArgumentError: another number of arrays, or other shapes.
         """
         held = self.weights
-        if self._may_lack_iterations and len(weights) == len(held) - 1:
+        if self._distopt_may_lack_iterations and len(weights) == len(held) - 1:
             weights = [np.int64(0), *weights]
         if len(weights) != len(held):
             raise InvalidArgumentError(
@@ -185,4 +185,4 @@ class Weights(Hooked):
                     f"Optimizer weight {weight.name!r} of shape {weight.shape} is not compatible with the provided "
                     f"weight of shape {np.shape(value)}"
                 )
-        self._write_state(held, weights)
+        self._distopt_write_state(held, weights)

@@ -1,5 +1,7 @@
 """Options that are set between steps: they take effect, or are refused where they are set; nothing breaks later."""
 
+import itertools
+
 import numpy as np
 import pytest
 from optimizer_table import ROWS
@@ -17,7 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*exclude_layers.*fit no variabl
 
 def options_of(optimizer):
     """Options whose type has another value to try."""
-    names = {*getattr(optimizer, "_hyperparameters", ()), *getattr(optimizer, "_arguments", ()), "master_weights"}
+    lists = (getattr(optimizer, f"_distopt_{kind}", ()) for kind in ("hyperparameters", "arguments"))
+    names = {*itertools.chain(*lists), "master_weights"}
     values = {name: getattr(optimizer, name, None) for name in sorted(names)}
     return {name: float(v) if isinstance(v, Variable) else v for name, v in values.items()}
 
