@@ -38,7 +38,8 @@ def to_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 
         dtype = ml_dtypes.bfloat16
     known: np.dtype[Any] = np.dtype(dtype)
-    return known.newbyteorder("=")
+    # A native one as it is: NumPy has one object for each, and programs ask whether dtypes are the same object.
+    return known if known.isnative else known.newbyteorder("=")
 
 
 def to_array(value: Any, what: str, numbers: Any = np.float32) -> Array:
