@@ -31,7 +31,7 @@ class BinaryCrossentropy(FunctionLoss):
 
     Example:
         >>> import numpy as np
-    >>> BinaryCrossentropy(from_logits=True)(np.array([1, 0]), np.array([0.0, 0.0])).round(4)
+        >>> BinaryCrossentropy(from_logits=True)(np.array([1, 0]), np.array([0.0, 0.0])).round(4)
         np.float64(0.6931)
 
     Source: Keras 3, ``keras.losses.BinaryCrossentropy``.
