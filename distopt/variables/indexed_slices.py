@@ -36,7 +36,7 @@ class IndexedSlices:
         >>> slices.deduplicate().indices
         array([2, 0])
 
-    Source: TensorFlow's class of this name; ``*``, ``/`` and ``-`` by scalars are ours.
+    Source: TensorFlow's class of this name; ``*``, ``/`` and ``-`` by numbers, which stay sparse, are ours.
     """
 
     __array_ufunc__ = None  # so that ``np.float32(2) * slices`` ends in __rmul__
@@ -153,22 +153,37 @@ class IndexedSlices:
         other._row_counts = self._row_counts
         return other
 
-    def _scalar(self, other: Any, operation: str) -> Array:
-        scalar = np.asarray(other)
-        if scalar.ndim:
-            raise InvalidArgumentError(
-                f"IndexedSlices {operation} an array of shape {scalar.shape}: only numbers scale every row "
-                "alike. Use slices.to_dense(), or work on slices.values."
-            )
-        return scalar
+    # With a number ``*`` and ``/`` scale the rows; with arrays, and in other operations, the result is dense, as in
+    # TensorFlow: the other operand is dense anyway.
 
-    def __mul__(self, other: Any) -> IndexedSlices:
-        return self.with_values((self.values * self._scalar(other, "times")).astype(self.dtype, copy=False))
+    def __mul__(self, other: Any) -> Any:
+        if np.ndim(other):
+            return np.multiply(self.to_dense(), _dense(other))
+        return self.with_values((self.values * np.asarray(other)).astype(self.dtype, copy=False))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Any) -> IndexedSlices:
-        return self.with_values((self.values / self._scalar(other, "divided by")).astype(self.dtype, copy=False))
+    def __truediv__(self, other: Any) -> Any:
+        if np.ndim(other):
+            return np.divide(self.to_dense(), _dense(other))
+        return self.with_values((self.values / np.asarray(other)).astype(self.dtype, copy=False))
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return np.divide(_dense(other), self.to_dense())
+
+    def __add__(self, other: Any) -> Any:
+        return np.add(self.to_dense(), _dense(other))
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return np.subtract(self.to_dense(), _dense(other))
+
+    def __rsub__(self, other: Any) -> Any:
+        return np.subtract(_dense(other), self.to_dense())
+
+    def __pow__(self, other: Any) -> Any:
+        return np.power(self.to_dense(), _dense(other))
 
     def __neg__(self) -> IndexedSlices:
         return self.with_values(-self.values)
@@ -181,6 +196,10 @@ class IndexedSlices:
 
     def __repr__(self) -> str:
         return f"IndexedSlices(values={self.values!r}, indices={self.indices!r}, dense_shape={self.dense_shape})"
+
+
+def _dense(operand: Any) -> Any:
+    return operand.to_dense() if isinstance(operand, IndexedSlices) else operand
 
 
 def merge(parts: Sequence[IndexedSlices]) -> IndexedSlices:

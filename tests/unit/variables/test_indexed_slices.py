@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distopt import IndexedSlices
+from distopt import IndexedSlices, Variable
 from distopt.errors import InvalidArgumentError
 from distopt.variables.indexed_slices import merge
 
@@ -142,15 +144,20 @@ class TestArithmetic:
             assert (scaled.dense_shape, scaled._row_counts) == ((6, 2), (1, 1))
         np.testing.assert_array_equal(slices.values.astype("f4"), [[2, 4], [6, 8]])
 
-    def test_arrays_do_not_scale(self):
+    @pytest.mark.parametrize("function", [operator.add, operator.sub, operator.mul, operator.truediv])
+    def test_with_arrays_the_result_is_dense(self, function):
+        slices = IndexedSlices([[1.0, 2.0], [3.0, 4.0], [1.0, 1.0]], [1, 1, 0], (2, 2))
+        dense, other = slices.to_dense(), np.float32([[2.0, 4.0], [8.0, 16.0]])
+        np.testing.assert_array_equal(function(slices, other), function(dense, other))
+        np.testing.assert_array_equal(function(other[1:], slices), np.float32(function(other[1:], dense)))
+        np.testing.assert_array_equal(function(slices, Variable(other)), function(dense, other))
+
+    def test_numbers_are_added_to_all_elements(self):
         slices = IndexedSlices([[1.0, 2.0]], [0], (2, 2))
-        for scaled in (
-            lambda: slices * np.ones(2),
-            lambda: slices / np.ones((2, 2)),
-            lambda: np.ones(2) * slices,
-        ):
-            with pytest.raises(InvalidArgumentError, match="to_dense"):
-                scaled()
+        np.testing.assert_array_equal(slices + 1, [[2, 3], [1, 1]])
+        np.testing.assert_array_equal(1 - slices, [[0, -1], [1, 1]])
+        np.testing.assert_array_equal(slices**2, [[1, 4], [0, 0]])
+        np.testing.assert_array_equal(slices + slices, [[2, 4], [0, 0]])
 
     def test_it_never_becomes_an_array_unnoticed(self):
         slices = IndexedSlices([[1.0, 2.0]], [0], (2, 2))
