@@ -99,12 +99,16 @@ def _legacy_paths(prefix: str) -> dict[str, Mapping[str, Any]]:
     }
 
 
+def _paths(prefix: str) -> dict[str, Mapping[str, Any]]:
+    files = {f"{prefix}.{home}": names for home, names in _by_file(_OPTIMIZERS).items()}
+    return {**files, f"{prefix}.optimizer": _BASE, f"{prefix}.base_optimizer": _BASE}
+
+
 def _of_optimizers() -> dict[str, Mapping[str, Any]]:
     return {
         "optimizers": _OPTIMIZERS,
-        **{f"optimizers.{home}": names for home, names in _by_file(_OPTIMIZERS).items()},
-        "optimizers.optimizer": _BASE,
-        "optimizers.base_optimizer": _BASE,
+        **_paths("optimizers"),
+        **_paths("optimizers.optimizer_experimental"),  # Keras 2.9 and 2.10
         "optimizers.experimental": _OPTIMIZERS,
         "optimizers.schedules": _SCHEDULES,
         "optimizers.schedules.learning_rate_schedule": _SCHEDULES,
