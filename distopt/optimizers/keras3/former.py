@@ -103,6 +103,7 @@ class Former(Methods):
                 "variable_name, shape, initial_value (Keras 2.11 to 2.15)"
             )
         first = initializer if initial_value is None else np.asarray(initial_value)
+        shape = shape if initial_value is None else np.shape(first)  # which is that of the value, as in Keras
         if shape is None or tuple(shape) == variable.shape:
             return super().add_variable_from_reference(variable, label, first)
         path = self._distopt_path(variable, label or "slot")

@@ -166,7 +166,7 @@ class OwnVariables(BaseOptimizer):
         Args:
             shape: the shape of the variable.
             initializer: ``"zeros"``, ``"ones"``, ``"random_normal"`` or another name, a function of (shape, dtype), or
-                an array. Random values follow from the variable's name: they are the same on every replica.
+                an array. Random values are the same on every replica.
             dtype: float32 by default.
             aggregation: ignored: every replica computes the same state.
             layout: ignored.

@@ -208,3 +208,12 @@ def test_copies(how):
     for each, variable in ((optimizer, x), (twin, y)):
         each.apply_gradients([([0.5], variable)])
     assert float(x[0]) == float(y[0])
+
+
+def test_a_first_value_of_another_shape_keeps_it():
+    optimizer = Optimizer()
+    x = Variable([3.0, 4.0], name="x")
+    norm = optimizer.add_variable_from_reference(
+        model_variable=x, variable_name="n", initial_value=np.linalg.norm(x.numpy())
+    )
+    assert (norm.shape, float(norm)) == ((), 5.0)
