@@ -29,6 +29,8 @@ LINES = {
     "    dtype = var.dtype.base_dtype": "    dtype = var.dtype",
     "    if var.dtype.is_complex:": "    if var.dtype.kind == 'c':",
     "    shape, n = var.shape.as_list(), var.shape.ndims": "    shape, n = var.shape, var.ndim",
+    "    if m.shape==[] or m.shape != []:": "    if m.shape == () or m.shape != ():",
+    "    n = x.dtype.size": "    n = x.dtype.itemsize",
     "class A(tf_keras.optimizers.legacy.Optimizer):": "class A(tf.keras.optimizers.legacy.Optimizer):",
     'importlib.util.find_spec("tensorflow.keras.optimizers.legacy")': (
         'importlib.util.find_spec("distopt.compat.tensorflow.keras.optimizers.legacy")'
