@@ -101,6 +101,10 @@ class Strategy(metaclass=_Lacking):
         """Return what ``fn`` returns for this replica's variable."""
         return fn(var, *args, **(kwargs or {}))
 
+    def call_for_each_replica(self, fn: Callable[..., Any], args: Any = (), kwargs: Any = None) -> Any:
+        """Return what ``fn`` returns on this replica."""
+        return fn(*args, **(kwargs or {}))
+
     def reduce_to(self, reduce_op: Any, value: Any, destinations: Any = None, options: Any = None) -> Any:
         """Return the sum or mean of a value over all replicas."""
         return reduced(reduce_op, value)

@@ -15,6 +15,9 @@ from distopt.variables.indexed_slices import IndexedSlices, Indices
 class RowUpdates(ArrayLike):
     """Reads and writes rows; a row that is named several times is written several times, in order."""
 
+    number: int
+    """The number of the variable among those of its replica."""
+
     def _write(self, value: Array) -> None:
         raise NotImplementedError
 
@@ -32,6 +35,14 @@ class RowUpdates(ArrayLike):
     def _shared_name(self) -> str:
         """Return the name, as TensorFlow's own optimizers look it up."""
         return self.name
+
+    @property
+    def _unique_id(self) -> str:
+        """Return a name that no other variable of this replica has, as TensorFlow's own optimizers look it up."""
+        return f"{self.name}_{self.number}"
+
+    _in_graph_mode = False
+    """There are no graphs: what TensorFlow's own optimizers ask before they read the id above."""
 
     @property
     def rank(self) -> int:

@@ -63,8 +63,8 @@ def is_tensor(x: Any) -> bool:
 
 
 def get_static_value(tensor: Any, partial: bool = False) -> Any:
-    """Return the plain value."""
-    return ops.convert_to_numpy(tensor)
+    """Return the plain value; text is one already."""
+    return tensor if isinstance(tensor, str | bytes) else ops.convert_to_numpy(tensor)
 
 
 def zeros(shape: Any, dtype: DTypeLike = "float32") -> Array:

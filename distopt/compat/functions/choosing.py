@@ -139,8 +139,8 @@ def segment_sum(data: Any, segment_ids: Any) -> Array:
 
 
 def embedding_lookup(params: Any, ids: Any) -> Any:
-    """Return rows of a table."""
-    return gather(params, ids)
+    """Return rows of a table, which may be the only one in a list."""
+    return gather(params[0] if isinstance(params, list | tuple) and len(params) == 1 else params, ids)
 
 
 def unravel_index(indices: Any, dims: Any) -> Array:
