@@ -10,6 +10,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from distopt.process.replica import current_replica
+from distopt.variables.values import value_of
+
 Paths = Mapping[str, Mapping[str, Any]]
 """Names by the path of their module below a root; the root's path is empty."""
 
@@ -85,14 +88,24 @@ def public(*modules: ModuleType) -> dict[str, Any]:
     }
 
 
+def made(result: Any) -> Any:
+    """Return what a function has made; in a method that an optimizer calls it is a value, as all else there."""
+    return result if current_replica().updating is None else value_of(result)
+
+
 def takes_name(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that ignores ``name=``, which operations of TensorFlow have for their graphs."""
     if "name" in inspect.signature(function).parameters:
-        return function
+
+        @functools.wraps(function)
+        def named(*args: Any, **kwargs: Any) -> Any:
+            return made(function(*args, **kwargs))
+
+        return named
 
     @functools.wraps(function)
     def operation(*args: Any, name: str | None = None, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+        return made(function(*args, **kwargs))
 
     return operation
 

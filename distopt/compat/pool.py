@@ -12,7 +12,7 @@ import numpy as np
 from distopt import losses, ops
 from distopt.compat import distribution, dtypes
 from distopt.compat.functions import arrays, choosing, control, linalg, math, raw_ops, sparse_raw_ops
-from distopt.compat.names import public
+from distopt.compat.names import made, public
 from distopt.gradients import GradientTape
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
@@ -51,7 +51,7 @@ def _of_one(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def operation(x: Any, axis: Any = None, name: str | None = None) -> Any:
         operand = x if isinstance(x, IndexedSlices) else arrays.convert_to_tensor(x)
-        return function(operand) if axis is None else function(operand, axis=axis)
+        return made(function(operand) if axis is None else function(operand, axis=axis))
 
     return operation
 
@@ -59,9 +59,8 @@ def _of_one(function: Callable[..., Any]) -> Callable[..., Any]:
 def _of_two(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def operation(x: Any, y: Any, name: str | None = None) -> Any:
-        return function(
-            *(arrays.convert_to_tensor(each) if isinstance(each, (list, tuple)) else each for each in (x, y))
-        )
+        operands = (arrays.convert_to_tensor(each) if isinstance(each, (list, tuple)) else each for each in (x, y))
+        return made(function(*operands))
 
     return operation
 

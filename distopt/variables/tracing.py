@@ -29,6 +29,7 @@ from distopt.variables.array_like import Traced, read
 from distopt.variables.indexed_slices import Indices
 from distopt.variables.record import Rows, TapeNode, convert
 from distopt.variables.traceable import call_traced, clip, take, untraceable
+from distopt.variables.values import Value
 
 _forward_order = itertools.count()
 
@@ -226,6 +227,8 @@ for _type in [known for known, box in Box.type_mappings.items() if box is ArrayB
     TracedArray.register(_type)
 TracedArray.register(ml_dtypes.bfloat16)
 ArrayVSpace.register(ml_dtypes.bfloat16)
+TracedArray.register(Value)
+ArrayVSpace.register(Value)
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
     # ``loss += penalty`` binds a new value, as for every immutable number.
     setattr(TracedArray, f"__i{_name}__", getattr(TracedArray, f"__{_name}__"))

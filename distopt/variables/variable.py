@@ -20,6 +20,7 @@ from distopt.process.replica import current_replica
 from distopt.variables.array_like import Traced, snapshot
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.row_updates import RowUpdates
+from distopt.variables.values import value_of
 
 Constraint = Callable[[Array], Any]
 
@@ -127,7 +128,7 @@ class Variable(RowUpdates):
         """Return the value as an expression sees it: live memory, or a traced value where an open tape follows it."""
         value: Any = self._own()
         if not self.owner.tapes:
-            return value
+            return value if self.owner.updating is None else value_of(value)
         for tape in self.owner.tapes:  # outermost first
             value = tape.follow(self, value)
         # A constant of the trace must not change with later assignments.

@@ -16,7 +16,7 @@ from distopt.distribute.collectives import num_replicas
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.state.options import Hook
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.values import own_value, value_of
+from distopt.optimizers.common.values import own_value
 from distopt.optimizers.keras3.options import Options
 from distopt.optimizers.keras3.overwriting import Overwriting, overwrite, take_out
 from distopt.optimizers.keras3.stateless import step_on_values
@@ -24,6 +24,7 @@ from distopt.optimizers.keras3.weight_decay import decay_variable
 from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.transformers import Clipping, limited
+from distopt.variables.values import value_of
 from distopt.variables.variable import Variable
 
 

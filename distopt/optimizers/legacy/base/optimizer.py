@@ -21,6 +21,7 @@ from distopt.slabs.fitting import Pair, fit
 from distopt.slabs.gradients import as_pairs
 from distopt.transformers import Clipping, limited
 from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.values import value_of
 from distopt.variables.variable import Variable
 
 _logger = logging.getLogger("distopt")
@@ -273,4 +274,6 @@ class Optimizer(Differentiation, Updates):
 def _own(gradient: Any, variable: Variable) -> Any:
     """Return a gradient as a method of the user's sees it: fitted to its variable, and in memory of its own."""
     fitting = fit(gradient, variable, "the gradient", casts=False)
-    return fitting.with_values(fitting.values.copy()) if isinstance(fitting, IndexedSlices) else fitting.copy()
+    if isinstance(fitting, IndexedSlices):
+        return fitting.with_values(value_of(fitting.values.copy()))
+    return value_of(fitting.copy())

@@ -27,6 +27,7 @@ from distopt.slabs.fitting import Pair
 from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import DENSE, SPARSE
 from distopt.variables.indexed_slices import IndexedSlices
+from distopt.variables.values import value_of
 from distopt.variables.variable import DEVICE, Variable
 
 
@@ -182,7 +183,8 @@ class Updates(Tunable):
                     continue
                 if not updates_flat:
                     # In memory of its own: what the method keeps does not change later.
-                    self._distopt_apply_dense(variables[k], gradients.slab.views[k].copy(), self._distopt_apply_state)
+                    own = value_of(gradients.slab.views[k].copy())
+                    self._distopt_apply_dense(variables[k], own, self._distopt_apply_state)
                 if variables[k].constraint is not None:
                     constrain(variables[k])
 
