@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from distopt.arguments import count, divisor
@@ -172,17 +171,6 @@ class LossScaleOptimizer(Composite):
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         self.inner_optimizer.learning_rate = value
-
-    def exclude_from_weight_decay(
-        self, var_list: Iterable[Variable] | None = None, var_names: Sequence[str] | None = None
-    ) -> None:
-        """Leave weights out of the inner optimizer's decay, as in ``Optimizer`` (Keras 3 does nothing here).
-
-        Args:
-            var_list: variables to leave out.
-            var_names: regular expressions.
-        """
-        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that ``from_config`` needs."""

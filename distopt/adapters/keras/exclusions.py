@@ -26,10 +26,12 @@ class Exclusions:
     """
 
     def __init__(self, optimizer: Any, inner: optimizers.Optimizer) -> None:
-        self._inner = self._target = inner
+        self._target = inner
+        while isinstance(self._target, optimizers.LossScaleOptimizer):
+            self._target = self._target.inner_optimizer
         self._original: Any = None
         while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer, self._target = optimizer.inner_optimizer, self._target.inner_optimizer  # type: ignore[attr-defined]
+            optimizer = optimizer.inner_optimizer
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             return
         if any(map(_excludes, parts(optimizer))):
@@ -50,7 +52,7 @@ class Exclusions:
         """Exclude other variables: those of Keras in a list, and those in whose paths a pattern is found."""
         paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
         names = [var_names] if isinstance(var_names, str) else var_names or ()
-        self._inner.exclude_from_weight_decay(var_names=[*paths, *names])
+        self._target.exclude_from_weight_decay(var_names=[*paths, *names])
         self._original = None
 
 

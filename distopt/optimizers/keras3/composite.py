@@ -73,7 +73,7 @@ class Composite(Optimizer):
     def exclude_from_weight_decay(
         self, var_list: Iterable[Variable] | None = None, var_names: Sequence[str] | None = None
     ) -> None:
-        """Raise an error: weights decay in an inner optimizer, which has a list of its own.
+        """Raise an error: weights decay in an inner optimizer, which has a list of its own (Keras 3 does nothing here).
 
         Args:
             var_list: variables to leave out.

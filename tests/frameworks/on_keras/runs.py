@@ -14,6 +14,7 @@ import numpy as np
 
 import distopt
 
+WRAPPERS = {"LossScaleOptimizer", "MultiOptimizer"}
 BRANCHING = {"LossScaleOptimizer", "CosineDecay", "CosineDecayRestarts"}
 
 
@@ -76,7 +77,8 @@ class Run:
             if name in case.non_negative:
                 variable.constraint = library.constraint()
         self.optimizer = make(library, case.optimizer)
-        if case.excluded:
+        # On a wrapper it has no effect in Keras, and is refused here.
+        if case.excluded and case.optimizer.name not in WRAPPERS:
             self.optimizer.exclude_from_weight_decay(var_names=list(case.excluded))
         self.optimizer.build(self.variables)
 
