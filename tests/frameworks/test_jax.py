@@ -217,6 +217,7 @@ def test_any_pytree_of_arrays_does_the_step_of_each_array(params):
         assert a.dtype == np.float32
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps second moments.*in float16")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("make_optimizer", [Adam, legacy.SGD], ids=["Adam", "legacy SGD"])
 def test_each_dtype_is_kept(dtype, make_optimizer):
