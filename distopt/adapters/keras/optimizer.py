@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from distopt import optimizers
 from distopt.adapters.keras.counterparts import constrained, counterpart, current_rate, number
 from distopt.adapters.keras.exclusions import Exclusions
 from distopt.distribute.agreement.header import telling_the_others
+from distopt.distribute.collectives import broadcast, num_replicas
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.access import engine_of, parts_of
@@ -110,10 +110,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
             for variable, ours in zip(variables, self._trained.variables, strict=True):
                 if variable.constraint is not None:
                     ours.constraint = functools.partial(constrained, variable.constraint)
-        with warnings.catch_warnings():  # Keras models are made without a seed, or loaded after this
-            warnings.filterwarnings("ignore", "replica .* began with other values")
-            self._exclusions.carry_over(variables, self._trained.variables)
-            self.inner.build(self._trained.variables)
+        if get_strategy().broadcast and num_replicas() > 1:  # Keras models are made without a seed, or loaded
+            broadcast(self._trained.variables)
+        self._exclusions.carry_over(variables, self._trained.variables)
+        self.inner.build(self._trained.variables)
         if self._state_to_load:
             self.inner.set_weights(self._state_to_load)
         self._trained.attach(self.inner)
