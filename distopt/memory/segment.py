@@ -55,7 +55,13 @@ class Segment:
 
     @property
     def ticket(self) -> bytes:
-        """Return the ticket that others need to map the segment."""
+        """Return the ticket that others need to map the segment.
+
+        Raises:
+            OSError: the file is closed.
+        """
+        if not self._close.alive:
+            raise OSError("the file of this memory is closed: it has been united with that of others")
         status = os.fstat(self._fd)
         return TICKET.pack(os.getpid(), self._fd, status.st_dev, status.st_ino, self.nbytes)
 

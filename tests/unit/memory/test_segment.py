@@ -118,6 +118,8 @@ def test_a_closed_segment_keeps_its_memory_and_no_file():
     assert descriptors() == before - 1
     segment.bytes[:3] = 1, 2, 3
     assert other[:3].tolist() == [1, 2, 3]
+    with pytest.raises(OSError, match="closed"):
+        _ = segment.ticket
     del segment  # its file is closed once
     assert descriptors() == before - 1
 
