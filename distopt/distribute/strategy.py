@@ -204,4 +204,7 @@ def default_strategy(replica: Replica) -> Strategy:
 
 
 def _started_communicator() -> Communicator:
+    default: Strategy | None = current_replica().default_strategy
+    if default is not None and default.communicator.size > 1 and not isinstance(default.communicator, MPICommunicator):
+        return default.communicator  # of simulated replicas, or of Ray's: nobody started this one for itself
     return LocalCommunicator() if launched() is None else MPICommunicator()

@@ -120,6 +120,17 @@ def test_the_messages_of_the_user_do_not_interfere():
     assert request.wait() == {"from": before}
 
 
+@pytest.mark.parametrize("update", ["replicated", "shared"])
+def test_a_strategy_without_communicator_is_over_the_simulated_replicas(update):
+    def step():
+        with Strategy(update=update).scope() as strategy:
+            v = Variable(np.zeros(3, np.float32))
+            SGD(1.0).apply_gradients([(np.full(3, strategy.replica_index + 1, np.float32), v)])
+            return strategy.num_replicas_in_sync, v.numpy().tolist()
+
+    assert simulate(3, step) == [(3, [-6.0] * 3)] * 3
+
+
 def test_results_come_in_the_order_of_the_replicas():
     assert simulate(5, lambda a, *, b: a + b + distopt.replica_index(), 10, b=100) == [110, 111, 112, 113, 114]
 
