@@ -39,13 +39,6 @@ class VariableSynchronization(enum.Enum):
     ON_READ = "on_read"
 
 
-class UnconnectedGradients(enum.Enum):
-    """The gradients of what a target does not depend on."""
-
-    NONE = "none"
-    ZERO = "zero"
-
-
 def reduced(reduce_op: Any, value: Any) -> Any:
     """Return the sum or mean of a value over all replicas."""
     total = all_reduce(value)

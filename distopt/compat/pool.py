@@ -13,7 +13,7 @@ from distopt import losses, ops
 from distopt.compat import distribution, dtypes
 from distopt.compat.functions import arrays, choosing, control, linalg, math, raw_ops, sparse_raw_ops
 from distopt.compat.names import made, public
-from distopt.gradients import GradientTape
+from distopt.gradients import GradientTape, UnconnectedGradients
 from distopt.variables.indexed_slices import IndexedSlices
 from distopt.variables.variable import Variable
 
@@ -115,7 +115,7 @@ POOL: dict[str, Any] = {
     "GradientTape": GradientTape,
     "IndexedSlices": IndexedSlices,
     "DType": dtypes.DType,
-    "UnconnectedGradients": distribution.UnconnectedGradients,
+    "UnconnectedGradients": UnconnectedGradients,
     "Variable": Variable,
     "VariableAggregation": distribution.VariableAggregation,
     "VariableSynchronization": distribution.VariableSynchronization,
