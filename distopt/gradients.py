@@ -1,5 +1,6 @@
-"""Gradients of NumPy code: the public name of ``distopt.variables.tape``."""
+"""Gradients of NumPy code: the public names of ``variables.tape`` and ``variables.minimizing``."""
 
-from distopt.variables.tape import GradientTape, UnconnectedGradients, compute_gradients, stop_gradient
+from distopt.variables.minimizing import compute_gradients
+from distopt.variables.tape import GradientTape, UnconnectedGradients, stop_gradient
 
 __all__ = ["GradientTape", "UnconnectedGradients", "compute_gradients", "stop_gradient"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from autograd.tracer import isbox
 
-from distopt.arrays import Array, is_floating
+from distopt.arrays import Array
 from distopt.errors import InvalidArgumentError
 from distopt.variables.array_like import stop_gradient
 from distopt.variables.backward import backward, finish
@@ -21,7 +20,7 @@ from distopt.variables.recording import Recording
 from distopt.variables.tracing import node_of
 from distopt.variables.variable import Variable
 
-__all__ = ["GradientTape", "UnconnectedGradients", "compute_gradients", "stop_gradient"]
+__all__ = ["GradientTape", "UnconnectedGradients", "stop_gradient"]
 
 Gradient = Array | IndexedSlices
 Ends = list[tuple[TapeNode, Any]]
@@ -265,54 +264,3 @@ class GradientTape(Recording):
                 "tape does not follow. Give variables, or say x = tape.watch(x) first and use that x."
             )
         return node_of(box)
-
-
-def compute_gradients(
-    loss: Any,
-    var_list: Sequence[Any] | Callable[[], Sequence[Any]],
-    grad_loss: Any = None,
-    tape: GradientTape | None = None,
-) -> list[tuple[Gradient | None, Any]]:
-    """Return the gradients that ``minimize`` applies: the gradient of ``loss`` with respect to each of the variables.
-
-    Args:
-        loss: function without arguments that returns the loss, or a traced value together with its ``tape``.
-        var_list: the variables, or a function that returns them and is called after the loss.
-        grad_loss: factors of the loss, element by element, in the shape of the loss. Not mutated.
-        tape: the tape that recorded ``loss``.
-
-    Returns:
-        Pairs of gradient (None if the loss does not depend on the variable) and variable.
-
-    Raises:
-        InvalidArgumentError: a loss that was computed already without its tape, or a variable of integers.
-
-    Example:
-        >>> v = Variable(2.0)
-        >>> [(gradient, _)] = compute_gradients(lambda: 3 * v * v, [v])
-        >>> float(gradient)
-        12.0
-
-    Source: OptimizerV2._compute_gradients of tf.keras; the errors are its own.
-    """
-    if not callable(loss) and tape is None:
-        raise InvalidArgumentError(
-            "`tape` is required when the loss was computed already: give the GradientTape that recorded it, "
-            "as in minimize(loss, var_list, tape=tape), or pass the loss as a function."
-        )
-    tape = GradientTape() if tape is None else tape
-    if callable(loss):
-        with tape:
-            if not callable(var_list):
-                tape.watch([variable for variable in flatten(var_list) if isinstance(variable, Variable)])
-            loss = loss()
-    variables = list(flatten(var_list() if callable(var_list) else var_list))
-    for variable in variables:
-        if not isinstance(variable, Variable) and not isbox(variable):
-            raise InvalidArgumentError(f"var_list holds {variable!r}: expected a list of distopt.Variable")
-        if not is_floating(variable.dtype):
-            raise InvalidArgumentError(
-                f"Invalid type {variable.dtype} of variable {getattr(variable, 'name', variable)!r}: only "
-                "floating types have gradients. Leave it out of var_list."
-            )
-    return list(zip(tape.gradient(loss, variables, grad_loss), variables, strict=True))

@@ -16,7 +16,7 @@ from distopt.optimizers.keras3.methods import Methods
 from distopt.optimizers.schedules import LearningRateSchedule
 from distopt.optimizers.schedules.serialization import serialize
 from distopt.slabs.fitting import Pair
-from distopt.variables.tape import compute_gradients
+from distopt.variables.minimizing import compute_gradients
 from distopt.variables.variable import Variable
 
 

@@ -33,7 +33,7 @@ from distopt.slabs.gradients import Gradients
 from distopt.slabs.listing import Listing
 from distopt.transformers import only_limit
 from distopt.variables.indexed_slices import IndexedSlices
-from distopt.variables.tape import compute_gradients
+from distopt.variables.minimizing import compute_gradients
 from distopt.variables.variable import Variable
 
 

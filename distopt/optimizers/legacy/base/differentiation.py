@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from distopt.arrays import is_floating, to_dtype
 from distopt.errors import InvalidArgumentError
 from distopt.slabs.fitting import Pair
-from distopt.variables.array_like import Traced
+from distopt.variables.minimizing import recorded_loss
+from distopt.variables.nests import flatten
 from distopt.variables.tape import GradientTape
 from distopt.variables.variable import Variable
 
@@ -30,23 +31,7 @@ class Differentiation:
         Raises:
             InvalidArgumentError: a loss that was computed already without its tape; something else than variables.
         """
-        if not callable(loss) and tape is None:
-            raise InvalidArgumentError(
-                "`tape` is required when the loss was computed already: give the GradientTape that recorded it, as in "
-                "minimize(loss, var_list, tape=tape), or pass the loss as a function."
-            )
-        tape = GradientTape() if tape is None else tape
-        if callable(loss):
-            with tape:
-                if not callable(var_list):
-                    tape.watch([variable for variable in _leaves(var_list) if isinstance(variable, Variable)])
-                loss = self._transform_loss(loss())
-        else:
-            loss = self._transform_loss(loss)
-        variables = list(_leaves(var_list() if callable(var_list) else var_list))
-        for variable in variables:
-            if not isinstance(variable, Variable | Traced):
-                raise InvalidArgumentError(f"var_list holds {variable!r}: expected a list of distopt.Variable")
+        tape, loss, variables = recorded_loss(loss, var_list, tape, self._transform_loss)
         pairs = list(self._get_gradients(tape, loss, variables, grad_loss))
         self._assert_valid_dtypes([v for gradient, v in pairs if gradient is not None or not is_floating(v.dtype)])
         return pairs
@@ -73,7 +58,7 @@ class Differentiation:
                 "pass the loss as a function, or use tape.gradient(loss, variables) of the GradientTape"
             )
         with GradientTape() as tape:
-            tape.watch(variables := list(_leaves(params)))
+            tape.watch(variables := list(flatten(params)))
             value = loss()
         gradients: list[Any] = list(tape.gradient(value, variables))
         for gradient, variable in zip(gradients, variables, strict=True):
@@ -97,11 +82,3 @@ class Differentiation:
     def _valid_dtypes(self) -> Any:
         """Return the set of dtypes that may be trained; override this method to change it."""
         return _TRAINED
-
-
-def _leaves(structure: Any) -> Iterator[Any]:
-    if isinstance(structure, (list, tuple)):
-        for each in structure:
-            yield from _leaves(each)
-    else:
-        yield structure
