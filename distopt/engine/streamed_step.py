@@ -53,7 +53,7 @@ class StreamedStep:
                 raise InvalidArgumentError("begin_step: a variable stands twice in the list; give each once")
         self._may_have_thread = not is_exiting()
         self._plan = self._opened(listing)
-        self._gradients = Gradients(listing)
+        self._gradients = Gradients(listing, communicates=True)
         self._buckets = _buckets(call, self._plan, listing) if self._may_have_thread else None
         if self._buckets is not None:
             self._buckets.begin(listing.entries)

@@ -27,9 +27,10 @@ class Gradients:
 
     Args:
         listing: the list of the step; dense gradients lie in the views of its slab.
+        communicates: whether the step is one of several replicas, which agree on it.
     """
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: Listing, *, communicates: bool = False) -> None:
         self.listing, self.slab = listing, listing.slab
         self.views: Sequence[Array] = self.slab.views
         """The dense gradients as they lie now: where 16-bit ones are float32, ``slab.wide_views``."""
@@ -43,8 +44,7 @@ class Gradients:
         """The number of items that this replica's summed loss is over, or None."""
         self.stream: SumsMeanwhile | None = None
         """The stream that sums the dense gradients while they come, or None."""
-        self.communicates = False
-        """True where the step is one of several replicas, which agree on it."""
+        self.communicates = communicates
 
     @property
     def are_summed(self) -> bool:

@@ -87,8 +87,7 @@ class BaseOptimizer(Face):
             check_sharing(call.strategy or strategy_of(call.replica), listing, call.needs_whole_sum(listing))
         if given_up is not None:
             refuse_buffers(pairs, given_up)
-        gradients = Gradients(listing)
-        gradients.communicates = call.communicator is not None
+        gradients = Gradients(listing, communicates=call.communicator is not None)
         read_gradients(pairs, gradients, casts=self._distopt_engine.options.casts)
         return gradients
 
@@ -144,8 +143,8 @@ class BaseOptimizer(Face):
 
     # Steps whose gradients come one by one
 
-    def _distopt_refuse_streaming(self) -> None:
-        """Raise where such a step would not call what a step calls."""
+    def _distopt_refuse_streaming(self, variables: Sequence[Variable]) -> None:
+        """Raise where such a step over these variables would not do what a step does."""
 
     def begin_step(self, variables: Sequence[Variable] | None = None) -> None:
         """Begin a step whose gradients come one by one. All replicas agree on the step.
@@ -174,13 +173,10 @@ class BaseOptimizer(Face):
         self._distopt_give_up_step()
         call = self._distopt_call_of("end_step", aggregates=True)
         with telling_the_others(call.communicator):
-            self._distopt_refuse_streaming()
             self._distopt_refuse_if_unusable(call.replica)
-            listed = (
-                self._distopt_streamed_variables
-                if variables is None
-                else as_variables(variables, "begin_step received")
-            )
+            former = self._distopt_streamed_variables
+            listed = former if variables is None else as_variables(variables, "begin_step received")
+            self._distopt_refuse_streaming(listed)
         self._distopt_streamed = StreamedStep(
             call, functools.partial(self._distopt_listing_of, call.communicator), listed
         )

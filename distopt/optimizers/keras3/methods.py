@@ -18,7 +18,7 @@ from distopt.engine.state.options import Hook
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.values import own_value
 from distopt.optimizers.keras3.options import Options
-from distopt.optimizers.keras3.overwriting import Overwriting, overwrite, take_out
+from distopt.optimizers.keras3.overwriting import Overwriting, overwrite, refuse_streamed, take_out
 from distopt.optimizers.keras3.stateless import step_on_values
 from distopt.optimizers.keras3.weight_decay import decay_variable
 from distopt.slabs.fitting import Pair
@@ -89,12 +89,16 @@ class Methods(Options):
     _distopt_step_is: tuple[bool, float | None] = True, None
     """True where the step that ``apply`` is asked for aggregates; and its items."""
 
-    def _distopt_refuse_streaming(self) -> None:
+    def _distopt_refuse_streaming(self, variables: Sequence[Variable]) -> None:
         if not self._distopt_hooks.streams:
             raise InvalidArgumentError(
                 f"begin_step: {type(self).__name__} overrides apply, apply_gradients or a filter of gradients, which "
                 "see all gradients of a replica together: use apply_gradients"
             )
+        # Alone nothing is summed meanwhile; among several, whether it is must not decide whether a program works.
+        for variable in variables if num_replicas() > 1 and self._distopt_may_overwrite else ():
+            if self._overwrite_variable_with_gradient(variable):
+                refuse_streamed(variable)
 
     def _filter_empty_gradients(
         self,

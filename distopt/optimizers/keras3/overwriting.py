@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def take_out(gradients: Gradients, training: TrainingState, overwrites: Callable
         overwrites: returns whether a variable is overwritten.
 
     Raises:
-        InvalidArgumentError: the gradients came one by one, and may be summed already.
+        InvalidArgumentError: ``refuse_streamed``, where the variable has been marked since ``begin_step``.
     """
     taken: Overwriting = {}
     accumulation, variables, views = training.accumulation, gradients.slab.variables, gradients.slab.views
@@ -39,10 +39,7 @@ def take_out(gradients: Gradients, training: TrainingState, overwrites: Callable
         if not overwrites(variable):
             continue
         if gradients.stream is not None:
-            raise InvalidArgumentError(
-                f"variable {variable.name!r} is overwritten by its gradient, which may be summed already in a step "
-                "whose gradients come one by one: use apply_gradients"
-            )
+            refuse_streamed(variable)
         value = _value(gradients, k)
         if accumulation is not None:
             total = accumulation.sums[variable].storage.array
@@ -52,6 +49,18 @@ def take_out(gradients: Gradients, training: TrainingState, overwrites: Callable
         taken[k] = value
         views[k][...] = 0
     return taken
+
+
+def refuse_streamed(variable: Variable) -> NoReturn:
+    """Refuse an overwritten variable in a step whose gradients come one by one.
+
+    Raises:
+        InvalidArgumentError: always.
+    """
+    raise InvalidArgumentError(
+        f"variable {variable.name!r} is overwritten by its gradient, which may be summed already in a step whose "
+        "gradients come one by one: use apply_gradients"
+    )
 
 
 def _value(gradients: Gradients, entry: int) -> Array:

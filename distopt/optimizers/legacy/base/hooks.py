@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.optimizers.common.overrides import is_overridden
+from distopt.variables.variable import Variable
 
 BEFORE_SUM = ("apply_gradients", "_transform_unaggregated_gradients")
 """They see this replica's gradients on their way into a step."""
@@ -51,7 +53,7 @@ class Hooked(BaseOptimizer):
     def _distopt_methods(self) -> str:
         return ", ".join(name for name in (*ON_SUM, *UPDATES) if name in self._distopt_hooks)
 
-    def _distopt_refuse_streaming(self) -> None:
+    def _distopt_refuse_streaming(self, variables: Sequence[Variable]) -> None:
         missed = [name for name in BEFORE_SUM if name in self._distopt_hooks]
         if missed:
             raise InvalidArgumentError(

@@ -110,6 +110,11 @@ def test_where_it_can_not_be_it_is_refused():
         with Strategy(get_strategy().communicator, update="shared").scope():
             SGD().apply_gradients([([5.0, 6.0], scales())])
 
+    def stream():
+        SGD().begin_step([Variable([1.0]), scales()])
+
+    with pytest.raises(InvalidArgumentError, match=r"'scale' is overwritten by its gradient.*use apply_gradients"):
+        simulate(2, stream)  # whether or not a core is free to sum: replicas went apart where none was
     with pytest.raises(InvalidArgumentError, match="SGD, whose overwrite_with_gradient sees the whole sum, needs"):
         simulate(2, step)
 
