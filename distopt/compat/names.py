@@ -95,16 +95,12 @@ def made(result: Any) -> Any:
 
 def takes_name(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that ignores ``name=``, which operations of TensorFlow have for their graphs."""
-    if "name" in inspect.signature(function).parameters:
-
-        @functools.wraps(function)
-        def named(*args: Any, **kwargs: Any) -> Any:
-            return made(function(*args, **kwargs))
-
-        return named
+    takes_it = "name" in inspect.signature(function).parameters
 
     @functools.wraps(function)
-    def operation(*args: Any, name: str | None = None, **kwargs: Any) -> Any:
+    def operation(*args: Any, **kwargs: Any) -> Any:
+        if not takes_it:
+            kwargs.pop("name", None)
         return made(function(*args, **kwargs))
 
     return operation

@@ -13,7 +13,7 @@ from distopt.compat.functions import random
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers import legacy, schedules
 from distopt.optimizers.common.base import BaseOptimizer
-from distopt.process.names import unique_name
+from distopt.process.names import snake_case, unique_name
 from distopt.registry import custom_objects as registered_objects
 from distopt.registry import passing, register, registered, registered_name_of
 
@@ -142,7 +142,7 @@ class LossScaleOptimizer(metaclass=_OfBothFamilies):
 
 def to_snake_case(name: str) -> str:
     """Return a name in snake case."""
-    return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", re.sub(r"\W+", "", name)).lower()
+    return snake_case(re.sub(r"\W+", "", name))
 
 
 def auto_name(prefix: str) -> str:
