@@ -31,8 +31,8 @@ OPENMPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
 	OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp OMPI_MCA_osc=^ucx
 
 .NOTPARALLEL:
-.PHONY: install install-openmpi install-frameworks install-ray train train-ray test lint types test-unit test-examples test-openmpi test-slow \
-	test-ray test-frameworks test-frameworks-slow chaos bench bench-openmpi clean help
+.PHONY: install install-openmpi install-frameworks install-ray train train-ray test lint types test-unit test-failing test-examples \
+	test-openmpi test-slow test-pythons test-ray test-frameworks test-frameworks-slow chaos bench bench-openmpi clean help
 
 install: .venv/.installed ## Make .venv, with MPICH and all that tests and examples need.
 install-openmpi: .venv-openmpi/.installed ## Make .venv-openmpi, with Open MPI.
@@ -64,7 +64,7 @@ train: install ## Learn handwritten digits on four MPI replicas.
 train-ray: install-ray ## Learn handwritten digits on four replicas of a Ray cluster.
 	$(BIN)/distopt run --backend ray -n 4 examples/train.py --config configs/digits.toml
 
-test: lint types test-unit test-1 test-2 test-3 test-4 test-examples test-openmpi ## Run what every change has to pass.
+test: lint types test-unit test-1 test-2 test-3 test-4 test-failing test-examples test-openmpi ## Run what every change has to pass.
 
 lint: install ## Check style and format.
 	$(BIN)/ruff check distopt examples tests
@@ -87,12 +87,18 @@ test-%: install ## Run the parallel tests on N MPI ranks, such as test-3.
 test-slow: install ## Try further counts of simulated replicas, and every combination of parameters.
 	$(BIN)/python -m pytest -q $(WORKERS) tests --ignore=tests/frameworks --ignore=tests/on_ray -m "slow and not chaos"
 
-test-examples: install ## Run the examples, and jobs that fail.
-	$(BIN)/python -m pytest $(WORKERS) tests/failing tests/repository/test_examples.py -m "not slow"
+test-failing: install ## Run jobs that fail.
+	$(BIN)/python -m pytest $(WORKERS) tests/failing -m "not slow"
+
+test-examples: install ## Run the examples.
+	$(BIN)/python -m pytest $(WORKERS) tests/repository/test_examples.py -m "not slow"
 
 test-openmpi: install-openmpi ## Run the parallel tests, and how jobs start and end, on Open MPI.
 	$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n 3 $(OPENMPI)/python -m pytest --only-mpi $(ON_EITHER_MPI)
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) $(LAUNCHING) -m "not slow"
+
+test-pythons: ## Run the quick part and tests/failing on other Pythons, where they can be had.
+	tests/machines/other_pythons.sh
 
 # Every fault at every place, on both MPIs and on Ray; 1,000 kills and resumptions; 10,000 random programs; with Open MPI
 # also what make test tries with MPICH only; 3,000 programs in which a replica is late. About an hour and a half.

@@ -1,4 +1,4 @@
-"""The shell scripts in launch/, read by a tool that knows what goes wrong in them."""
+"""The shell scripts, read by a tool that knows what goes wrong in them."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 from support import ROOT
 
 LAUNCH = ROOT / "launch"
-SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"), *(ROOT / "tests/machines").glob("*.sh")])
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
