@@ -83,7 +83,7 @@ def write_tensors(path: Path, pieces: Sequence[tuple[Piece, str]], buffer: Array
 
 
 def _chunks(buffer: Array) -> Iterator[bytes]:
-    data = memoryview(buffer)  # type: ignore[arg-type]  # arrays are buffers
+    data = buffer.data
     return (data[begin : begin + _CHUNK] for begin in range(0, len(data), _CHUNK))  # type: ignore[misc]
 
 

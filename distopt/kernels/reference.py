@@ -88,7 +88,7 @@ def _block_sum(block: npt.NDArray[np.float64]) -> float:
     """Add the squares lane by lane, then fold the upper half of the lanes onto the lower one."""
     padded = np.zeros(-(-block.size // NORM_LANES) * NORM_LANES)
     padded[: block.size] = block * block
-    lanes = np.add.reduce(padded.reshape(-1, NORM_LANES), axis=0)
+    lanes = np.sum(padded.reshape(-1, NORM_LANES), axis=0)
     while lanes.size > 1:
         lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
     return float(lanes[0])

@@ -161,8 +161,8 @@ def _map(fd: int, nbytes: int, at: int = 0) -> int:
 
 def _mapped(fd: int, nbytes: int) -> Array:
     address = _map(fd, nbytes)
-    buffer = (ctypes.c_uint8 * nbytes).from_address(address)
+    buffer: Any = (ctypes.c_uint8 * nbytes).from_address(address)
     # Not at exit: exit handlers and threads may still read what lies there.
     weakref.finalize(buffer, _libc().munmap, address, nbytes).atexit = False
-    array: Array = np.frombuffer(buffer, np.uint8)  # type: ignore[call-overload]  # ctypes arrays are buffers
+    array: Array = np.frombuffer(buffer, np.uint8)
     return array

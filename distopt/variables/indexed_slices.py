@@ -60,14 +60,14 @@ class IndexedSlices:
                 f"IndexedSlices with values of shape {values.shape} for dense_shape {shape}: "
                 f"the rows of values must have the shape of the rows of the variable, {shape[1:]}."
             )
-        if len(indices) and indices.min() < 0:
+        if len(indices) and np.min(indices) < 0:
             raise InvalidArgumentError(
-                f"IndexedSlices with index {indices.min()}: negative indices are refused, as one row would "
+                f"IndexedSlices with index {np.min(indices)}: negative indices are refused, as one row would "
                 "have two names. Add the number of rows to them."
             )
-        if len(indices) and shape is not None and indices.max() >= shape[0]:
+        if len(indices) and shape is not None and np.max(indices) >= shape[0]:
             raise InvalidArgumentError(
-                f"IndexedSlices with index {indices.max()} for dense_shape {shape}: the last row is "
+                f"IndexedSlices with index {np.max(indices)} for dense_shape {shape}: the last row is "
                 f"{shape[0] - 1}. Check which variable these indices were made for."
             )
 

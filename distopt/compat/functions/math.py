@@ -42,12 +42,12 @@ def reduce_min(input_tensor: Any, axis: Axis = None, keepdims: bool = False) -> 
 
 def reduce_any(input_tensor: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Return whether any element holds along axes."""
-    return np.any(convert_to_tensor(input_tensor), axis=_axes(axis), keepdims=keepdims)
+    return _reduced(np.any, input_tensor, axis, keepdims)
 
 
 def reduce_all(input_tensor: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """Return whether all elements hold along axes."""
-    return np.all(convert_to_tensor(input_tensor), axis=_axes(axis), keepdims=keepdims)
+    return _reduced(np.all, input_tensor, axis, keepdims)
 
 
 def reduce_variance(input_tensor: Any, axis: Axis = None, keepdims: bool = False) -> Any:
@@ -208,10 +208,10 @@ def moments(x: Any, axes: Axis, shift: Any = None, keepdims: bool = False) -> tu
 
 
 def _reduced(function: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
-    """Return a reduction, which of integers is an integer of the same dtype."""
+    """Return a reduction, which of integers is an integer of the same dtype, or an answer."""
     array = convert_to_tensor(x)
     result = function(array, axis=_axes(axis), keepdims=keepdims)
-    return result.astype(array.dtype) if array.dtype.kind in "iu" else result
+    return result.astype(array.dtype) if array.dtype.kind in "iu" and result.dtype != bool else result
 
 
 def _axes(axis: Axis) -> Any:

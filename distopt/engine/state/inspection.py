@@ -79,7 +79,8 @@ class Inspection:
         if self._by_hook:
             communicator = self._strategy.communicator
             agree(communicator, Call("look at what gradient_aggregator returned"))
-            squares = np.max([np.frombuffer(row) for row in exchange_bytes(communicator, squares.tobytes())], axis=0)
+            rows = [np.frombuffer(row) for row in exchange_bytes(communicator, squares.tobytes())]
+            squares = np.max(rows, axis=0).astype(np.float64, copy=False)
         entries = list(self._gradients.entries)
         self.norm = math.sqrt(total) if (total := tree_sum(squares[entries])) == total else math.nan
         suspects = [k for k in entries if not math.isfinite(squares[k])]
