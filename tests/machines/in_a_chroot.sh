@@ -35,6 +35,7 @@ exec unshare --mount --pid --fork --kill-child bash -euo pipefail -c '
     root=$upper/root
     mount -t overlay -o "lowerdir=$machine,upperdir=$upper/changes,workdir=$upper/work" overlay "$root"
     mount -t proc proc "$root/proc"
+    mount --rbind --make-rslave /sys "$root/sys"
     mkdir -p "$root/dev/shm" "$root/repository"
     mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
     mount --bind "$repository" "$root/repository"
