@@ -9,7 +9,7 @@ import numpy as np
 
 from distopt.distribute.agreement.checks import Checks
 from distopt.distribute.agreement.communicator import Communicator
-from distopt.distribute.agreement.header import Call, agree, exchange_bytes
+from distopt.distribute.agreement.header import Call, agree, exchange_texts
 from distopt.kernels import cpu_target, kernel_kind
 from distopt.process.thread_limits import limit_threads
 from distopt.settings import BUCKET_BYTES, THREADS
@@ -27,7 +27,7 @@ def handshake(communicator: Communicator, update: str, checks: Checks) -> None:
         "threads per replica (DISTOPT_THREADS)": str(THREADS.read()),
     }
     agree(communicator, Call("first agreement of the replicas", lambda: description))
-    targets = [text.decode() for text in exchange_bytes(communicator, cpu_target().encode())]
+    targets = exchange_texts(communicator, cpu_target())
     if len(set(targets)) > 1 and communicator.index == 0:
         other = next(r for r, target in enumerate(targets) if target != targets[0])
         warnings.warn(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distopt.distribute.agreement.communicator import Communicator
-from distopt.distribute.agreement.header import Brought, Flag, agree, digest, exchange_bytes
+from distopt.distribute.agreement.header import Brought, Flag, agree, as_bytes, digest, exchange_bytes, exchange_texts
 from distopt.engine.call import StepCall
 from distopt.engine.plan import Plan
 from distopt.errors import InvalidArgumentError
@@ -46,7 +46,7 @@ def agree_on_step(call: StepCall, plan: Plan | None, gradients: Gradients, numbe
     step = int(training.iterations.storage.array)
     if training.loss_scale is not None:
         numbers = numbers | {"loss_scale": training.loss_scale.factor}
-    named = " ".join([call.name, *numbers]).encode()
+    named = as_bytes(" ".join([call.name, *numbers]))
     header = call.header(gradients.listing, call.name, step, numbers)
     brought = Brought(
         call_digest=plan.digests.get(gradients.listing)
@@ -88,9 +88,9 @@ def _refuse_gradients_of_nothing(communicator: Communicator, gradients: Gradient
         if kind in (DENSE, SPARSE)
     }
     names = " ".join(repr(slab.variables[k].name) for k, values in brought.items() if values.any())
-    everybodys = exchange_bytes(communicator, names.encode())
+    everybodys = exchange_texts(communicator, names)
     if any(everybodys):
-        found = "; ".join(f"replica {r}: {row.decode()}" for r, row in enumerate(everybodys) if row)
+        found = "; ".join(f"replica {r}: {row}" for r, row in enumerate(everybodys) if row)
         raise InvalidArgumentError(
             f"step {step}: items=0 on all replicas, so there is nothing to divide by, and gradients are not zero "
             f"(seen on {found}). Count the items that the summed loss is over; a term that is there without any (a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from distopt.distribute.agreement.communicator import Communicator
-from distopt.distribute.agreement.header import digest
+from distopt.distribute.agreement.header import as_bytes, digest
 from distopt.engine.streaming.buckets import BucketSums
 from distopt.engine.sweep.node_memory import NodeMemory
 from distopt.engine.sweep.whole import Reductions
@@ -49,7 +49,7 @@ class Plan:
         """
         if listing in self.digests:
             return self.digests[listing]
-        fresh = digest(f"{optimizer_description()}|{listing.description}".encode())
+        fresh = digest(as_bytes(f"{optimizer_description()}|{listing.description}"))
         if self.is_agreed:
             if len(self.digests) > _DIGESTS:
                 self.digests.clear()

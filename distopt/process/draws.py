@@ -43,7 +43,9 @@ class Draws:
         if self._step != (optimizer, calls):
             self._step, self._in_step = (optimizer, calls), 0
         self._in_step += 1
-        return self._generator(seed, _IN_STEPS, zlib.crc32(optimizer.encode()), calls, self._in_step)
+        return self._generator(
+            seed, _IN_STEPS, zlib.crc32(optimizer.encode(errors="surrogatepass")), calls, self._in_step
+        )
 
     def of_replica(self, index: int, seed: int) -> np.random.Generator:
         """Return a generator for this replica alone, which is independent of those of others.

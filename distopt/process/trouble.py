@@ -36,7 +36,7 @@ def broken_by() -> type[BaseException] | None:
 
 
 def describe(error: BaseException) -> str:
-    """Return what the other replicas are told of an error.
+    """Return what the other replicas are told of an error. Never raises, whatever the error's own class does.
 
     Example:
         >>> describe(ValueError("boom")), describe(SystemExit(3))
@@ -44,9 +44,12 @@ def describe(error: BaseException) -> str:
     """
     if isinstance(error, KeyboardInterrupt):
         return "interrupted (Ctrl-C)"
-    if isinstance(error, SystemExit):
-        return f"called sys.exit({error.code})"
-    return f"{type(error).__name__}: {error}"
+    try:
+        if isinstance(error, SystemExit):
+            return f"called sys.exit({error.code})"
+        return f"{type(error).__name__}: {error}"
+    except Exception as trouble:
+        return f"{type(error).__name__} (its text can't be shown: {type(trouble).__name__})"
 
 
 def exit_status() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from distopt.distribute.agreement.header import Call, agree, exchange_bytes
+from distopt.distribute.agreement.header import Call, agree, exchange_texts
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
 
@@ -59,7 +59,7 @@ class Writers:
         paths = [str(getattr(each, name)) for each in self._writers for name in _PATHS if hasattr(each, name)]
         communicator = get_strategy().ready()
         agree(communicator, Call("fit with ReplicaCallback"))
-        rows = [set(row.decode().split("\n")) for row in exchange_bytes(communicator, "\n".join(paths).encode())]
+        rows = [set(row.split("\n")) for row in exchange_texts(communicator, "\n".join(paths))]
         twice = [path for path, count in Counter(path for row in rows for path in row if path).items() if count > 1]
         if twice:
             raise InvalidArgumentError(

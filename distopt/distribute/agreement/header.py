@@ -17,6 +17,7 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Call:
     @property
     def digest(self) -> int:
         """64 bits of the name and what it says."""
-        return digest(repr((self.name, sorted(self.describe().items()))).encode())
+        return digest(as_bytes(repr((self.name, sorted(self.describe().items())))))
 
 
 class Flag(enum.IntFlag):
@@ -170,14 +171,14 @@ def offer_failure(communicator: Communicator, error: BaseException, deadline: fl
 
 def end_round(communicator: Communicator, kind: Kind, text: str, deadline: float | None = None) -> list[Kind]:
     """Take part in one header as a replica that has failed (``RAISED``, ``CONSEQUENCE``) or ended (``GOODBYE``)."""
-    watchdog = communicator.watchdog
+    watchdog, said = communicator.watchdog, as_bytes(text)
     watchdog.call_started(watchdog.call, watchdog.step)
     kinds = [Kind(row[0]) for row in _exchange(communicator, _record(kind), deadline)]
     watchdog.header_completed()
     if Kind.BYTES in kinds:
         raise _in_the_middle(kinds)
     if Kind.RAISED in kinds or Kind.CONSEQUENCE in kinds:
-        exchange_bytes(communicator, text.encode(), deadline)
+        exchange_bytes(communicator, said, deadline)
     return kinds
 
 
@@ -199,6 +200,25 @@ class telling_the_others:  # noqa: N801 (reads as a statement: with telling_the_
         """Tell the others of an error."""
         if isinstance(error, Exception) and not isinstance(error, ReplicaError) and self._communicator is not None:
             offer_failure(self._communicator, error)
+
+
+def exchange_texts(communicator: Communicator, mine: str) -> list[str]:
+    """Give every replica everybody's text, whatever it holds."""
+    return [_as_text(data) for data in exchange_bytes(communicator, as_bytes(mine))]
+
+
+def as_bytes(text: str) -> bytes:
+    """Return a text as it travels. Never raises: names of files and errors may hold half characters (surrogates).
+
+    Example:
+        >>> as_bytes("w"), len(as_bytes(chr(0xDC80)))
+        (b'w', 3)
+    """
+    return text.encode(errors="surrogatepass")
+
+
+def _as_text(data: bytes) -> str:
+    return data.decode(errors="surrogatepass")
 
 
 def exchange_bytes(communicator: Communicator, mine: bytes, deadline: float | None = None) -> list[bytes]:
@@ -235,8 +255,7 @@ def _disagreement(communicator: Communicator, call: Call, rows: Sequence[bytes],
         failed = kinds.index(Kind.RAISED if Kind.RAISED in kinds else Kind.CONSEQUENCE)
         texts = exchange_bytes(communicator, b"")
         return ReplicaFailedError(
-            f"replica {failed} failed while this replica {communicator.index} called {what}: "
-            f"{texts[failed].decode(errors='replace')}",
+            f"replica {failed} failed while this replica {communicator.index} called {what}: {_as_text(texts[failed])}",
             replica_index=failed,
         )
     if Kind.GOODBYE in kinds:
@@ -250,8 +269,7 @@ def _disagreement(communicator: Communicator, call: Call, rows: Sequence[bytes],
     lines["items="] = "not given" if items is None else "given"
     lines.update(call.describe())
     lines[_AT] = user_line()
-    texts = exchange_bytes(communicator, "\0".join(f"{k}\1{v}" for k, v in lines.items()).encode())
-    tables = [dict(line.split("\1", 1) for line in text.decode().split("\0")) for text in texts]
+    tables = [json.loads(text) for text in exchange_texts(communicator, json.dumps(lines))]
     return CollectiveMismatchError(_difference(tables))
 
 

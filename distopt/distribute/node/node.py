@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from distopt.distribute.agreement.communicator import Array, Barrier, Communicator
-from distopt.distribute.agreement.header import exchange_bytes
+from distopt.distribute.agreement.header import exchange_bytes, exchange_texts
 from distopt.errors import NoSharedMemoryError
 from distopt.memory.segment import TICKET, Segment, map_segment
 
@@ -101,7 +101,7 @@ class Node:
                 trouble = f"replica {self.communicator.index}: {error}"
         else:
             trouble = "a replica could not make its part: no memfd, and no room in /dev/shm"
-        troubles = [text.decode() for text in exchange_bytes(self.communicator, trouble.encode())]
+        troubles = exchange_texts(self.communicator, trouble)
         if any(troubles):
             raise NoSharedMemoryError(next(text for text in troubles if text))
         return result  # type: ignore[return-value]

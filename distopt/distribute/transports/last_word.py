@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distopt.errors import DeadCommunicatorError, ReplicaError, ReplicaFailedError, ReplicaLostError
+from distopt.process.trouble import describe
 
 
 def last_word(replica: int, error: BaseException) -> dict[str, Any]:
@@ -20,7 +21,10 @@ def last_word(replica: int, error: BaseException) -> dict[str, Any]:
         return {"lost": str(error)}
     if isinstance(error, ReplicaFailedError):
         return {"failed": str(error), "replica": error.replica_index}
-    text = "".join(traceback.format_exception_only(error)).strip()  # with its notes, which may hold a traceback
+    try:
+        text = "".join(traceback.format_exception_only(error)).strip()  # with its notes, which may hold a traceback
+    except Exception:  # its class may be the user's
+        text = describe(error)
     return {"failed": f"replica {replica} failed: {text}", "replica": replica}
 
 

@@ -18,7 +18,7 @@ import xxhash
 
 from distopt.arrays import Array
 from distopt.distribute.agreement.communicator import Communicator
-from distopt.distribute.agreement.header import Agreement, Flag, exchange_bytes
+from distopt.distribute.agreement.header import Agreement, Flag, exchange_bytes, exchange_texts
 from distopt.distribute.collectives import copy_from
 from distopt.distribute.strategy import Strategy
 from distopt.engine.state.slot_store import SlotStore
@@ -114,7 +114,7 @@ class StateCheck:
 
     def _raise_changed(self, communicator: Communicator) -> NoReturn:
         mine = next((each.variable.name for each in self._fingerprints if each.is_broken), "")
-        names = [text.decode() for text in exchange_bytes(communicator, mine.encode())]
+        names = exchange_texts(communicator, mine)
         found = ", ".join(f"{name!r} (replica {r} owns the element)" for r, name in enumerate(names) if name)
         raise DivergedError(
             f"before step {self._training.steps} memory has changed that only distopt writes: {found}. Something wrote "

@@ -7,6 +7,7 @@ from parallel.caught import ODD, caught, is_odd
 import distopt
 from distopt import Variable
 from distopt.errors import (
+    CollectiveMismatchError,
     InvalidArgumentError,
     ReplicaFailedError,
 )
@@ -99,3 +100,50 @@ def test_an_error_holds_the_index_of_the_replica_that_failed(several):
         return getattr(raised.value, "replica_index", None)
 
     assert several(act) == [None if r == ODD else ODD for r in range(several.count)]
+
+
+class UnspeakableError(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+ODD_TEXTS = {
+    "half a character": (LookupError("no file \udc80"), "LookupError: no file \udc80"),
+    "no text": (UnspeakableError(), "UnspeakableError (its text can't be shown: RuntimeError)"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_TEXTS)
+def test_whatever_the_text_of_an_error_all_replicas_go_on(several, kind):
+    error, told = ODD_TEXTS[kind]
+
+    def fail():
+        raise error
+        yield
+
+    def act():
+        a, optimizer = Variable(np.zeros(2)), SGD(0.5)
+        good = [(np.ones(2), a)]
+        optimizer.apply_gradients(good)
+        failure = None
+        try:
+            optimizer.apply_gradients(fail() if is_odd() else good)
+        except (type(error), ReplicaFailedError) as caught_error:
+            failure = caught_error
+        optimizer.apply_gradients(good)
+        return type(failure), "" if is_odd() else str(failure), a.numpy().tolist()
+
+    for replica, (kind_of_failure, text, values) in enumerate(several(act)):
+        assert kind_of_failure is (type(error) if replica == ODD else ReplicaFailedError)
+        assert replica == ODD or text.endswith(told)
+        assert values == [-0.5 * several.count * 2] * 2
+
+
+def test_names_of_half_characters_and_separators_are_compared(several):
+    def act():
+        a = Variable(np.zeros(2), name="w\udc80\0\1" if is_odd() else "w\udc81")
+        return caught(SGD(0.5).apply_gradients, [(np.ones(2), a)])
+
+    for failure in several(act):
+        assert failure.kind is CollectiveMismatchError
+        assert "w\udc81" in failure.text
