@@ -24,6 +24,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -66,15 +67,15 @@ def install() -> None:
     sys.unraisablehook = _on_unraisable
     trouble.notice_exits()
     atexit.register(_at_exit)
-    forked.mark_children(trouble.notice_all_exits)
+    forked.mark_children()
     note_launcher()
     if not faulthandler.is_enabled() and sys.__stderr__ is not None:
-        faulthandler.enable(sys.__stderr__, all_threads=False)
+        with suppress(OSError, ValueError):  # it is closed
+            faulthandler.enable(sys.__stderr__, all_threads=False)
 
 
 def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if forked.in_child:
-        trouble.note_exit_status(1)
         sys.__excepthook__(kind, error, trace)
     elif isinstance(error, KeyboardInterrupt):
         _fail(error, INTERRUPTED, status=130)
@@ -102,10 +103,13 @@ def _on_unraisable(args: sys.UnraisableHookArgs) -> None:
 
 
 def _at_exit() -> None:
-    status, broken_by = trouble.exit_status(), trouble.broken_by()
+    status, broken_by, uncaught = trouble.exit_status(), trouble.broken_by(), trouble.uncaught()
     if forked.in_child:
-        end_child(status)
+        end_child(status or int(uncaught is not None))
         return
+    if uncaught is not None:  # somebody else's excepthook was called: a library has put one in the place of ours
+        error, trace = uncaught
+        _on_exception(type(error), error, trace)
     if is_finalized():
         return
     if status != 0:
@@ -131,9 +135,19 @@ def _fail(error: BaseException, text: str, *, status: int = 1, is_consequence: b
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not break this off
-    is_interruption = isinstance(error, KeyboardInterrupt)
-    is_short = is_interruption or trouble.broken_by() is not None
+    is_short = isinstance(error, KeyboardInterrupt) or trouble.broken_by() is not None
     deadline = time.monotonic() + (BROKEN_STEP_SECONDS if is_short else OFFER_SECONDS)
+    try:
+        is_consequence = _tell_others(error, deadline, is_consequence=is_consequence)
+    except Exception as trouble_in_telling:  # whatever keeps the others from being told, the job must end
+        text = f"{text.rstrip()}\n(the others could not be told: {trouble.describe(trouble_in_telling)})\n"
+    if is_consequence:
+        end_job("stopped, since another replica failed\n", status, is_first=False)
+    end_job(text, status)
+
+
+def _tell_others(error: BaseException, deadline: float, *, is_consequence: bool) -> bool:
+    """Tell the others of a failure; return whether it is the consequence of another replica's, which came first."""
     communicators = [] if is_finalized() else open_communicators.opened()
     communicators = [communicator for communicator in communicators if communicator.size > 1]
     is_agreed = False
@@ -145,13 +159,12 @@ def _fail(error: BaseException, text: str, *, status: int = 1, is_consequence: b
             time.sleep(2 * OFFER_SECONDS)
             is_consequence = True
         is_agreed = is_agreed or first == communicator.index
-    if is_interruption and not is_agreed:
+    if isinstance(error, KeyboardInterrupt) and not is_agreed:
         give_way(OFFER_SECONDS)
-    if is_consequence:
-        end_job("stopped, since another replica failed\n", status, is_first=False)
-    for communicator in communicators:
-        communicator.fail(error)
-    end_job(text, status)
+    if not is_consequence:
+        for communicator in communicators:
+            communicator.fail(error)
+    return is_consequence
 
 
 def _announce(communicator: Communicator, error: BaseException, deadline: float, is_consequence: bool) -> int | None:

@@ -20,7 +20,7 @@ _CURE = (
 )
 
 
-def mark_children(prepare: Callable[[], None]) -> None:
+def mark_children(prepare: Callable[[], None] = lambda: None) -> None:
     """Let processes that will be forked from this one know what they are.
 
     Args:

@@ -5,9 +5,10 @@ Replicas that go on together have nothing behind them: the next header that they
 
 from __future__ import annotations
 
-import builtins
+import gc
 import inspect
 import sys
+from types import TracebackType
 from typing import Any, NoReturn
 
 from distopt.process.replica import current_replica
@@ -63,28 +64,72 @@ def note_exit_status(status: int) -> None:
     _exit_status = status
 
 
+def uncaught() -> tuple[BaseException, TracebackType] | None:
+    """Return the exception that has ended the main program, and where; whoever's excepthook was called.
+
+    Exits are none. Consoles and test runners leave what they have caught in the same place of ``sys``: it has not left
+    the outermost frame.
+
+    Example:
+        >>> uncaught() is None
+        True
+    """
+    error, trace = getattr(sys, "last_value", None), getattr(sys, "last_traceback", None)
+    return None if error is None or trace is None or trace.tb_frame.f_back is not None else (error, trace)
+
+
 def notice_exits() -> None:
-    """Learn the status of every ``sys.exit`` that nobody catches: nothing else tells an exit handler what it was."""
-    sys.exit = _exit
+    """Learn the status of every exit that nobody catches: nothing else tells an exit handler what it was.
+
+    The interpreter reads ``code`` of the exception then, and no frame of Python is left. So this attribute of the class
+    notes it, wherever and by whatever name the exit was raised.
+    """
+    if sys.implementation.name != "cpython":
+        return
+    import ctypes  # in replicas only: importing distopt is quick
+
+    (attributes,) = gc.get_referents(SystemExit.__dict__)  # Python shows a view that can't be written to
+    attributes["code"] = _Code(attributes["code"])
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(SystemExit))
+    if sys.version_info < (3, 12):
+        _replace_exit()
 
 
-def notice_all_exits() -> None:
-    """Learn the status of ``exit(n)`` and ``raise SystemExit(n)`` too: in a forked child, which ends by that status."""
-    builtins.SystemExit = _Exit  # type: ignore[misc]
+class _Code:
+    """``SystemExit.code``, which notes the status when the interpreter itself asks for it.
 
+    Args:
+        member: the attribute as it was.
+    """
 
-class _Exit(SystemExit):
-    """Remembers the status when the interpreter itself asks for it, which means that nobody has caught the exit."""
+    def __init__(self, member: Any) -> None:
+        self._member = member
 
-    @property
-    def code(self) -> Any:  # type: ignore[override]
-        status = self.args[0] if self.args else None
+    def __get__(self, error: SystemExit | None, owner: type | None = None) -> Any:
+        if error is None:
+            return self
+        status = self._member.__get__(error, owner)
         frame = inspect.currentframe()
         if frame is not None and frame.f_back is None:
             note_exit_status(status if isinstance(status, int) else int(status is not None))
         return status
 
+    def __set__(self, error: SystemExit, status: Any) -> None:
+        self._member.__set__(error, status)
+
+    def __delete__(self, error: SystemExit) -> None:
+        self._member.__delete__(error)
+
+
+def _replace_exit() -> None:
+    """Put ``_exit`` in the place of ``sys.exit``, also in modules that have imported that before."""
+    original, sys.exit = sys.exit, _exit
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", {})
+        for name in [name for name, value in names.items() if value is original]:
+            names[name] = _exit
+
 
 def _exit(status: Any = None, /) -> NoReturn:
-    """``sys.exit``."""
-    raise _Exit() if status is None else _Exit(status)
+    """``sys.exit``, which before Python 3.12 leaves it to whoever catches the exit to make an exception of it."""
+    raise SystemExit() if status is None else SystemExit(status)

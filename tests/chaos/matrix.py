@@ -70,7 +70,7 @@ STALLED = Outcome(someone="got StalledError: .* for replica {r}", report="Stalle
 STALLED_FIRST = Outcome(someone="got StalledError", report="StalledError")
 """Who is missing can't be told yet under MPI."""
 TOLD = "got ReplicaFailedError: replica {r} "
-INJECTED, EXITED = "got InjectedError", "got (_Exit|SystemExit): 3"
+INJECTED, EXITED = "got InjectedError", "got SystemExit: 3"
 RAISED_REPORT, EXITED_REPORT = "Replica {r} failed:(.|\n)*InjectedError", r"Replica {r} failed: called sys.exit\(3\)"
 LEFT = "got ReplicaLeftError: replica {r} of {n} has ended"
 MISMATCH = "got CollectiveMismatchError: .*call: replica {r}: all_reduce"
@@ -106,8 +106,8 @@ BY_PLACE: dict[str, dict[str, dict[tuple[str, ...], Outcome]]] = {
     },
     "ray": {
         "raise": {ANYWHERE: Outcome(INJECTED, TOLD, report=RAISED_REPORT)},
-        "exit": {ANYWHERE: Outcome(EXITED, TOLD, report="Replica {r} failed:(.|\n)*(_Exit|SystemExit): 3")},
-        "leave early": {ANYWHERE: Outcome("", TOLD, report="Replica {r} failed:(.|\n)*(_Exit|SystemExit): 0")},
+        "exit": {ANYWHERE: Outcome(EXITED, TOLD, report="Replica {r} failed:(.|\n)*SystemExit: 3")},
+        "leave early": {ANYWHERE: Outcome("", TOLD, report="Replica {r} failed:(.|\n)*SystemExit: 0")},
         "kill": {ANYWHERE: Outcome("", "got ReplicaLostError: replica {r} is gone", report="replica {r} was killed")},
         "stop": {ANYWHERE: STALLED},
         "hang": {ANYWHERE: STALLED},

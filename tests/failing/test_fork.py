@@ -54,6 +54,7 @@ ENDS = {
     "exit(4)": ("lambda: exit(4)", 4),
     "SystemExit(5)": ("leave", 5),
     "an exception": ("lambda: int('boom')", 1),
+    "an exception under another hook": ("lambda: (setattr(sys, 'excepthook', lambda *_: None), int('boom'))", 1),
 }
 
 
