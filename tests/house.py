@@ -11,7 +11,7 @@ ROOT = Path(distopt.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "former_names"),
-    ("lazy", "settings", "arrays", "arguments", "registry"),
+    ("lazy", "settings", "speaking", "arrays", "arguments", "registry"),
     ("process", "kernels", "memory"),
     ("initializers",),
     ("variables",),

@@ -28,6 +28,7 @@ from numba.core.registry import cpu_target as cpu_target_of_numba
 from distopt.errors import InvalidArgumentError
 from distopt.kernels.target import cpu_target
 from distopt.settings import CACHE_DIR
+from distopt.speaking import say
 
 # Simulated replicas are threads: they may ask for the same kernel at once.
 _thread_lock = threading.RLock()
@@ -127,7 +128,7 @@ def _import_source(path: Path, source: str) -> Any:
 @functools.cache
 def _announce() -> None:
     """Print once that kernels are being compiled, which takes some time."""
-    print(f"distopt: compiling kernels for {cpu_target()} (once per machine) ...", file=sys.stderr, flush=True)
+    say(f"distopt: compiling kernels for {cpu_target()} (once per machine) ...")
 
 
 @functools.cache
@@ -140,10 +141,8 @@ def _temporary_directory(wanted: Path, error: OSError) -> Path:
     first = not _process_directory.cache_info().currsize
     path = Path(_process_directory().name)
     if first:
-        print(
+        say(
             f"distopt: compiled kernels can't be kept in {wanted} ({error}); compiling them for this process "
-            "only: set DISTOPT_CACHE_DIR to a directory that you can write and lock",
-            file=sys.stderr,
-            flush=True,
+            "only: set DISTOPT_CACHE_DIR to a directory that you can write and lock"
         )
     return path

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 from distopt.errors import ForkedProcessError
+from distopt.speaking import flush, say
 
 in_child = False
 """True where this process was forked from a replica that a launcher started."""
@@ -56,7 +56,6 @@ def end(failure: BaseException | None) -> NoReturn:
     Its thread was not the main one, so there is nobody above it to report to.
     """
     if failure is not None:
-        traceback.print_exception(failure)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        say("".join(traceback.format_exception(failure)).rstrip())
+    flush()
     os._exit(failure is not None)

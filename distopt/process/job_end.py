@@ -6,13 +6,13 @@ be told, so the process ends by a signal, which every launcher takes as the end 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -20,6 +20,7 @@ from typing import NoReturn
 from distopt.process.launcher import launched
 from distopt.process.system import describe_memory
 from distopt.settings import RUN_DIR
+from distopt.speaking import flush, say
 
 DRAIN_SECONDS = 0.25
 """Seconds that the launcher has to pass on what was printed."""
@@ -42,16 +43,15 @@ def end_job(text: str, status: int, *, is_first: bool = True) -> NoReturn:
     if mpi is None or not mpi.Is_initialized():
         give_way()
     message = f"\nReplica {index} failed: {text}" if "\n" not in text.strip() else f"\nReplica {index} failed:\n{text}"
-    sys.stdout.flush()
+    flush()
     is_reported = is_first and _leave_report(index, message)
     if not (is_reported and text == INTERRUPTED):  # ``distopt run`` says that itself, in one line
-        stream = sys.__stderr__ or sys.stderr  # libraries that wrap the excepthook may catch what goes to sys.stderr
-        stream.write(message)
-        stream.flush()
+        say(message.removesuffix("\n"), past_wrappers=True)
     # A launcher drops what it has not read from its replicas' pipes when the job is aborted.
     time.sleep(DRAIN_SECONDS)
-    if mpi is not None and mpi.Is_initialized() and not is_finalized():
-        mpi.COMM_WORLD.Abort(status)
+    with suppress(Exception):
+        if mpi is not None and mpi.Is_initialized() and not is_finalized():
+            mpi.COMM_WORLD.Abort(status)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -61,9 +61,7 @@ def end_job(text: str, status: int, *, is_first: bool = True) -> NoReturn:
 
 def end_without_mpi(status: int) -> NoReturn:
     """End this process and leave MPI as it is."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
-            stream.flush()
+    flush()
     os._exit(status)
 
 
@@ -105,16 +103,22 @@ def does_without_mpi() -> bool:
 
 
 def format_failure(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> str:
-    """Return the traceback; where memory has run out, with what is used and allowed."""
-    text = "".join(traceback.format_exception(kind, error, trace))
-    return f"{text}({describe_memory()})\n" if isinstance(error, MemoryError) else text
+    """Return the traceback; where memory has run out, with what is used and allowed. Never raises."""
+    try:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        return f"{text}({describe_memory()})\n" if isinstance(error, MemoryError) else text
+    except Exception as trouble:  # the error's class and the loader of its module may be the user's
+        return f"{kind.__name__} (its traceback can't be shown: {type(trouble).__name__})\n"
 
 
 def _leave_report(index: int, message: str) -> bool:
     """Leave the failure where ``distopt run`` looks for it, to print it last; return whether it does."""
     directory = RUN_DIR.read()
     if directory:
-        with contextlib.suppress(OSError):  # on another host than that of ``distopt run`` there is no such directory
-            Path(directory, f"failure-{index}.txt").write_text(message.lstrip())
+        report = Path(directory, f"failure-{index}.txt")
+        part = report.with_suffix(".part")
+        with suppress(OSError):  # on another host than that of ``distopt run`` there is no such directory; a full disk
+            part.write_text(message.lstrip(), encoding="utf-8", errors="backslashreplace")
+            part.replace(report)
             return True
     return False

@@ -118,9 +118,10 @@ def _report_to_distopt_run(step: Launch) -> None:
     directory = RUN_DIR.read()
     if directory and os.path.isdir(directory):  # replicas on other hosts do not see it
         path = os.path.join(directory, f"replica-{step.rank}.json")
-        with open(path + ".new", "w", encoding="utf-8") as file:
-            file.write(f'{{"pid": {os.getpid()}, "host": "{os.uname().nodename}"}}\n')
-        os.replace(path + ".new", path)
+        with suppress(OSError):  # a full disk: that command knows less then
+            with open(path + ".new", "w", encoding="utf-8") as file:
+                file.write(f'{{"pid": {os.getpid()}, "host": "{os.uname().nodename}"}}\n')
+            os.replace(path + ".new", path)
         with suppress(OSError):  # its reader is on one host only
             pipe = os.open(os.path.join(directory, f"alive-{step.rank}"), os.O_WRONLY | os.O_NONBLOCK)
             # Linux lets go of a dead process's files from the last to the first: before the launcher's own.

@@ -18,11 +18,12 @@ import select
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from distopt.process.exiting import is_exiting
 from distopt.process.launcher import DAEMONS, ancestors, launched
 from distopt.settings import RUN_DIR
+from distopt.speaking import say_without_waiting
 
 _watched: dict[int, str] = {}
 """File descriptors that become readable when a process ends, with its name."""
@@ -116,7 +117,5 @@ def _end_with_launcher(milliseconds: int | None = None) -> None:
         return
     launch = launched()
     index = "" if launch is None else f" {launch.rank}"
-    with suppress(OSError):  # whoever read it may be gone as well, or read no more
-        if select.select([], [2], [], 0)[1]:
-            os.write(2, f"\nReplica{index} stopped: its launcher is gone ({gone[0]})\n".encode())
+    say_without_waiting(f"\nReplica{index} stopped: its launcher is gone ({gone[0]})")  # its reader may be gone too
     os._exit(1)

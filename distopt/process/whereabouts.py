@@ -52,7 +52,14 @@ def stacks() -> str:
     """Return the stacks of all threads of this process."""
     frames = _frames()
     return "\n".join(
-        f"thread {thread.name!r}:\n{''.join(traceback.format_stack(frames[thread.ident]))}"
+        f"thread {thread.name!r}:\n{_stack(frames[thread.ident])}"
         for thread in threading.enumerate()
         if thread.ident in frames
     )
+
+
+def _stack(frame: FrameType) -> str:
+    try:
+        return "".join(traceback.format_stack(frame))
+    except Exception as error:  # the lines of code come from the loaders of modules, which may be the user's
+        return f"  at {user_line(frame)} (its stack can't be shown: {type(error).__name__})\n"

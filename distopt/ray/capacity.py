@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import ray
 
 from distopt.errors import InvalidArgumentError
 from distopt.ray.backend import needs_of
+from distopt.speaking import say
 
 
 def check_room(scaling: Any) -> None:
@@ -33,7 +33,7 @@ def check_room(scaling: Any) -> None:
             "for: ray.autoscaler.sdk.request_resources(bundles=[...]) first)"
         )
     if missing(workers, needs, [ray.available_resources()]):
-        print(f"distopt: {workers} workers need {dict(needs)} each: they wait for what runs there now", file=sys.stderr)
+        say(f"distopt: {workers} workers need {dict(needs)} each: they wait for what runs there now")
 
 
 def missing(workers: int, needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str | None:

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import os
 import select
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import ray
+
+from distopt.speaking import flush, write_bytes
 
 _CHUNK = 1 << 16
 _REST_OF_LINE_SECONDS = 0.02
@@ -57,7 +58,7 @@ def console() -> Iterator[Any]:
     def show() -> None:
         while (texts := ray.get(actor.next_texts.remote())) is not None:
             for stream, data in texts:
-                os.write(stream, data)
+                write_bytes(stream, data)
 
     thread = threading.Thread(target=show, name="distopt console", daemon=True)
     thread.start()
@@ -100,8 +101,7 @@ def _sent(stream: int, actor: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        for each in (sys.stdout, sys.stderr):
-            each.flush()
+        flush()
         os.dup2(before, stream)
         os.close(before)
         thread.join()

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from distopt.distribute.strategy import get_strategy
+from distopt.speaking import is_terminal, write
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -17,6 +18,8 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 class Progress:
     """A progress bar with metrics, on replica 0 only; in a file or a pipe, a plain line now and then.
+
+    Where the file can't be written to, or there is no standard error, nothing is shown: training goes on.
 
     Args:
         total: number of steps.
@@ -37,7 +40,7 @@ class Progress:
         self._metrics = ""
         self._file = sys.stderr if file is None else file
         self._silent = get_strategy().replica_index != 0
-        self._bar: Bar | None = None if self._silent or not self._file.isatty() else _bar(self._file)
+        self._bar: Bar | None = None if self._silent or not is_terminal(self._file) else _bar(self._file)
         self._printed = time.monotonic()
 
     def advance(self, steps: int = 1, **metrics: float) -> None:
@@ -68,7 +71,7 @@ class Progress:
     def _print(self) -> None:
         self._printed = time.monotonic()
         text = f"{self.description}  {self.done}/{self.total}  {self._metrics}"
-        print(text.rstrip(), file=self._file, flush=True)
+        write(self._file, f"{text.rstrip()}\n")
 
 
 def _bar(file: TextIO) -> Bar:

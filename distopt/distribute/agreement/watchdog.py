@@ -9,7 +9,6 @@ an error.
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import time
 from collections.abc import Collection
@@ -22,6 +21,7 @@ from distopt.former_names import FormerName
 from distopt.process.launcher_watch import check_launcher
 from distopt.process.stack_files import keep_stacks, write_stacks
 from distopt.process.whereabouts import stacks, user_line_of
+from distopt.speaking import say
 
 ASK_SECONDS = 1.0
 """Seconds that an answer may take."""
@@ -215,7 +215,7 @@ class Watchdog:
             f"{user_line_of(self.thread)}, for a replica that has made none (which, is not known before all have met)"
         )
         if not self._has_warned and self.index < _WARNING:
-            print(f"\ndistopt: {text}", file=sys.stderr, flush=True)
+            say(f"\ndistopt: {text}")
         self._has_warned = True
         if waited >= deadlines.end:
             raise StalledError(f"{text}. That is longer than {deadlines.end:g} s. {_LONGER}", [])
@@ -239,8 +239,8 @@ class Watchdog:
         text = f"replica {self.index} has waited {waited:.0f} s in {mine.call} at {mine.source_line} for {who}"
         is_first = self.index == min(set(range(len(statuses))) - set(missing))
         if missing and is_first and not self._has_warned:
-            file = write_stacks([text, *map(_stacks_of, range(len(statuses)), statuses)])
-            print(f"\ndistopt: {text}. The stacks of all replicas are in {file}", file=sys.stderr, flush=True)
+            written = write_stacks([text, *map(_stacks_of, range(len(statuses)), statuses)])
+            say(f"\ndistopt: {text}. {written}")
         self._has_warned = True
         is_silent = any(statuses[r] is None for r in missing)
         limit = deadlines.silent if is_silent else deadlines.end

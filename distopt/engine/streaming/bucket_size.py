@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import struct
-import sys
 import time
 
 import numpy as np
@@ -15,6 +14,7 @@ from distopt.distribute.node.node import Node
 from distopt.distribute.node.node_sum import NodeSum
 from distopt.memory.layout import new_segment
 from distopt.settings import BUCKET_BYTES, THREADS
+from distopt.speaking import say
 
 LARGEST = 64 << 20
 _SMALL, _LARGE = 1 << 16, 1 << 22
@@ -79,4 +79,4 @@ def _say(node: Node, text: str) -> None:
 
 @functools.cache
 def _print_once(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text)
