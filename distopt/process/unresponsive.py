@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 
-def explain_process(pid: int) -> str:
+class Silence(NamedTuple):
+    """What can be seen of a replica that does not answer.
+
+    Args:
+        reason: what it does, as in "replica 3, which ...".
+        may_end: whether the replica can be expected to go on by itself.
+    """
+
+    reason: str
+    may_end: bool
+
+
+OUT_OF_SIGHT = Silence("gives no sign of life (is its node down, or cut off?)", may_end=False)
+"""The silence of a replica on another node."""
+
+
+def explain_process(pid: int) -> Silence:
     """Say what /proc shows of a process on this node that does not answer.
 
     Example:
         >>> import os
-        >>> explain_process(os.getpid()).startswith("does not answer (process")
+        >>> explain_process(os.getpid()).reason.startswith("does not answer (process")
         True
     """
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return f"is dead (there is no process {pid})"
+        return Silence(f"is dead (there is no process {pid})", may_end=False)
+    state = stat.rpartition(")")[2].split()[0]
     if state in "Tt":
-        return f"is stopped (process {pid}: SIGSTOP, Ctrl-Z or a debugger; kill -CONT {pid} wakes it)"
+        reason = f"is stopped (process {pid}: SIGSTOP, Ctrl-Z or a debugger; kill -CONT {pid} wakes it)"
+        return Silence(reason, may_end=False)
     if state in "ZX":
-        return f"is dead (process {pid})"
-    return f"does not answer (process {pid} runs: compiled code that holds the interpreter lock?)"
+        return Silence(f"is dead (process {pid})", may_end=False)
+    reason = f"does not answer (process {pid} runs: compiled code that holds the interpreter lock?)"
+    return Silence(reason, may_end=True)

@@ -100,6 +100,14 @@ def test_one_that_is_slow_is_warned_of_and_awaited(folder):
     assert not list(folder.iterdir())  # the stacks told of what has passed
 
 
+def test_one_that_runs_and_can_not_answer_has_the_long_deadline(folder):
+    solver = "ctypes.PyDLL(None).sleep(4)  # compiled code that keeps the interpreter's lock"
+    result = job(solver, "replicated", before="import ctypes", deadlines="warn=0.5,silent=1,end=40", folder=folder)
+    assert result.status == 0, result.text
+    assert result.output.count("finished") == COUNT
+    assert re.search(r"for replica 1, which does not answer \(process \d+ runs", result.errors)
+
+
 def test_a_script_may_be_long_in_ending(folder):
     result = job("pass", "replicated", at=-1, deadlines="warn=0.3,silent=0.5,end=0.5", folder=folder)
     assert result.status == 0, result.text

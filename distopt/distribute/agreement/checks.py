@@ -76,8 +76,9 @@ class Deadlines(_Options):
 
     Args:
         warn: after this time the missing replicas are named, and all stacks are written into one file.
-        silent: after this time waiting is an error, if a missing replica gives no sign of life.
-        end: the same, if it does.
+        silent: after this time waiting is an error, if a missing replica is dead or stopped, or is on another node and
+            gives no sign of life. Compiled code there that keeps the interpreter's lock for longer needs more.
+        end: the same, if it may be busy.
 
     Raises:
         InvalidArgumentError: a time that is not positive.

@@ -3,7 +3,7 @@
 A replica that waits looks at the clock while it waits. After ``Deadlines.warn`` it asks the others, who answer from a
 thread of their own (``StatusChannel``): those who have made fewer calls, or wait for nobody, or do not answer, are
 missing. One replica then names them and writes everybody's stacks into a file. After the long deadlines waiting ends in
-an error.
+an error: soon where a missing replica is dead or stopped, late where it may be busy.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from distopt.errors import StalledError
 from distopt.former_names import FormerName
 from distopt.process.launcher_watch import check_launcher
 from distopt.process.stack_files import keep_stacks, write_stacks
+from distopt.process.unresponsive import Silence
 from distopt.process.whereabouts import stacks, user_line_of
 from distopt.speaking import say
 
@@ -68,7 +69,7 @@ class StatusChannel(Protocol):
     def ask(self, seconds: float) -> list[Status | None]:
         """Return every replica's status, None where there was no answer."""
 
-    def explain_silence(self, replica: int) -> str:
+    def explain_silence(self, replica: int) -> Silence:
         """Say what can be seen from here of a replica that does not answer."""
 
     def announce_left(self, call: int, error: BaseException) -> None:
@@ -233,19 +234,18 @@ class Watchdog:
             if r != self.index and (s is None or s.calls < mine.calls or (s.calls == mine.calls and not s.waiting))
         ]
         waited = time.monotonic() - since
-        who = (
-            "; ".join(_describe(r, statuses[r], channel) for r in missing) or "nobody in particular: all replicas wait"
-        )
+        seen = [statuses[r] or channel.explain_silence(r) for r in missing]
+        who = "; ".join(map(_describe, missing, seen)) or "nobody in particular: all replicas wait"
         text = f"replica {self.index} has waited {waited:.0f} s in {mine.call} at {mine.source_line} for {who}"
         is_first = self.index == min(set(range(len(statuses))) - set(missing))
         if missing and is_first and not self._has_warned:
             written = write_stacks([text, *map(_stacks_of, range(len(statuses)), statuses)])
             say(f"\ndistopt: {text}. {written}")
         self._has_warned = True
-        is_silent = any(statuses[r] is None for r in missing)
-        limit = deadlines.silent if is_silent else deadlines.end
+        is_over = any(isinstance(each, Silence) and not each.may_end for each in seen)
+        limit = deadlines.silent if is_over else deadlines.end
         if waited >= limit + (0 if is_first else _FIRST_SECONDS):
-            cure = _RESTART if is_silent else _LONGER
+            cure = _RESTART if is_over else _LONGER
             keep_stacks()
             raise StalledError(f"{text}. That is longer than {limit:g} s. {cure}", missing)
 
@@ -255,8 +255,8 @@ def _stacks_of(replica: int, status: Status | None) -> str:
     return f"==== replica {replica}: {text}"
 
 
-def _describe(replica: int, status: Status | None, channel: StatusChannel) -> str:
-    if status is None:
-        return f"replica {replica}, which {channel.explain_silence(replica)}"
+def _describe(replica: int, status: Status | Silence) -> str:
+    if isinstance(status, Silence):
+        return f"replica {replica}, which {status.reason}"
     last = f"its last call was {status.call}" if status.call else "it has made no call yet"
     return f"replica {replica} ({last}; it is at {status.source_line})"

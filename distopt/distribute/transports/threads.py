@@ -24,6 +24,8 @@ from distopt.distribute.transports.last_word import as_error, last_word
 from distopt.distribute.transports.one_thread import OneThread
 from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLeftError, StalledError
 from distopt.process import forked
+from distopt.process.trouble import describe
+from distopt.process.unresponsive import Silence
 
 
 class _Channel:
@@ -171,7 +173,7 @@ class Hub:
             index, failure = self.first_failure
             if isinstance(failure, ReplicaFailedError):
                 raise as_error(last_word(index, failure), listener)
-            raise ReplicaFailedError(f"replica {index} raised {type(failure).__name__}: {failure}", replica_index=index)
+            raise ReplicaFailedError(f"replica {index} failed: {describe(failure)}", replica_index=index)
         awaited = self.left & (set(channel.members) - channel.contributions.keys())
         if awaited:
             names = ", ".join(map(str, sorted(awaited)))
@@ -282,7 +284,7 @@ class _ThreadStatusChannel:
     def ask(self, seconds: float) -> list[Status | None]:
         return [watchdog.status() for watchdog in self._hub.watchdogs]
 
-    def explain_silence(self, replica: int) -> str:
+    def explain_silence(self, replica: int) -> Silence:
         raise AssertionError("threads of one process are never silent")
 
     def announce_left(self, call: int, error: BaseException) -> None:

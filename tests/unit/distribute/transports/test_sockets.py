@@ -186,7 +186,7 @@ def test_who_is_asked_answers(pair):
 
 def test_a_silent_replica_on_another_node_is_said_to_be_one(pair):
     lines = together([each.status_channel for each in pair])
-    assert "no sign of life" in lines[0].explain_silence(1)
+    assert "no sign of life" in lines[0].explain_silence(1).reason
 
 
 def test_a_replica_that_does_not_come_ends_in_an_error_after_the_deadline(pair):
