@@ -1,11 +1,14 @@
+from distopt import adapters as adapters
 from distopt import aggregators as aggregators
 from distopt import checkpoint as checkpoint
+from distopt import compat as compat
 from distopt import constraints as constraints
 from distopt import data as data
 from distopt import distribute as distribute
 from distopt import elastic as elastic
 from distopt import errors as errors
 from distopt import gradients as gradients
+from distopt import initializers as initializers
 from distopt import kernels as kernels
 from distopt import losses as losses
 from distopt import metrics as metrics

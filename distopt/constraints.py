@@ -31,6 +31,11 @@ __all__ = [
     "unit_norm",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _EPSILON = 1e-7
 
 Axis = int | tuple[int, ...]

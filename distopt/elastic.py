@@ -19,6 +19,13 @@ from distopt.errors import InvalidArgumentError, ReplicaLostError
 from distopt.optimizers.common.access import counter_of, engine_of, family_of
 from distopt.optimizers.common.base import BaseOptimizer
 
+__all__ = ["run"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 T = TypeVar("T")
 
 

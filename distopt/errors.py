@@ -26,6 +26,33 @@ Each class is also a subclass of the builtin that a reader would expect, so that
 
 from __future__ import annotations
 
+__all__ = [
+    "CheckpointError",
+    "CollectiveMismatchError",
+    "DamagedOptimizerError",
+    "DeadCommunicatorError",
+    "DistoptError",
+    "DivergedError",
+    "ForeignVariableError",
+    "ForkedProcessError",
+    "InvalidArgumentError",
+    "LauncherMismatchError",
+    "MissingExtraError",
+    "NoSharedMemoryError",
+    "NonFiniteGradientError",
+    "ReplicaError",
+    "ReplicaFailedError",
+    "ReplicaLeftError",
+    "ReplicaLostError",
+    "StalledError",
+    "UnknownArgumentError",
+    "UntraceableError",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class DistoptError(Exception):
     """Root of all exceptions that distopt defines."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distopt.errors import DistoptError
 from distopt.former_names import warn_of_former_name
 
 
@@ -22,7 +23,7 @@ def attach(
 
     The stub, ``__init__.pyi``, is the one list of the package's names: type checkers read it as well. Each is a line
     ``from <module> import <name> as <name>``. A name from the package itself is one of its modules, and is not in
-    ``__all__``.
+    ``__all__``. A module that can't be used here, for want of an optional package, is an attribute that is not there.
 
     Args:
         package: the package's ``__name__``.
@@ -33,6 +34,9 @@ def attach(
     former_names, counterparts = former_names or {}, counterparts or {}
     modules = _sources(Path(file).with_suffix(".pyi"))
 
+    def lacking(text: str, name: str) -> AttributeError:
+        return AttributeError(text, name=name, obj=sys.modules[package])
+
     def load(name: str) -> Any:
         if name in former_names:
             warn_of_former_name(f"{package}.{name}", former_names[name])
@@ -40,8 +44,11 @@ def attach(
         home = modules.get(name)
         if home is None:
             hint = f": {counterparts[name]}" if name in counterparts else ""
-            raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
-        value = importlib.import_module(f"{package}.{name}" if home == package else home)
+            raise lacking(f"module {package!r} has no attribute {name!r}{hint}", name)
+        try:
+            value = importlib.import_module(f"{package}.{name}" if home == package else home)
+        except DistoptError as error:  # such as a missing extra: whoever looks through all names must go on
+            raise lacking(str(error), name) from error
         if home != package:
             value = getattr(value, name)
         setattr(sys.modules[package], name, value)

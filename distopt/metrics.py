@@ -20,6 +20,10 @@ from distopt.variables.array_like import stop_gradient
 __all__ = ["Accuracy", "Mean", "Sum"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class Sum:
     """The sum of all values, of all replicas.
 

@@ -22,6 +22,12 @@ from distopt.slabs.gradients import Gradients
 from distopt.variables.array_like import stop_gradient
 from distopt.variables.indexed_slices import IndexedSlices
 
+__all__ = ["Clipping", "global_norm"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @dataclass
 class Clipping:

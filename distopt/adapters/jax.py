@@ -21,6 +21,12 @@ try:
 except ImportError as error:
     raise MissingExtraError("jax", "jax", "distopt.adapters.jax") from error
 
+__all__ = ["DistributedOptimizer"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class DistributedOptimizer:
     """An optimizer of distopt over a pytree of JAX arrays.

@@ -8,3 +8,7 @@ from distopt.aggregators.stacked import Stacked
 from distopt.aggregators.sum import Sum
 
 __all__ = ["Aggregator", "BFloat16", "FlatAggregator", "Float16", "MPIAllreduce", "RayCollective", "Stacked", "Sum"]
+
+
+def __dir__() -> list[str]:
+    return __all__

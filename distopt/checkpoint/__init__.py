@@ -3,3 +3,7 @@
 from distopt.checkpoint.checkpointer import Checkpointer
 
 __all__ = ["Checkpointer"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -13,10 +13,9 @@ from distopt.compat.names import below, install, lacking
 
 __version__ = "3.15.0"
 
-version = lambda: __version__  # noqa: E731
-"""Return the version of Keras whose names these are."""
+_ROOT = {**KERAS[""], "version": lambda: __version__}
 
-install(__name__, {**KERAS, **below("src", KERAS)}, COUNTERPARTS)
+install(__name__, {**KERAS, **below("src", KERAS), "": _ROOT}, COUNTERPARTS)
 
 _lacks = lacking(__name__, "", COUNTERPARTS)
 

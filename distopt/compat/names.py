@@ -35,6 +35,9 @@ class NamesModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         raise self._lacks(name)
 
+    def __dir__(self) -> list[str]:
+        return [name for name in self.__dict__ if not name.startswith("_")]
+
 
 def lacking(root: str, path: str, counterparts: Mapping[str, str]) -> Callable[[str], AttributeError]:
     """Return a function that makes the error for a name that a module lacks.
@@ -67,6 +70,8 @@ def install(root: str, paths: Paths, counterparts: Mapping[str, str]) -> None:
     for path in sorted({parent for each in paths for parent in _parents(each)}):
         modules[path] = NamesModule(f"{root}.{path}", paths.get(path, {}), lacking(root, path, counterparts))
         sys.modules[f"{root}.{path}"] = modules[path]
+    shown = {*paths.get("", {}), *(path.partition(".")[0] for path in modules if path)}
+    modules[""].__dict__["__dir__"] = lambda: shown
     for path, module in modules.items():
         if path:
             parent, _, name = path.rpartition(".")

@@ -22,3 +22,7 @@ __all__ = [
     "tree_sum",
     "update",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -101,3 +101,7 @@ __all__ = [
     "sparse_categorical_crossentropy",
     "squared_hinge",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,3 +6,7 @@ from distopt.telemetry.stragglers import Lateness, stragglers
 from distopt.telemetry.summary import summary
 
 __all__ = ["Lateness", "Progress", "Receipt", "stragglers", "summary"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -26,3 +26,7 @@ __all__ = [
     "SimulatedReplicas",
     "ThreadReplicas",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

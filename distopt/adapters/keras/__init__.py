@@ -18,3 +18,7 @@ from distopt.adapters.keras.optimizer import DistributedOptimizer
 from distopt.adapters.keras.shares import Shares
 
 __all__ = ["DistributedOptimizer", "ReplicaCallback", "Shares"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,3 +3,7 @@
 from distopt.adapters.torch.optimizer import DistributedOptimizer, broadcast_buffers
 
 __all__ = ["DistributedOptimizer", "broadcast_buffers"]
+
+
+def __dir__() -> list[str]:
+    return __all__
