@@ -91,16 +91,16 @@ def shared_memory(findings: Findings) -> None:
 
 def kernel_cache(findings: Findings) -> None:
     """Check the folder that keeps compiled kernels."""
-    from distopt.kernels.compiler import cache_directory
+    from distopt.kernels.cache import cache_directory, make_directory
 
     folder = cache_directory()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directory()
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         findings.note("kernel cache", str(folder))
         findings.problem(
-            f"compiled kernels can't be kept: {error}; set DISTOPT_CACHE_DIR to a folder that you may write to",
+            f"compiled kernels can't be kept: {error}; set DISTOPT_CACHE_DIR to a folder where only you can write",
         )
     else:
         findings.note("kernel cache", f"{folder} (writable)")

@@ -1,9 +1,8 @@
 """Compiles generated source to kernels, once per machine.
 
 The source of each kernel is a real file in the cache directory, named after its content, so tracebacks,
-debuggers and Numba's own cache work. Numba's index is not safe when several processes use it at once (wrong
-results were seen). So kernels are compiled and stored under an exclusive file lock, and loaded under a shared one;
-each file holds one kernel with one signature.
+debuggers and Numba's own cache work; each file holds one kernel with one signature. Where nothing can be kept, kernels
+are compiled for this process, from memory.
 """
 
 from __future__ import annotations
@@ -12,29 +11,32 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import importlib.util
-import os
-import platform
+import linecache
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numba
 from numba.core.registry import cpu_target as cpu_target_of_numba
 
 from distopt.errors import InvalidArgumentError
+from distopt.kernels import cache
 from distopt.kernels.target import cpu_target
-from distopt.settings import CACHE_DIR
 from distopt.speaking import say
+
+Kernel = Callable[..., Any]
 
 # Simulated replicas are threads: they may ask for the same kernel at once.
 _thread_lock = threading.RLock()
 
+_given_up: set[Path] = set()
+"""The cache directories that this process does without, after an error."""
 
-def compile_kernel(name: str, source: str, signature: Any) -> Callable[..., Any]:
+
+def compile_kernel(name: str, source: str, signature: Any) -> Kernel:
     """Return the function ``name`` of ``source``, compiled for ``signature`` or loaded from the cache.
 
     The kernel is serial, releases the GIL and uses no fastmath: it gives the same bits as NumPy.
@@ -54,24 +56,14 @@ def compile_kernel(name: str, source: str, signature: Any) -> Callable[..., Any]
         )
     with _thread_lock:
         _start_numba()
-        directory = cache_directory()
         stem = f"{name}_{hashlib.sha256(f'{source}{signature}'.encode()).hexdigest()[:16]}"
-        try:
-            if _is_stored(directory, stem):
-                with _locked(directory, fcntl.LOCK_SH):
-                    return _load(directory, stem, name, source, signature, cache=True)
-            with _locked(directory, fcntl.LOCK_EX):
-                return _load(directory, stem, name, source, signature, cache=True)
-        except OSError as error:
-            return _load(_temporary_directory(directory, error), stem, name, source, signature, cache=False)
-
-
-def cache_directory() -> Path:
-    """Return where compiled kernels are kept: ``DISTOPT_CACHE_DIR``, else the user's cache directory."""
-    root = CACHE_DIR.read()
-    if not root:
-        root = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "distopt")
-    return Path(root) / f"numba{numba.__version__}-python{platform.python_version()}-{cpu_target()}"
+        wanted = cache.cache_directory()
+        if wanted not in _given_up:
+            try:
+                return _kept(name, stem, source, signature)
+            except OSError as error:
+                _give_up(wanted, error)
+        return _for_this_process(name, stem, source, signature)
 
 
 @functools.cache
@@ -81,68 +73,73 @@ def _start_numba() -> None:
     cpu_target_of_numba.target_context.refresh()
 
 
-def _is_stored(directory: Path, stem: str) -> bool:
-    """Return whether Numba has stored index and data of a kernel; once stored, they never change."""
-    folder = directory / "__pycache__"
-    return any(folder.glob(f"{stem}.*.nbi")) and any(folder.glob(f"{stem}.*.nbc"))
-
-
-@contextlib.contextmanager
-def _locked(directory: Path, kind: int) -> Iterator[None]:
-    """Keep other processes out of ``directory``; the lock ends with the process that holds it, even if that dies."""
-    if not directory.is_absolute():
-        raise OSError(f"{directory} is not an absolute path: set DISTOPT_CACHE_DIR to one")
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / "lock", "w") as lock:
-        fcntl.flock(lock, kind)
-        yield
-
-
-def _load(directory: Path, stem: str, name: str, source: str, signature: Any, *, cache: bool) -> Callable[..., Any]:
-    """Compile the function, or load it from Numba's cache beside its source file."""
-    module = _import_source(directory / f"{stem}.py", source)
-    kernel = numba.njit(nogil=True, error_model="numpy", cache=cache)(getattr(module, name))
-    if not (cache and _is_stored(directory, stem)):
+def _kept(name: str, stem: str, source: str, signature: Any) -> Kernel:
+    """Load a kernel from the cache, or compile it into the cache."""
+    directory = cache.make_directory()
+    function = functools.partial(_function, name, source, str(cache.source_path(directory, stem)))
+    with cache.locked(directory, fcntl.LOCK_SH):
+        if cache.is_stored(directory, stem, source):
+            return _compiled(function(), signature, directory)
+    with cache.locked(directory, fcntl.LOCK_EX):
+        if cache.is_stored(directory, stem, source):  # by another process, meanwhile
+            return _compiled(function(), signature, directory)
         _announce()
+        cache.begin_storing(directory, stem, source)
+        kernel = _compiled(function(), signature, directory)
+        cache.end_storing(directory, stem)
+        return kernel
+
+
+def _for_this_process(name: str, stem: str, source: str, signature: Any) -> Kernel:
+    """Compile a kernel, and keep nothing of it."""
+    _announce()
+    file = f"<distopt kernel {stem}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    return _compiled(_function(name, source, file), signature, None)
+
+
+def _function(name: str, source: str, file: str) -> Kernel:
+    """Run a source, and return its function. The file is where readers find the source: what runs is the text."""
+    module = ModuleType(Path(file).stem)
+    module.__file__ = file
+    sys.modules[module.__name__] = module  # Numba finds a kernel's globals through its module's name
+    exec(compile(source, file, "exec"), vars(module))
+    function: Kernel = getattr(module, name)
+    return function
+
+
+def _compiled(function: Kernel, signature: Any, directory: Path | None) -> Kernel:
+    """Compile a function; with a directory, through Numba's cache there."""
+    with _beside_sources():
+        kernel = numba.njit(nogil=True, error_model="numpy", cache=directory is not None)(function)
+    if directory is not None and Path(kernel.stats.cache_path) != cache.numba_directory(directory):
+        raise OSError(f"Numba would keep its files in {kernel.stats.cache_path}")
     kernel.compile(signature)
     kernel.disable_compile()
-    compiled: Callable[..., Any] = kernel
+    compiled: Kernel = kernel
     return compiled
 
 
-def _import_source(path: Path, source: str) -> Any:
-    """Write ``source`` to ``path``, whole or not at all, and import it."""
-    if not path.exists():
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(source)
-        part.replace(path)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None  # a .py file always has a loader
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # Numba finds a kernel's globals through its module's name
-    spec.loader.exec_module(module)
-    return module
+@contextlib.contextmanager
+def _beside_sources() -> Iterator[None]:
+    """Make Numba keep its files beside the sources, whatever ``NUMBA_CACHE_DIR`` says: others may write there."""
+    former, numba.config.CACHE_DIR = numba.config.CACHE_DIR, ""
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = former
 
 
 @functools.cache
 def _announce() -> None:
-    """Print once that kernels are being compiled, which takes some time."""
+    """Say once that kernels are being compiled, which takes some time."""
     say(f"distopt: compiling kernels for {cpu_target()} (once per machine) ...")
 
 
-@functools.cache
-def _process_directory() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="distopt-kernels-")
-
-
-def _temporary_directory(wanted: Path, error: OSError) -> Path:
-    """Return a directory that is removed when this process ends, and print once why it is used."""
-    first = not _process_directory.cache_info().currsize
-    path = Path(_process_directory().name)
-    if first:
-        say(
-            f"distopt: compiled kernels can't be kept in {wanted} ({error}); compiling them for this process "
-            "only: set DISTOPT_CACHE_DIR to a directory that you can write and lock"
-        )
-    return path
+def _give_up(directory: Path, error: OSError) -> None:
+    """Do without a cache directory from now on, and say why."""
+    _given_up.add(directory)
+    say(
+        f"distopt: compiled kernels can't be kept in {directory} ({error}); compiling them for this process only: set "
+        "DISTOPT_CACHE_DIR to a directory of your own, where only you can write"
+    )

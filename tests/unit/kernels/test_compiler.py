@@ -17,7 +17,8 @@ import pytest
 
 from distopt.errors import InvalidArgumentError
 from distopt.kernels import Rule, cpu_target, sources
-from distopt.kernels.compiler import cache_directory, compile_kernel
+from distopt.kernels.cache import cache_directory
+from distopt.kernels.compiler import compile_kernel
 from distopt.kernels.target import kernel_kind
 from distopt.optimizers.adam import ADAM, AMSGRAD
 
