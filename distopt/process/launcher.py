@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from distopt.errors import LauncherMismatchError
 from distopt.settings import REPLICA_PID, RUN_DIR
 
 DAEMONS = ("hydra_pmi", "mpiexec", "mpirun", "orted", "orterun", "prted", "prterun", "slurmstepd")
@@ -17,10 +19,19 @@ DAEMONS = ("hydra_pmi", "mpiexec", "mpirun", "orted", "orterun", "prted", "prter
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0  # Slurm's numbers for the batch script, an interactive shell, ...
 _LAST_FILE = 500
 _STEP_VARIABLE = (
-    rf"{REPLICA_PID.name}|{RUN_DIR.name}|(OMPI|PMIX|PRTE|PMI|MPIR|MPI_LOCAL|HYDI|HYD_)\w*"
+    rf"{REPLICA_PID.name}|{RUN_DIR.name}|(OMPI|PMIX|PRTE|PMI|MPIR|MPI_LOCAL|HYDI|HYD_|MV2_COMM|MPISPAWN_|JSM_|PALS_)\w*"
+    r"|FLUX_(JOB_ID|JOB_SIZE|JOB_NNODES|TASK_RANK|TASK_LOCAL_ID)"
     r"|SLURM_(STEP|SRUN|LAUNCH|CPU_BIND|PMIX|MPI_TYPE|PROCID|LOCALID|NODEID|GTIDS|TASK_PID|DISTRIBUTION)\w*"
 )
 _SETTING = r"OMPI_ALLOW_RUN_AS_ROOT\w*|OMPI_MCA_(pml|btl|mtl|osc|smsc|coll)(_\w+)?|(PRTE|PMIX)_MCA_\w+|MPIR_CVAR_\w+"
+
+
+_BEFORE_SLURM = (
+    ("mvapich", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    ("jsrun", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"),
+    ("flux", "FLUX_JOB_SIZE", "FLUX_TASK_RANK"),
+)
+_WITHOUT_SIZE = (("pals", "PALS_RANKID"), ("pmix", "PMIX_RANK"))
 
 
 @dataclass(frozen=True)
@@ -28,8 +39,21 @@ class Launch:
     """One job step: who started this process, as which of how many."""
 
     launcher: str
-    size: int
+    size: int | None
+    """None where the launcher does not say."""
     rank: int
+
+    @property
+    def least_size(self) -> int:
+        """Return how many processes there are at least."""
+        return self.rank + 1 if self.size is None else self.size
+
+    def may_be(self, size: int) -> bool:
+        """Return whether a library that sees so many processes can belong to this launcher."""
+        return self.least_size <= size and self.size in (None, size)
+
+    def __str__(self) -> str:
+        return f"{'at least ' if self.size is None else ''}{self.least_size} processes"
 
 
 def launched() -> Launch | None:
@@ -73,17 +97,69 @@ def scrubbed_environment(environment: Mapping[str, str] | None = None) -> dict[s
 
 def _step(environment: Mapping[str, str]) -> Launch | None:
     """The innermost launcher comes first: mpirun inside a Slurm step inherits that step's variables."""
-    if "OMPI_COMM_WORLD_RANK" in environment:
-        size, rank = environment["OMPI_COMM_WORLD_SIZE"], environment["OMPI_COMM_WORLD_RANK"]
-        return Launch("openmpi", int(size), int(rank))
-    if "PMI_RANK" in environment and "PMI_SIZE" in environment:
-        name = "mpich" if "HYDI_CONTROL_FD" in environment or "SLURM_STEP_ID" not in environment else "slurm"
-        return Launch(name, int(environment["PMI_SIZE"]), int(environment["PMI_RANK"]))
-    step_id = int(environment.get("SLURM_STEP_ID", _FIRST_SPECIAL_STEP))
-    if step_id < _FIRST_SPECIAL_STEP and "SLURM_PROCID" in environment:
-        size, rank = environment["SLURM_STEP_NUM_TASKS"], environment["SLURM_PROCID"]
-        return Launch("slurm", int(size), int(rank))
-    return None
+
+    def launch(name: str, size: str, rank: str) -> Launch | None:
+        numbers = _number_in(environment, size), _number_in(environment, rank)
+        return None if numbers[0] is None or numbers[1] is None else Launch(name, numbers[0], numbers[1])
+
+    of_pmi = "mpich" if "HYDI_CONTROL_FD" in environment or "SLURM_STEP_ID" not in environment else "slurm"
+    found = (
+        launch("openmpi", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+        or launch(of_pmi, "PMI_SIZE", "PMI_RANK")
+        or next(filter(None, (launch(*names) for names in _BEFORE_SLURM)), None)
+    )
+    if found is None and _in_slurm_step(environment):
+        found = launch("slurm", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+    if found is not None:
+        return found
+    ranks = ((name, _number_in(environment, rank)) for name, rank in _WITHOUT_SIZE)
+    return next((Launch(name, None, rank) for name, rank in ranks if rank is not None), None)
+
+
+def _in_slurm_step(environment: Mapping[str, str]) -> bool:
+    """Return whether Slurm started a process in a step, not in a batch script or a shell."""
+    step = _number_in(environment, "SLURM_STEP_ID")
+    return step is not None and step < _FIRST_SPECIAL_STEP
+
+
+def _number_in(environment: Mapping[str, str], name: str) -> int | None:
+    """Return the number in a variable of the environment; None where there is none."""
+    text = environment.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def refuse_unserved_launcher() -> None:
+    """Raise, or warn, where this process is to be one replica and was started as one of several.
+
+    Raises:
+        LauncherMismatchError: torchrun started it.
+    """
+    environment = os.environ
+    if _is_child_of_replica():
+        return
+    processes = _number_in(environment, "WORLD_SIZE") or 1
+    tasks = _number_in(environment, "SLURM_NTASKS") or 1
+    if processes > 1 and {"RANK", "LOCAL_RANK"} <= environment.keys():
+        if _is_torchrun(environment):
+            raise LauncherMismatchError(
+                f"torchrun started this process as one of {processes}, and distopt does not serve torchrun yet: each "
+                f"process would train alone: {_cure(processes)}"
+            )
+        _warn(f"a launcher has set WORLD_SIZE={processes}, RANK and LOCAL_RANK", processes)
+    elif tasks > 1 and "SLURM_JOB_ID" in environment and not _in_slurm_step(environment):
+        _warn(f"this is the script or shell of a Slurm allocation for {tasks} tasks, and none of the tasks", tasks)
+
+
+def _is_torchrun(environment: Mapping[str, str]) -> bool:
+    return any(name.startswith("TORCHELASTIC_") for name in environment)
+
+
+def _warn(found: str, processes: int) -> None:
+    warnings.warn(f"{found}; this program is one replica: if several are meant, {_cure(processes)}", stacklevel=3)
+
+
+def _cure(processes: int) -> str:
+    return f"start it by 'distopt run -n {processes} script.py' or 'mpirun -n {processes} python script.py'"
 
 
 def _is_child_of_replica() -> bool:

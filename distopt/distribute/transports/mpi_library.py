@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 from distopt.errors import (
@@ -36,16 +37,29 @@ def load_mpi() -> Any:
     except ImportError as error:
         raise MissingExtraError("mpi4py (or an MPI library for it)", "mpi", "running under MPI") from error
     _check_initialised(MPI)
-    launch = launched()
-    if launch is not None and launch.size != MPI.COMM_WORLD.size:
-        library = MPI.Get_library_version().rstrip("\0").splitlines()[0]
-        raise LauncherMismatchError(
-            f"the launcher ({launch.launcher}) started {launch.size} processes, but the MPI library in use "
-            f"({library}) sees {MPI.COMM_WORLD.size}: they do not belong together, and each process would train "
-            "alone. Use the mpirun of that library ('distopt run' finds it), or set MPI4PY_LIBMPI to the "
-            "launcher's libmpi; 'distopt doctor' shows both."
-        )
+    _check_launcher(MPI)
     return MPI
+
+
+def _check_launcher(mpi: Any) -> None:
+    launch, size = launched(), mpi.COMM_WORLD.size
+    if launch is None:
+        return
+    library = mpi.Get_library_version().rstrip("\0").splitlines()[0]
+    if not launch.may_be(size):
+        of_slurm = ", or another srun --mpi=... ('srun --mpi=list' lists them)" if launch.launcher == "slurm" else ""
+        raise LauncherMismatchError(
+            f"the launcher ({launch.launcher}) started {launch}, but the MPI library in use ({library}) sees {size}: "
+            "they do not belong together, and each process would train alone. Use the mpirun of that library "
+            f"('distopt run' finds it){of_slurm}, or set MPI4PY_LIBMPI to the launcher's libmpi; "
+            "'distopt doctor' shows both."
+        )
+    if launch.size is None and size == 1:
+        warnings.warn(
+            f"a launcher ({launch.launcher}) started this process, perhaps with others, but the MPI library in use "
+            f"({library}) sees no others: if there are some, use the mpirun of that library ('distopt run' finds it)",
+            stacklevel=2,
+        )
 
 
 def _check_initialised(mpi: Any) -> None:

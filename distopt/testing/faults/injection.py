@@ -18,6 +18,7 @@ the library knows of faults.
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 import warnings
 from collections.abc import Iterable
@@ -189,4 +190,4 @@ def _value_of(number: Any) -> Any:
 
 def _job_size() -> int:
     launch = launched()
-    return 1 if launch is None else launch.size
+    return 1 if launch is None else launch.size or sys.maxsize  # a launcher may not say

@@ -14,6 +14,9 @@ from distopt.settings import REPLICA_PID
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}
 MPICH = {"PMI_RANK": "1", "PMI_SIZE": "3"}
 SLURM_STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_JOB_ID": "7"}
+MVAPICH = {"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1"}
+JSRUN = {"JSM_NAMESPACE_SIZE": "2", "JSM_NAMESPACE_RANK": "1"}
+FLUX = {"FLUX_JOB_SIZE": "2", "FLUX_TASK_RANK": "1"}
 BATCH_SCRIPT = {"SLURM_PROCID": "0", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}
 
 
@@ -46,6 +49,17 @@ def environment(monkeypatch):
         (SLURM_STEP | MPICH, Launch("slurm", 3, 1)),  # srun --mpi=pmi2
         (SLURM_STEP | MPICH | {"HYDI_CONTROL_FD": "7"}, Launch("mpich", 3, 1)),
         ({"PMI_RANK": "1"}, None),
+        ({"OMPI_COMM_WORLD_RANK": "", "OMPI_COMM_WORLD_SIZE": "two"}, None),
+        (MVAPICH, Launch("mvapich", 2, 1)),
+        (JSRUN, Launch("jsrun", 2, 1)),
+        (JSRUN | OPEN_MPI, Launch("openmpi", 4, 2)),  # of Spectrum MPI
+        (FLUX, Launch("flux", 2, 1)),
+        (SLURM_STEP | FLUX, Launch("flux", 2, 1)),  # an instance of Flux under Slurm
+        ({"PALS_RANKID": "1"}, Launch("pals", None, 1)),
+        ({"PALS_RANKID": "1"} | MPICH, Launch("mpich", 3, 1)),
+        ({"PMIX_RANK": "0"}, Launch("pmix", None, 0)),
+        (SLURM_STEP | {"PMIX_RANK": "5"}, Launch("slurm", 8, 5)),  # srun --mpi=pmix
+        (BATCH_SCRIPT | {"PMIX_RANK": "5"}, Launch("pmix", None, 5)),
     ],
 )
 def test_the_step_variables_say_who_this_is(environment, variables, expected):
@@ -66,8 +80,19 @@ def test_a_mark_of_an_unrelated_process_is_not_ours(environment):
 def test_scrubbed_environment_keeps_settings_and_drops_what_launchers_say():
     settings = {"OMPI_MCA_btl": "self", "OMPI_ALLOW_RUN_AS_ROOT": "1", "PRTE_MCA_x": "1", "MPIR_CVAR_Y": "2"}
     said = OPEN_MPI | MPICH | {"PMIX_RANK": "1", "HYDI_CONTROL_FD": "7", "MPI_LOCALRANKID": "0"}
-    said |= {"PRTE_LAUNCHED": "1", "OMPI_MCA_num_procs": "2", REPLICA_PID.name: "12", "SLURM_STEP_ID": "0"}
-    job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "PATH": "/bin"}
+    said |= (
+        MVAPICH
+        | JSRUN
+        | FLUX
+        | {
+            "PALS_RANKID": "1",
+            "PRTE_LAUNCHED": "1",
+            "OMPI_MCA_num_procs": "2",
+            REPLICA_PID.name: "12",
+            "SLURM_STEP_ID": "0",
+        }
+    )
+    job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "FLUX_URI": "local:///", "PATH": "/bin"}
     assert scrubbed_environment(settings | said | job) == settings | job
 
 
