@@ -1,7 +1,6 @@
-"""The transport that Ray's replicas use, between threads of this process: its contract, strangers, deaths, disorder."""
+"""The transport that Ray's replicas use, between threads of this process: its contract, deaths, disorder."""
 
 import importlib
-import socket
 import sys
 import threading
 import time
@@ -13,8 +12,6 @@ from support import SOON
 
 import distopt
 from distopt.distribute.agreement.checks import Deadlines
-from distopt.distribute.transports import peers as connections
-from distopt.distribute.transports.peers import Peers
 from distopt.errors import DeadCommunicatorError, MissingExtraError, ReplicaError, ReplicaFailedError, ReplicaLostError
 from distopt.testing import CommunicatorConformance, DeadlineConformance, FailureConformance, OptimizerConformance
 
@@ -209,44 +206,6 @@ def test_two_threads_are_not_let_in_at_once(pair):
         pair[0].all_gather(record(0))
     pair[1].all_gather(record(1))
     thread.join()
-
-
-def stranger(port, data):
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(data)
-        connection.settimeout(5)
-        try:
-            while connection.recv(1000):
-                pass
-        except OSError:
-            pass
-
-
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n" * 20, b"", bytes(200)], ids=["http", "nothing", "zeros"])
-def test_strangers_are_turned_away_and_the_group_forms(data, two, monkeypatch):
-    monkeypatch.setattr(connections, "_STRANGER_SECONDS", 0.2)
-    knocking = threading.Thread(target=stranger, args=(two[0].members[0].port, data))
-    knocking.start()
-    time.sleep(0.05)
-    pair = connected(two)
-    rows = together([lambda each=each: each.all_gather(record(each.index)).copy() for each in pair])
-    np.testing.assert_array_equal(rows[0][:, 0], [0, 1])
-    knocking.join()
-
-
-def test_another_secret_is_refused_by_both_ends(two, monkeypatch):
-    monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.5)
-    two[1] = Peers(1, two[1].members, bytes(32), two[1].listener)
-    messages = []
-
-    def connect(each):
-        with pytest.raises(ReplicaError) as caught:
-            each.connect(0)
-        messages.append(str(caught.value))
-
-    together([lambda each=each: connect(each) for each in two])
-    assert any("does not know the secret" in text for text in messages)
-    assert any("has waited 0.5 s for a connection from replica 1" in text for text in messages)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
