@@ -6,6 +6,7 @@ step has used. So each example is used exactly once an epoch, and no checkpoint 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from distopt.distribute.transports.elastic import ElasticCommunicator
 from distopt.errors import InvalidArgumentError, ReplicaLostError
 from distopt.optimizers.common.access import counter_of, engine_of, family_of
 from distopt.optimizers.common.base import BaseOptimizer
+from distopt.speaking import write
 
 __all__ = ["run"]
 
@@ -90,10 +92,10 @@ def _regroup(strategy: Strategy, optimizer: BaseOptimizer) -> None:
         variable.storage.note_write()
     engine.training.forget_micro_steps()
     if communicator.index == 0:
-        print(
+        write(
+            sys.stdout,
             f"distopt: {old.size - communicator.size} of {old.size} replicas died; {communicator.size} go on from step "
-            f"{int(counter)}",
-            flush=True,
+            f"{int(counter)}\n",
         )
 
 

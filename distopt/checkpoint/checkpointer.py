@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from distopt.optimizers.common.base import BaseOptimizer
 from distopt.process.moments import Moment
 from distopt.process.observers import observe
 from distopt.process.replica import current_replica
+from distopt.speaking import write
 from distopt.variables.variable import Variable
 
 
@@ -151,10 +153,10 @@ class Checkpointer:
             self.wait()
             if get_strategy().replica_index == 0:
                 why = self._preemption.received or "another replica was asked to"
-                print(
+                write(
+                    sys.stdout,
                     f"saved step {self._step} in {self.directory}; stopping on request ({why}). Run the same command "
-                    "again to go on",
-                    flush=True,
+                    "again to go on\n",
                 )
             raise SystemExit(0)
 

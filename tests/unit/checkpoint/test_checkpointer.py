@@ -1,6 +1,7 @@
 """What a checkpoint is to its user: when it is written, what it refuses, which ones stay."""
 
 import contextlib
+import io
 import json
 import random
 import sys
@@ -203,6 +204,19 @@ def test_a_request_to_stop_is_kept_after_the_step(tmp_path, capsys):
     assert int(optimizer.iterations) == 4
     assert steps_of(tmp_path) == ["step-00000004"]
     assert "saved step 4 in" in capsys.readouterr().out
+
+
+def test_a_request_to_stop_needs_no_standard_output(tmp_path, monkeypatch):
+    w, optimizer = Variable([0.0], name="w"), SGD(1.0)
+    broken = io.StringIO()
+    broken.close()
+    monkeypatch.setattr(sys, "stdout", broken)
+    monkeypatch.setattr(current_replica(), "stop_requested", True)
+    with Checkpointer(tmp_path, optimizer=optimizer) as checkpointer:
+        step(optimizer, w)
+        with pytest.raises(SystemExit):
+            checkpointer.save_every(100)
+    assert steps_of(tmp_path) == ["step-00000001"]
 
 
 def test_replicas_stop_together(tmp_path):
