@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Silence(NamedTuple):
-    """What can be seen of a replica that does not answer.
+class Unresponsive(NamedTuple):
+    """The state of a replica that does not answer, as far as it can be seen.
 
     Args:
         reason: what it does, as in "replica 3, which ...".
@@ -18,11 +18,11 @@ class Silence(NamedTuple):
     may_end: bool
 
 
-OUT_OF_SIGHT = Silence("gives no sign of life (is its node down, or cut off?)", may_end=False)
-"""The silence of a replica on another node."""
+OUT_OF_SIGHT = Unresponsive("gives no sign of life (is its node down, or cut off?)", may_end=False)
+"""The state of one on another node."""
 
 
-def explain_process(pid: int) -> Silence:
+def explain_process(pid: int) -> Unresponsive:
     """Say what /proc shows of a process on this node that does not answer.
 
     Example:
@@ -33,12 +33,12 @@ def explain_process(pid: int) -> Silence:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return Silence(f"is dead (there is no process {pid})", may_end=False)
+        return Unresponsive(f"is dead (there is no process {pid})", may_end=False)
     state = stat.rpartition(")")[2].split()[0]
     if state in "Tt":
         reason = f"is stopped (process {pid}: SIGSTOP, Ctrl-Z or a debugger; kill -CONT {pid} wakes it)"
-        return Silence(reason, may_end=False)
+        return Unresponsive(reason, may_end=False)
     if state in "ZX":
-        return Silence(f"is dead (process {pid})", may_end=False)
+        return Unresponsive(f"is dead (process {pid})", may_end=False)
     reason = f"does not answer (process {pid} runs: compiled code that holds the interpreter lock?)"
-    return Silence(reason, may_end=True)
+    return Unresponsive(reason, may_end=True)

@@ -20,7 +20,7 @@ from distopt.errors import StalledError
 from distopt.former_names import FormerName
 from distopt.process.launcher_watch import check_launcher
 from distopt.process.stack_files import keep_stacks, write_stacks
-from distopt.process.unresponsive import Silence
+from distopt.process.unresponsive import Unresponsive
 from distopt.process.whereabouts import stacks, user_line_of
 from distopt.speaking import say
 
@@ -69,7 +69,7 @@ class StatusChannel(Protocol):
     def ask(self, seconds: float) -> list[Status | None]:
         """Return every replica's status, None where there was no answer."""
 
-    def explain_silence(self, replica: int) -> Silence:
+    def explain_silence(self, replica: int) -> Unresponsive:
         """Say what can be seen from here of a replica that does not answer."""
 
     def announce_left(self, call: int, error: BaseException) -> None:
@@ -242,7 +242,7 @@ class Watchdog:
             written = write_stacks([text, *map(_stacks_of, range(len(statuses)), statuses)])
             say(f"\ndistopt: {text}. {written}")
         self._has_warned = True
-        is_over = any(isinstance(each, Silence) and not each.may_end for each in seen)
+        is_over = any(isinstance(each, Unresponsive) and not each.may_end for each in seen)
         limit = deadlines.silent if is_over else deadlines.end
         if waited >= limit + (0 if is_first else _FIRST_SECONDS):
             cure = _RESTART if is_over else _LONGER
@@ -255,8 +255,8 @@ def _stacks_of(replica: int, status: Status | None) -> str:
     return f"==== replica {replica}: {text}"
 
 
-def _describe(replica: int, status: Status | Silence) -> str:
-    if isinstance(status, Silence):
+def _describe(replica: int, status: Status | Unresponsive) -> str:
+    if isinstance(status, Unresponsive):
         return f"replica {replica}, which {status.reason}"
     last = f"its last call was {status.call}" if status.call else "it has made no call yet"
     return f"replica {replica} ({last}; it is at {status.source_line})"

@@ -14,7 +14,7 @@ from typing import Any
 
 from distopt.distribute.agreement.watchdog import Status, Watchdog
 from distopt.distribute.transports.last_word import as_error, last_word
-from distopt.process.unresponsive import OUT_OF_SIGHT, Silence, explain_process
+from distopt.process.unresponsive import OUT_OF_SIGHT, Unresponsive, explain_process
 
 _ASKED, _ANSWERED, _ENDED, _LEFT = 1, 2, 3, 4
 _END_SECONDS = 1.0
@@ -108,7 +108,7 @@ class MPIStatusChannel:
         self._sent = [(request, data) for request, data in self._sent if not request.Test()]
         return statuses
 
-    def explain_silence(self, replica: int) -> Silence:
+    def explain_silence(self, replica: int) -> Unresponsive:
         """Say what /proc shows of a replica on this node."""
         if self._nodes[replica] != self._nodes[self._comm.rank]:
             return OUT_OF_SIGHT

@@ -19,7 +19,7 @@ from distopt.distribute.agreement.watchdog import Status, Watchdog
 from distopt.distribute.transports.last_word import as_error, last_word
 from distopt.distribute.transports.peers import Peers
 from distopt.distribute.transports.wire import gone
-from distopt.process.unresponsive import OUT_OF_SIGHT, Silence, explain_process
+from distopt.process.unresponsive import OUT_OF_SIGHT, Unresponsive, explain_process
 
 _LENGTH = struct.Struct("<I")
 _SEND_SECONDS = 5.0
@@ -56,7 +56,7 @@ class RayStatusChannel:
             self._answered.wait_for(lambda: len(self._answers) == len(self._members), seconds)
             return [self._answers.get(r) for r in range(len(self._members))]
 
-    def explain_silence(self, replica: int) -> Silence:
+    def explain_silence(self, replica: int) -> Unresponsive:
         """Say what can be seen from here of a replica that does not answer."""
         if self._nodes[replica] != self._nodes[self._index]:
             return OUT_OF_SIGHT

@@ -25,7 +25,7 @@ from distopt.distribute.transports.one_thread import OneThread
 from distopt.errors import DeadCommunicatorError, ReplicaFailedError, ReplicaLeftError, StalledError
 from distopt.process import forked
 from distopt.process.trouble import describe
-from distopt.process.unresponsive import Silence
+from distopt.process.unresponsive import Unresponsive
 
 
 class _Channel:
@@ -284,7 +284,7 @@ class _ThreadStatusChannel:
     def ask(self, seconds: float) -> list[Status | None]:
         return [watchdog.status() for watchdog in self._hub.watchdogs]
 
-    def explain_silence(self, replica: int) -> Silence:
+    def explain_silence(self, replica: int) -> Unresponsive:
         raise AssertionError("threads of one process are never silent")
 
     def announce_left(self, call: int, error: BaseException) -> None:
