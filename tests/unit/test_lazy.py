@@ -60,7 +60,10 @@ def public_modules() -> list[ModuleType]:
     while queue:
         module = queue.pop()
         for name in dir(module):
-            value = getattr(module, name, None)
+            try:
+                value = getattr(module, name, None)
+            except ImportError:  # Ray may be there without all that the extra brings: its error has the cure
+                continue
             is_inside = inspect.ismodule(value) and value.__name__ == f"{module.__name__}.{name}"
             if is_inside and value.__name__ not in found:
                 found[value.__name__] = value
