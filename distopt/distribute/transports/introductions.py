@@ -1,4 +1,4 @@
-"""How two replicas that connect prove to each other that they know the group's secret, before they read anything else.
+"""The proofs by which two connected replicas show each other that they know the group's secret, before anything else.
 
 The caller says who it is; the other end answers with a proof; the caller proves itself too. A proof is an HMAC-SHA256
 over what both ends have drawn. Anybody may call: all callers are served at once, and each has one deadline for all that
