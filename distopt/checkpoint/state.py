@@ -218,7 +218,7 @@ def kind_of(optimizer: BaseOptimizer | None) -> Kind | None:
         return None
     inner = [part for part in parts_of(optimizer) if part is not optimizer]
     try:
-        configuration = _as_json(optimizer.get_config())  # type: ignore[attr-defined]  # both families have it
+        configuration = _as_json(optimizer.get_config())
     except Exception:  # a class of the user's own: it need not have a configuration
         configuration = {}
     return Kind([_class_of(each) for each in (optimizer, *inner)], configuration)

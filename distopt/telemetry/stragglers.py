@@ -15,6 +15,7 @@ class Lateness:
     """The average lateness of one replica at the calls that all replicas make together."""
 
     replica: int
+    """Its index, from 0."""
     late: float
     """Seconds, on average, that it came after the earliest replica, which waited the longest; 0 for that one."""
     waited: float

@@ -111,7 +111,11 @@ def resolve(package: str, identifier: Any, custom_objects: Mapping[str, type] | 
         identifier = {"class_name": identifier, "config": {}}
     if isinstance(identifier, Mapping):
         return make(package, identifier, custom_objects, base)
-    hint = f": pass an optimizer, {identifier.__name__}()" if isinstance(identifier, type) else ""
+    hint = ""
+    if isinstance(identifier, type):
+        hint = f": pass an optimizer, {identifier.__name__}()"
+    elif hasattr(identifier, "apply_gradients"):  # classes of both families have the same names
+        hint = f" of {type(identifier).__module__}"
     raise InvalidArgumentError(
         f"get received {identifier!r}{hint}: expected a name, a dictionary or an optimizer of {package}"
     )

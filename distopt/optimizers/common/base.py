@@ -53,6 +53,10 @@ class BaseOptimizer(Face):
         self._distopt_streamed_variables: list[Variable] = []
 
     @abc.abstractmethod
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that ``from_config`` needs, as JSON can hold them."""
+
+    @abc.abstractmethod
     def _distopt_refuse_limit(self, name: str, value: float) -> None:
         """Raise if a limit can't be combined with the limits and hooks that are set already."""
 

@@ -13,7 +13,7 @@ from distopt.engine.state.loss_scale import LossScale
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.flat_buffer import FlatBuffer
-from distopt.optimizers.common.attributes import as_constructed
+from distopt.optimizers.common.attributes import as_constructed, warn_of_misspelt
 from distopt.optimizers.common.rule_updates import DECAYED, MASTERED
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.optimizers.keras3.master_weights import MASTER_SLOT, MasterWeights
@@ -65,6 +65,8 @@ class Options(State):
             value = as_constructed(self, name, value, beside=self._distopt_hyperparameters)
         is_option = name in self._distopt_hyperparameters or name in self._distopt_settled_when_built
         if not is_option or not self.__dict__.get("built"):
+            if name[0] != "_":
+                warn_of_misspelt(self, name)
             super().__setattr__(name, value)
             return
         before, labels = getattr(self, name), self.rule_slots()

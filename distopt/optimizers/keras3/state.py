@@ -15,6 +15,7 @@ from distopt.engine.plan_setup import synchronise
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
 from distopt.memory.arena import allocate
+from distopt.optimizers.common.shown import as_call
 from distopt.optimizers.common.tracking import TrackedList
 from distopt.optimizers.keras3.learning_rate import LearningRate
 from distopt.optimizers.keras3.own_variables import OwnVariables
@@ -37,6 +38,15 @@ class State(OwnVariables):
         self._distopt_own_learning_rate = learning_rate
         self._distopt_step_counter = Variable(np.int64(0), name="iteration", dtype="int64", trainable=False)
         self._distopt_engine.training.count_with(self._distopt_step_counter)
+
+    def __repr__(self) -> str:
+        return as_call(self, self._distopt_shown)
+
+    def _distopt_shown(self) -> dict[str, Any]:
+        """Return the arguments, with the learning rate as it was given."""
+        config = self.get_config()
+        given = {"learning_rate": self._distopt_own_learning_rate.source}
+        return config | (given if "learning_rate" in config else {})
 
     # The learning rate
 

@@ -15,7 +15,9 @@ from distopt.engine.state.loss_scale import LossScale
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers.by_name.serialization import serialize
 from distopt.optimizers.common.access import engine_of
+from distopt.optimizers.common.attributes import warn_of_misspelt
 from distopt.optimizers.common.overrides import is_overridden
+from distopt.optimizers.common.shown import as_call
 from distopt.optimizers.legacy.base.optimizer import Optimizer
 from distopt.optimizers.legacy.former_configs import config_of_tensorflow_2_3
 from distopt.optimizers.legacy.serialization import deserialize
@@ -149,12 +151,21 @@ class LossScaleOptimizer(Optimizer):
             )
         inner = self.inner_optimizer
         if self._distopt_is_own(name) or not (hasattr(type(inner), name) or hasattr(inner, name)):
+            if name not in self.__dict__:
+                warn_of_misspelt(inner, name)
             object.__setattr__(self, name, value)
         else:
             setattr(inner, name, value)
 
     def _distopt_is_own(self, name: str) -> bool:
         return name in self.__dict__ or getattr(type(self), name, None) is not getattr(Optimizer, name, None)
+
+    def __repr__(self) -> str:
+        return as_call(self, self._distopt_shown_with_inner)
+
+    def _distopt_shown_with_inner(self) -> dict[str, Any]:
+        names = ("inner_optimizer", "dynamic", "initial_scale", "dynamic_growth_steps")
+        return {name: getattr(self, name) for name in names}
 
     def __dir__(self) -> list[str]:
         return sorted({*object.__dir__(self), *dir(self.inner_optimizer)})

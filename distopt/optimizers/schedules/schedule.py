@@ -11,6 +11,7 @@ import numpy as np
 from distopt.arguments import as_float
 from distopt.arrays import to_dtype
 from distopt.errors import InvalidArgumentError
+from distopt.optimizers.common.shown import as_call
 
 _OF_A_DTYPE = "__numpy__"
 
@@ -44,6 +45,9 @@ class LearningRateSchedule:
         raise NotImplementedError(
             f"{type(self).__name__} is a learning rate schedule without get_config(): it can't be saved."
         )
+
+    def __repr__(self) -> str:
+        return as_call(self, self.get_config)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from distopt.arguments import evaluated, finite, real, within
 from distopt.engine.state.options import StepOptions
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.attributes import as_constructed
+from distopt.optimizers.common.attributes import as_constructed, warn_of_misspelt
+from distopt.optimizers.common.shown import as_call
 from distopt.optimizers.legacy.base.hooks import BEFORE_SUM, CALLED, MAKERS, NOTED_AT_FIRST
 from distopt.optimizers.legacy.base.hyperparameters import (
     ApplyState,
@@ -69,6 +70,8 @@ class Tunable(State):
                 value = as_constructed(self, name, value)
             if name in CALLED:
                 self._distopt_note_hook(name)
+            if name[0] != "_":
+                warn_of_misspelt(self, name)
             object.__setattr__(self, name, value)
             if not name.startswith("_") and "_distopt_engine" in self.__dict__:
                 self._distopt_engine.note_changed_options()  # it may be one, such as ``amsgrad``
@@ -82,6 +85,16 @@ class Tunable(State):
             )
         self._distopt_hooks = self._distopt_hooks | {name}
         self._distopt_sees_own_gradients |= name in BEFORE_SUM
+
+    def __repr__(self) -> str:
+        return as_call(self, self._distopt_shown)
+
+    def _distopt_shown(self) -> dict[str, Any]:
+        """Return the arguments as they are: a function is not called."""
+        limits = {name: getattr(self, name) for name in ("clipvalue", "clipnorm", "global_clipnorm")}
+        names = [name for name in self._distopt_arguments if name != "decay" or self._initial_decay]
+        own = {name: self._hyper[name] if name in self._hyper else self._distopt_argument(name) for name in names}
+        return {"name": self.name} | own | limits
 
     def __dir__(self) -> list[str]:
         hyper = self.__dict__.get("_hyper", {})

@@ -74,7 +74,10 @@ def test_an_optimizer_is_returned_as_it_is():
         (lambda: optimizers.get(Adam), r"get received <class .*Adam'>: pass an optimizer, Adam\(\)"),
         (lambda: optimizers.get(lambda: Adam()), "get received <function .*expected a name, a dictionary"),
         (lambda: optimizers.get(None), "get received None: expected a name"),
-        (lambda: legacy.get(Adam()), r"get received <.*: expected .* of distopt.optimizers.legacy"),
+        (
+            lambda: legacy.get(Adam()),
+            r"get received Adam\(.*\) of distopt.optimizers.adam: expected .* of distopt.optimizers.legacy",
+        ),
         (lambda: optimizers.get({"name": "adam"}), "an optimizer has the keys 'class_name' and 'config', received"),
         (
             lambda: optimizers.deserialize("adam"),
