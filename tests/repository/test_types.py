@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from pages import ROOT
+from pages import ROOT, blocks
 from support import run
 
 SEEN = """
@@ -37,3 +37,8 @@ def test_an_environment_finds_the_package_along_its_path(tmp_path: Path) -> None
     code = "from importlib.machinery import PathFinder; print(PathFinder.find_spec('distopt').origin)"
     result = run([sys.executable, "-P", "-c", code], cwd=tmp_path)
     assert result.output == f"{ROOT / 'distopt' / '__init__.py'}\n", result.text
+
+
+def test_the_first_program_has_no_type_error(tmp_path: Path) -> None:
+    program = next(block.text for block in blocks(ROOT / "README.md") if block.language == "python")
+    assert "Success" in checked(program, tmp_path)
