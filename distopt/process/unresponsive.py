@@ -18,7 +18,11 @@ class Unresponsive(NamedTuple):
     may_end: bool
 
 
-OUT_OF_SIGHT = Unresponsive("gives no sign of life (is its node down, or cut off?)", may_end=False)
+OUT_OF_SIGHT = Unresponsive(
+    "gives no sign of life (is its node down, or cut off? Compiled code there that holds the interpreter lock for long "
+    "needs Deadlines(silent=...))",
+    may_end=False,
+)
 """The state of one on another node."""
 
 

@@ -149,6 +149,6 @@ def test_what_travels_crosses_the_cable_and_a_cut_is_named(networks, tmp_path, r
         assert listens == ("10.77.0.1", "10.77.0.1", "10.77.0.2")
     ends = ast.literal_eval(re.search("cut off (.*)", result.output)[1])
     for seconds, _, text in ends:
-        assert "replica 2, which gives no sign of life (is its node down, or cut off?)" in text
+        assert "replica 2, which gives no sign of life (is its node down, or cut off?" in text
         assert seconds < SOON
     assert "StalledError" in {name for _, name, _ in ends}  # who hears of the other's raises that
