@@ -12,7 +12,7 @@ ROOT = Path(distopt.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "former_names"),
     ("lazy", "settings", "speaking", "arrays", "arguments", "registry"),
-    ("process", "kernels", "memory"),
+    ("process", "program", "kernels", "memory"),
     ("initializers",),
     ("variables",),
     ("ops", "constraints", "gradients"),
@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("verify", "adapters", "checkpoint", "testing", "elastic"),
     ("ray",),
     ("cli",),
+    ("__main__",),
 )
 """Lowest first. A file imports from floors below its own, or from its own room."""
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
 import signal
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from distopt.cli.joining import Joining
+from distopt.cli.records import Records, named
 from distopt.errors import DistoptError
 from distopt.process.system import ControlGroup, in_gib
 
 _MPICH = re.compile(r"PID (\d+) RUNNING AT (\S+)(?:(?!RUNNING AT).)*?\(signal (\d+)\)", re.DOTALL)
+_KILLED = f"was killed by signal {signal.SIGKILL:d} (SIGKILL)"
 _OPEN_MPI = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited on\s+signal (\d+)")
 
 
@@ -28,11 +31,13 @@ class ReplicaMonitor(threading.Thread):
     Args:
         folder: the folder in which the replicas report; it also holds the pipes.
         replicas: the number of replicas of the job.
+        joining: the clock for their way into MPI, of which they tell through the same pipes.
     """
 
-    def __init__(self, folder: Path, replicas: int) -> None:
+    def __init__(self, folder: Path, replicas: int, joining: Joining) -> None:
         super().__init__(daemon=True)
-        self.folder = folder
+        self.records = Records(folder)
+        self._joining = joining
         self.first: int | None = None
         self._ended = threading.Event()
         self._pipes: dict[int, int] = {}
@@ -51,15 +56,24 @@ class ReplicaMonitor(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """ReplicaMonitor the pipes until a replica has ended, or ``stop`` is called."""
+        """Listen to the pipes until ``stop`` is called."""
         with select.epoll() as epoll:
             for pipe in self._pipes:
-                epoll.register(pipe, select.EPOLLHUP)
-            while self.first is None and not self._ended.is_set():
-                for pipe, _ in epoll.poll(0.05, maxevents=1):
-                    self.first = self._pipes[pipe]
+                epoll.register(pipe, select.EPOLLIN | select.EPOLLHUP)
+            while not self._ended.is_set():
+                for pipe, event in epoll.poll(0.05, maxevents=1):
+                    if event & select.EPOLLIN:  # an end that came with it is told again, in its turn
+                        self._joining.note(self._pipes[pipe], os.read(pipe, 64))
+                    else:
+                        epoll.unregister(pipe)
+                        self._note_end(self._pipes[pipe])
+                self._joining.check_clock()
         for pipe in self._pipes:
             os.close(pipe)
+
+    def _note_end(self, replica: int) -> None:
+        self.first = replica if self.first is None else self.first
+        self._joining.note_end(replica)
 
     def stop(self) -> None:
         """Stop watching the replicas."""
@@ -68,45 +82,52 @@ class ReplicaMonitor(threading.Thread):
 
     def first_name(self) -> str | None:
         """Return the name of the replica that ended first, if that is known."""
-        if self.first is None:
-            return None
-        pid, host = _record(self.folder / f"replica-{self.first}.json")
-        return _name(str(self.first), pid, host)
+        return None if self.first is None else self.records.name(self.first)
 
     def signal_replicas(self, number: int) -> int:
         """Send a signal to those replicas on this host that have reported; return how many it reached."""
         reached = 0
-        for path in self.folder.glob("replica-*.json"):
-            pid, host = _record(path)
-            if host == os.uname().nodename:
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), number)
-                    reached += 1
+        for pid in self.records.pids_here():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+                reached += 1
         return reached
 
 
-def killed(
-    text: str, monitor: ReplicaMonitor, before: ControlGroup | None = None, after: ControlGroup | None = None
-) -> list[str]:
+def killed(text: str, monitor: ReplicaMonitor, cause_of_sigkill: str) -> list[str]:
     """Return a sentence for each replica that was killed.
 
     Args:
         text: the end of the launcher's output.
         monitor: the watch over the replicas of this host.
-        before: this process's control group before the job (the replicas belong to it too).
-        after: the same control group after the job.
+        cause_of_sigkill: why the kernel, or somebody, has killed a replica, as the end of a sentence.
     """
-    cause = _cause_of_sigkill(before, after)
     sentences = [
-        _sentence(_name(index, pid, host), int(number), cause) for index, pid, host, number in _OPEN_MPI.findall(text)
+        _sentence(named(int(index), int(pid), host), int(number), cause_of_sigkill)
+        for index, pid, host, number in _OPEN_MPI.findall(text)
     ]
     for pid, host, number in _MPICH.findall(text):
         first = monitor.first_name() if host == os.uname().nodename else None
-        sentences.append(_sentence(first or _name(_index(monitor.folder, pid, host), pid, host), int(number), cause))
+        who = first or named(monitor.records.index_of(int(pid), host), int(pid), host)
+        sentences.append(_sentence(who, int(number), cause_of_sigkill))
     return sentences
 
 
-def _cause_of_sigkill(before: ControlGroup | None, after: ControlGroup | None) -> str | None:
+def cause_of_sigkill(faults: Sequence[str], before: ControlGroup | None, after: ControlGroup | None) -> str:
+    """Return why a replica was killed by SIGKILL, as the end of a sentence about it.
+
+    Args:
+        faults: the faults that were injected.
+        before: this process's control group before the job (the replicas belong to it too).
+        after: the same control group after the job.
+    """
+    kills = [fault for fault in faults if fault.split()[:1] == ["kill"]]
+    if kills:
+        return f"{_KILLED}, as --inject asked for: {', '.join(map(repr, kills))}"
+    return _memory_ran_out(before, after) or f"{_KILLED}; if nobody killed it, it may have run out of memory"
+
+
+def _memory_ran_out(before: ControlGroup | None, after: ControlGroup | None) -> str | None:
     """Say that memory ran out, if the kernel has killed a process for that during the job; else return None."""
     if before is None or after is None or after.kills <= before.kills:
         return None
@@ -117,27 +138,7 @@ def _cause_of_sigkill(before: ControlGroup | None, after: ControlGroup | None) -
     )
 
 
-def _index(folder: Path, pid: str, host: str) -> str | None:
-    """Return the index of the replica that has reported this process id and host."""
-    for path in folder.glob("replica-*.json"):
-        if _record(path) == (pid, host):
-            return path.stem.removeprefix("replica-")
-    return None
-
-
-def _record(path: Path) -> tuple[str, str]:
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return str(record["pid"]), record["host"]
-
-
-def _name(index: str | None, pid: str, host: str) -> str:
-    return f"{'a replica' if index is None else f'replica {index}'} (pid {pid} on {host})"
-
-
-def _sentence(who: str, number: int, cause: str | None) -> str:
-    if number == signal.SIGKILL and cause is not None:
-        return f"distopt run: {who} {cause}"
-    text = f"distopt run: {who} was killed by signal {number} ({signal.Signals(number).name})"
+def _sentence(who: str, number: int, cause_of_sigkill: str) -> str:
     if number == signal.SIGKILL:
-        text += "; if nobody killed it, it may have run out of memory"
-    return text
+        return f"distopt run: {who} {cause_of_sigkill}"
+    return f"distopt run: {who} was killed by signal {number} ({signal.Signals(number).name})"

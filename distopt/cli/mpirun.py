@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distopt.distribute.transports.mpi_library import no_mpi_library
 from distopt.errors import DistoptError, MissingExtraError
 from distopt.process.launcher import scrubbed_environment
+from distopt.program import bootstrap
 from distopt.settings import THREADS
 
 _FAMILIES = (("Open MPI", "openmpi"), ("HYDRA", "mpich"), ("MPICH", "mpich"), ("Intel", "mpich"))
@@ -93,6 +95,17 @@ def flags(family: str, replicas: int) -> list[str]:
     return options
 
 
+def replica_command(runner: str, arguments: Sequence[str]) -> list[str]:
+    """Return what the launcher starts: Python, with a text that knows the end of a job, and then runs the program.
+
+    Args:
+        runner: the module whose ``main`` gets the arguments.
+        arguments: what the runner gets, whatever characters they hold.
+    """
+    text = Path(bootstrap.__file__).read_text(encoding="utf-8")
+    return [sys.executable, "-c", text, *(f"={argument}" for argument in (runner, *arguments))]
+
+
 def _threads() -> int:
     """Return the threads per replica that the environment asks for (``OMP_NUM_THREADS`` may be a list)."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
@@ -113,10 +126,7 @@ def _ask_mpi4py(question: str) -> str:
     if "No module named mpi4py" in message:
         raise MissingExtraError("mpi4py", "mpi", "starting replicas with MPI")
     reason = message.strip().splitlines()[-1] if message.strip() else "nothing"
-    raise DistoptError(
-        "mpi4py finds no MPI library: install one in this environment (pip install mpich), or load the "
-        f"cluster's module; mpi4py said: {reason}"
-    )
+    raise no_mpi_library(reason)
 
 
 def _family_and_version(text: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from distopt.cli.mpirun import find_mpirun, flags, mpi_library
+from distopt.cli.mpirun import find_mpirun, flags, mpi_library, replica_command
 from distopt.errors import DistoptError
 from distopt.process.launcher import scrubbed_environment
 from distopt.settings import RECEIPT
@@ -27,7 +27,7 @@ _LINES = 15
     short_help="Compare the gradients of the first step on one and on N replicas.",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.option("-n", "replicas", type=click.IntRange(min=2), required=True, help="Number of replicas.")
+@click.option("-n", "-np", "replicas", type=click.IntRange(min=2), required=True, help="Number of replicas.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
@@ -95,7 +95,7 @@ class _Runs:
         """Run the script and return its first step."""
         output, log = self._folder / "step.npz", self._folder / "log.txt"
         output.unlink(missing_ok=True)
-        command = [*launcher, sys.executable, "-m", "distopt.verify.first_step", str(output), *self._script]
+        command = [*launcher, *replica_command("distopt.verify.first_step", [str(output), *self._script])]
         environment = scrubbed_environment()
         environment.pop(RECEIPT.name, None)  # these runs are no continuation of the one that wrote it
         with log.open("wb") as said:

@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from distopt.distribute.agreement import open_communicators
+from distopt.distribute.transports import mpi_init
 from distopt.errors import ReplicaError, ReplicaFailedError
 from distopt.process import forked, trouble
 from distopt.process.job_end import (
@@ -69,6 +70,7 @@ def install() -> None:
     atexit.register(_at_exit)
     forked.mark_children()
     note_launcher()
+    mpi_init.install_clock()
     if not faulthandler.is_enabled() and sys.__stderr__ is not None:
         with suppress(OSError, ValueError):  # it is closed
             faulthandler.enable(sys.__stderr__, all_threads=False)

@@ -23,6 +23,8 @@ _STEP_VARIABLE = (
     r"|FLUX_(JOB_ID|JOB_SIZE|JOB_NNODES|TASK_RANK|TASK_LOCAL_ID)"
     r"|SLURM_(STEP|SRUN|LAUNCH|CPU_BIND|PMIX|MPI_TYPE|PROCID|LOCALID|NODEID|GTIDS|TASK_PID|DISTRIBUTION)\w*"
 )
+_pipes: list[int] = []
+"""The pipe to ``distopt run``, if that is on this host: it ends with this process."""
 _SETTING = r"OMPI_ALLOW_RUN_AS_ROOT\w*|OMPI_MCA_(pml|btl|mtl|osc|smsc|coll)(_\w+)?|(PRTE|PMIX)_MCA_\w+|MPIR_CVAR_\w+"
 
 
@@ -73,6 +75,15 @@ def launched() -> Launch | None:
         os.environ[REPLICA_PID.name] = str(os.getpid())
         _report_to_distopt_run(step)
     return step
+
+
+def tell_distopt_run(word: bytes) -> bool:
+    """Tell ``distopt run`` where this process is in its life; return whether it can hear."""
+    for pipe in _pipes:
+        with suppress(OSError):  # it is gone
+            os.write(pipe, word)
+            return True
+    return False
 
 
 def scrubbed_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -201,5 +212,5 @@ def _report_to_distopt_run(step: Launch) -> None:
         with suppress(OSError):  # its reader is on one host only
             pipe = os.open(os.path.join(directory, f"alive-{step.rank}"), os.O_WRONLY | os.O_NONBLOCK)
             # Linux lets go of a dead process's files from the last to the first: before the launcher's own.
-            fcntl.fcntl(pipe, fcntl.F_DUPFD_CLOEXEC, _LAST_FILE)
+            _pipes.append(fcntl.fcntl(pipe, fcntl.F_DUPFD_CLOEXEC, _LAST_FILE))
             os.close(pipe)

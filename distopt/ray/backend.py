@@ -6,7 +6,6 @@ The parts of Ray that may change between its minor releases are used in this fil
 from __future__ import annotations
 
 import os
-import runpy
 import secrets
 import socket
 import time
@@ -21,6 +20,7 @@ import ray
 from distopt.distribute.transports.introductions import SECRET_BYTES
 from distopt.distribute.transports.peers import Member, Peers, listen
 from distopt.errors import DeadCommunicatorError, DistoptError, MissingExtraError, ReplicaFailedError, ReplicaLostError
+from distopt.program import script
 from distopt.ray.group import announce, current_group, join
 
 if not ray.__version__.startswith(SUPPORTED := "2.60."):
@@ -39,7 +39,7 @@ __all__ = ["DataParallelTrainer", "DistoptConfig", "address_in_use", "cause_of",
 
 _CONSEQUENCES = (ReplicaFailedError, ReplicaLostError, DeadCommunicatorError)
 
-_NOT_THE_USERS = (os.path.dirname(__file__), os.path.dirname(ray.__file__), runpy.__file__, "<frozen runpy>")
+_NOT_THE_USERS = (os.path.dirname(__file__), os.path.dirname(ray.__file__), script.__file__)
 
 _GIVE_WAY_SECONDS = 1.0
 

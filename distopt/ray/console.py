@@ -71,16 +71,21 @@ def console() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def printing_to(actor: Any) -> Iterator[None]:
-    """Send all output of this process, from any library, to a console; leave the block when all of it has arrived."""
+def printing_to(actor: Any, head: bytes = b"") -> Iterator[None]:
+    """Send all output of this process, from any library, to a console; leave the block when all of it has arrived.
+
+    Args:
+        actor: the console.
+        head: what each line begins with.
+    """
     with contextlib.ExitStack() as stack:
         for stream in (1, 2):
-            stack.enter_context(_sent(stream, actor))
+            stack.enter_context(_sent(stream, actor, head))
         yield
 
 
 @contextlib.contextmanager
-def _sent(stream: int, actor: Any) -> Iterator[None]:
+def _sent(stream: int, actor: Any, head: bytes) -> Iterator[None]:
     reading, writing = os.pipe()
     before = os.dup(stream)
     os.dup2(writing, stream)
@@ -93,7 +98,8 @@ def _sent(stream: int, actor: Any) -> Iterator[None]:
                 if not (more := os.read(reading, _CHUNK)):
                     break
                 data += more
-            puts.append(actor.put.remote(stream, data))
+            lines = data.splitlines(keepends=True) if head else [data]
+            puts.append(actor.put.remote(stream, b"".join(head + line for line in lines)))
             del puts[:-1]  # they arrive in order: the last one tells of all
 
     thread = threading.Thread(target=send, name="distopt console", daemon=True)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,11 +15,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError,
 
 from distopt.distribute.collectives import replica_index
 from distopt.errors import DistoptError
+from distopt.program import script as program
 from distopt.ray.backend import address_in_use, cause_of, status_of
 from distopt.ray.console import console, printing_to
 from distopt.ray.trainer import DistoptTrainer
 from distopt.settings import given
-from distopt.testing.faults import script as faulty
+from distopt.testing.faults.injection import inject
 
 _ANSWER_SECONDS = 5.0
 
@@ -40,16 +39,16 @@ class Script:
     """The script that every replica runs.
 
     Args:
-        path: absolute path of the script.
-        arguments: the arguments of the script.
+        command: the script (an absolute path) or ``-m`` and a module, then the arguments.
         directory: the directory in which the person started the script, and in which it runs.
-        faults: the faults to inject in the first attempt, as ``distopt.testing.faults.script`` takes them.
+        faults: the faults to inject in the first attempt.
+        has_prefix: whether each line of output is headed by its replica.
     """
 
-    path: str
-    arguments: Sequence[str]
+    command: Sequence[str]
     directory: str
     faults: Sequence[str] = ()
+    has_prefix: bool = False
 
 
 def run_job(script: Script, replicas: int, max_restarts: int) -> tuple[int, str]:
@@ -105,15 +104,13 @@ def _check_answers(address: str | None) -> None:
 def _run_script(config: dict[str, Any]) -> None:
     """Run the script as ``python script arguments`` would, in this worker."""
     script, terminal = config["script"], config["console"]
-    with printing_to(terminal):
+    with printing_to(terminal, f"[{replica_index()}] ".encode() if script.has_prefix else b""):
         attempt = ray.get(terminal.attempt.remote(replica_index()))
         _change_directory(script.directory)
-        sys.path.insert(0, str(Path(script.path).parent))
+        sys.path.insert(0, "")
         if script.faults and not attempt:
-            faulty.main([*script.faults, script.path, *script.arguments])
-        else:
-            sys.argv = [script.path, *script.arguments]
-            runpy.run_path(script.path, run_name="__main__")
+            inject(*script.faults)
+        program.execute(script.command)
 
 
 def _change_directory(directory: str) -> None:

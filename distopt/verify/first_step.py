@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from distopt.distribute.collectives import exchange
 from distopt.distribute.strategy import Strategy, get_strategy
 from distopt.process.moments import Moment, StopAtMoment
 from distopt.process.observers import add_observer
+from distopt.program import script
 from distopt.slabs.report import StepReport
 from distopt.variables.indexed_slices import IndexedSlices
 
@@ -92,13 +91,12 @@ class FirstStepDone(StopAtMoment):
     """Ends the script, on every replica."""
 
 
-def main(output: str, script: str, *arguments: str) -> None:
-    """Run a script until its first step is recorded."""
-    sys.argv = [script, *arguments]
-    sys.path[0] = os.path.dirname(os.path.abspath(script))
+def main(arguments: Sequence[str]) -> None:
+    """Run a script (what follows ``OUTPUT``) until its first step is recorded."""
+    output, *command = arguments
     add_observer(Recorder(Path(output)), Moment.STEP, Moment.GRADIENTS, Moment.SUMS)
     with contextlib.suppress(FirstStepDone):
-        runpy.run_path(script, run_name="__main__")
+        script.main(command)
 
 
 class Recorder:
@@ -164,4 +162,4 @@ def _entry(variable: Any, value: Array, gradient: Array | IndexedSlices | None) 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

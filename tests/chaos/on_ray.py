@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import runpy
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -33,15 +31,16 @@ class _Actor:
     def run(self, index: int, count: int, name: str, command: Sequence[str]) -> str:
         """Return the traceback of what ended the script, or ""."""
         import distopt.ray
-        from distopt.testing.faults import script as faulty
+        from distopt.program.script import execute
+        from distopt.testing.faults.injection import inject
+        from distopt.testing.faults.script import split
 
+        sentences, program = split(command) if "-i" in command else ([], command)
         try:
             with distopt.ray.init_group(index, count, name):
-                if "-i" in command:
-                    faulty.main(command)
-                else:
-                    sys.argv = list(command)
-                    runpy.run_path(command[0], run_name="__main__")
+                if sentences:
+                    inject(*sentences)
+                execute(program)
         except BaseException:
             return traceback.format_exc()
         return ""

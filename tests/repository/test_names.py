@@ -21,7 +21,7 @@ ALLOWED = {
     ("ray.group", "leave"): "a process joins and leaves a group; public",
     ("testing.faults.kinds", "place"): "the word of inject()'s sentences; public",
     ("telemetry.receipt_reader", "line"): "a line of a file",
-    ("cli.run", "line"): "a line of output",
+    ("cli.streams", "line"): "a line of output",
 }
 
 ONCE = ("Node", "Part", "Entry")

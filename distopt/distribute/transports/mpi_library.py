@@ -8,13 +8,14 @@ from typing import Any
 
 from distopt.errors import (
     DeadCommunicatorError,
+    DistoptError,
     InvalidArgumentError,
     LauncherMismatchError,
     MissingExtraError,
 )
 from distopt.process import forked
 from distopt.process.launcher import launched
-from distopt.process.launcher_watch import ending_with_parent, watch_launcher
+from distopt.process.launcher_watch import watch_launcher
 
 
 @functools.cache
@@ -23,6 +24,7 @@ def load_mpi() -> Any:
 
     Raises:
         MissingExtraError: mpi4py is not installed.
+        DistoptError: mpi4py finds no MPI library.
         InvalidArgumentError: the script has forbidden to initialise MPI, and has not done it itself.
         DeadCommunicatorError: the script has finalised MPI.
         LauncherMismatchError: the launcher started N replicas and the library sees another number.
@@ -32,10 +34,11 @@ def load_mpi() -> Any:
         forked.refuse("a replica")
     watch_launcher()
     try:
-        with ending_with_parent():
-            from mpi4py import MPI
+        from mpi4py import MPI
     except ImportError as error:
-        raise MissingExtraError("mpi4py (or an MPI library for it)", "mpi", "running under MPI") from error
+        raise MissingExtraError("mpi4py", "mpi", "running under MPI") from error
+    except RuntimeError as error:
+        raise no_mpi_library(str(error)) from error
     _check_initialised(MPI)
     _check_launcher(MPI)
     return MPI
@@ -60,6 +63,18 @@ def _check_launcher(mpi: Any) -> None:
             f"({library}) sees no others: if there are some, use the mpirun of that library ('distopt run' finds it)",
             stacklevel=2,
         )
+
+
+def no_mpi_library(reason: str) -> DistoptError:
+    """Return the error for an mpi4py that finds no MPI library.
+
+    Args:
+        reason: what mpi4py said.
+    """
+    return DistoptError(
+        "mpi4py finds no MPI library: install one in this environment (pip install mpich), or load the "
+        f"cluster's module; mpi4py said: {reason}"
+    )
 
 
 def _check_initialised(mpi: Any) -> None:

@@ -6,12 +6,11 @@ Several faults are given as ``-i SENTENCE -i SENTENCE script.py args...``. The s
 
 from __future__ import annotations
 
-import os
-import runpy
 import sys
 from collections.abc import Sequence
 
 from distopt.errors import InvalidArgumentError
+from distopt.program import script
 from distopt.testing.faults.injection import inject
 
 
@@ -19,9 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     """Inject the faults, and run the script as Python would."""
     sentences, command = split(arguments)
     inject(*sentences)
-    sys.argv = command
-    sys.path[0] = os.path.dirname(os.path.abspath(command[0]))
-    runpy.run_path(command[0], run_name="__main__")
+    script.main(command)
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import DISTOPT, ROOT, alive, mpirun, run, script_file, started
+from support import DISTOPT, ROOT, TESTS, alive, mpirun, run, script_file, started
 
 from distopt.cli.mpirun import Program, describe_launcher, find_mpirun, flags, mpi_library
 from distopt.errors import DistoptError
@@ -44,11 +44,21 @@ def distopt_run(replicas, script, *arguments, **options):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_runs_the_script_with_its_arguments_and_this_interpreter(count):
-    result = distopt_run(count, HELLO, "-n", "7", "--config", "x", "--", "-h")
+    arguments = [
+        "-n",
+        "7",
+        "--config",
+        "x",
+        "--",
+        "-h",
+        ":",
+        "no-such-program",
+        "",
+        "'\"$HOME",
+    ]  # launchers read colons
+    result = distopt_run(count, HELLO, *arguments)
     assert result.status == 0, result.text
-    expected = [
-        f"replica {rank} of {count} ['-n', '7', '--config', 'x', '--', '-h'] {sys.executable}" for rank in range(count)
-    ]
+    expected = [f"replica {rank} of {count} {arguments} {sys.executable}" for rank in range(count)]
     assert sorted(result.output.splitlines()) == expected
     assert sorted(result.errors.splitlines()) == [f"error stream of {rank}" for rank in range(count)]
 
@@ -57,6 +67,20 @@ def test_options_end_at_a_double_dash():
     with script_file(HELLO) as path:
         result = run([DISTOPT, "run", "-n", "1", "--", path, "--x"])
     assert "['--x']" in result.output, result.text
+
+
+def test_a_module_and_lines_that_are_headed_by_their_replica(tmp_path):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(
+        HELLO
+        + "sys.stdout.write('unfinished '); sys.stdout.flush(); sys.stdout.write('to the end'); sys.stdout.flush()"
+    )
+    command = [sys.executable, "-m", "distopt", "run", "-np", "2", "--prefix", "-m", "package", ":", "--x"]
+    result = run(command, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:{TESTS / 'line_buffered'}"})
+    assert result.status == 0, result.text
+    lines = [(f"[{r}] replica {r} of 2 [':', '--x'] {sys.executable}", f"[{r}] unfinished to the end") for r in (0, 1)]
+    assert sorted(result.output.splitlines()) == sorted(sum(lines, ()))
+    assert sorted(result.errors.splitlines()) == [f"[{rank}] error stream of {rank}" for rank in range(2)]
 
 
 def test_output_is_passed_on_byte_by_byte():
@@ -90,7 +114,8 @@ def test_wrong_calls_end_with_one_sentence(arguments, sentence):
 def test_the_status_is_that_of_the_job():
     result = distopt_run(2, "import os; from mpi4py import MPI; MPI.COMM_WORLD.rank == 1 and os._exit(5)")
     assert result.status == 5
-    assert result.errors.rstrip().endswith("distopt run: the job ended with status 5")
+    last = result.errors.rstrip().splitlines()[-1]
+    assert re.fullmatch(r"distopt run: the job ended with status 5; replica 1 \(pid \d+ on .+\) ended first", last)
 
 
 def test_the_first_to_end_is_named():

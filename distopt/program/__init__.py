@@ -1,0 +1,1 @@
+"""The person's program, run in a replica as Python would have run it."""
