@@ -78,8 +78,9 @@ def compare(one: Recording, many: Recording, tolerance: float = TOLERANCE) -> li
 def table(rows: Sequence[Row], lines: int) -> str:
     """Return a table of at most ``lines`` variables, one a line, with those that differ at the top."""
     shown = sorted(rows, key=lambda row: row.is_equal)[:lines]
-    width = max(len(row.name) for row in shown)
-    text = [f"{'variable':<{width}}  difference      ratio"]
+    head = "variable"
+    width = max(len(name) for name in (head, *(row.name for row in shown)))
+    text = [f"{head:<{width}}  difference      ratio"]
     for row in shown:
         ratio = "-" if math.isnan(row.ratio) else f"{row.ratio:.4g}"
         text.append(f"{row.name:<{width}}  {row.difference:>10.1e}  {ratio:>9}{'' if row.is_equal else '  differs'}")

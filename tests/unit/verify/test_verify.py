@@ -57,7 +57,7 @@ for batch in distopt.data.batches((x, y), global_batch_size=batch_size, seed=3):
 
 def verify(count, mode, batch_size=24, **environment):
     with script_file(SCRIPT) as path:
-        command = [DISTOPT, "verify", "-n", str(count), path, mode, str(batch_size)]
+        command = [DISTOPT, "verify", "-n", str(count), path, mode, str(batch_size), ":", "no-such-program"]
         return run(command, env=ENVIRONMENT | environment)
 
 
@@ -229,6 +229,11 @@ def test_a_table_shows_first_what_differs():
     assert text[1].endswith("2  differs")
     assert text[-1] == "and 15 more"
     assert len(text) == 7
+
+
+def test_a_table_of_short_names_lines_up():
+    head, line = table(compare(recording(G), recording(2 * G, **MANY)), 5).splitlines()
+    assert len(head) == len(line.removesuffix("  differs"))
 
 
 def test_recordings_keep_what_they_are_given(tmp_path: Path):
