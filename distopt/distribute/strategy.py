@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from distopt.distribute.handshake import handshake
 from distopt.distribute.node.node import Node
 from distopt.distribute.transports.local import LocalCommunicator
 from distopt.distribute.transports.mpi import MPICommunicator
-from distopt.errors import InvalidArgumentError, NoSharedMemoryError, ReplicaError
+from distopt.errors import InvalidArgumentError, NoSharedMemoryError
 from distopt.former_names import FormerName
 from distopt.process.launcher import launched, refuse_unserved_launcher
 from distopt.process.replica import Replica, current_replica
@@ -77,8 +76,6 @@ class Strategy:
         self.receipt = RECEIPT.read() if receipt is None else receipt
         self.inspects = self.checks.on_nonfinite is not None or self.receipt is not None
         """True where the sums of gradients are looked at before they are used."""
-        self.entered_by: int | None = None
-        """The thread that has opened the last scope."""
         self._is_ready = False
         self._location: Location | None = None
         self._node: Node | None = None
@@ -106,27 +103,14 @@ class Strategy:
 
     @contextmanager
     def scope(self) -> Iterator[Strategy]:
-        """Make this the current strategy of this replica inside a ``with`` block.
+        """Make this the current strategy inside a ``with`` block: for this thread, and for those it can be told to.
 
-        Raises:
-            ReplicaError: another thread of this replica is in the scope of another replica's strategy.
+        A thread uses the scope that it has entered itself. One that has entered none uses the innermost of the main
+        thread (in ``simulate``: of the thread of its replica). What is made inside of a scope belongs to its strategy
+        (``distopt.distribute.belonging``).
         """
-        replica = current_replica()
-        scopes: list[Strategy] = replica.strategies
-        self.entered_by = threading.get_ident()
-        for other in scopes:
-            if other.entered_by != self.entered_by and other.replica_index != self.replica_index:
-                raise ReplicaError(
-                    f"{replica.name} is replica {other.replica_index} in a strategy's scope of another thread, and "
-                    f"this one would make it replica {self.replica_index}: threads of one process are one replica, "
-                    "and would wait for each other for ever. Start them by distopt.simulate, or, over a transport of "
-                    "your own, by distopt.testing.ThreadReplicas"
-                )
-        scopes.append(self)
-        try:
+        with current_replica().scope(self):
             yield self
-        finally:
-            scopes.remove(self)
 
     def regroup(self, communicator: Communicator) -> None:
         """Go on among other replicas."""
@@ -189,10 +173,8 @@ def get_strategy() -> Strategy:
 
 def strategy_of(replica: Replica) -> Strategy:
     """Return the current strategy of a replica."""
-    if replica.strategies:
-        innermost: Strategy = replica.strategies[-1]
-        return innermost
-    return replica.default_strategy or default_strategy(replica)
+    in_scope: Strategy | None = replica.strategy_in_scope
+    return in_scope or replica.default_strategy or default_strategy(replica)
 
 
 def default_strategy(replica: Replica) -> Strategy:

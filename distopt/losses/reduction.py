@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distopt.data.current import current_items
+from distopt.data.current import current_batch
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
 from distopt.losses.operands import cast, floating_operand, operand
@@ -169,20 +169,19 @@ def _global_count(local: int, global_batch_size: int | None, name: str) -> int:
     replicas = get_strategy().num_replicas_in_sync
     if replicas == 1:
         return local
-    global_size = current_replica().global_size
-    if global_size is None:
+    batch = current_batch()
+    if batch is None:
         raise InvalidArgumentError(
             f"{name}: with {replicas} replicas the size of the global batch must be known, and no batch of"
             " distopt.data is current. Iterate over distopt.data.batches(...) or distopt.data.join(...), or"
             " pass global_batch_size=, or take Reduction.SUM and items=."
         )
-    items = current_items()
-    if items is not None and items != local:
+    if batch.items != local:
         raise InvalidArgumentError(
-            f"{name}: {local} examples, while this replica holds {items} of the {global_size} in the current"
-            " batch of distopt.data. If they are not those of the batch, pass global_batch_size=."
+            f"{name}: {local} examples, while this replica holds {batch.items} of the {batch.global_size} in the"
+            " current batch of distopt.data. If they are not those of the batch, pass global_batch_size=."
         )
-    return global_size
+    return batch.global_size
 
 
 def _checked(local: int, global_batch_size: Any, name: str) -> int:

@@ -62,6 +62,12 @@ class Draws:
         self.by_all += 1
         return self._generator(seed, _OF_ALL, self.by_all)
 
+    def copy(self) -> Draws:
+        """Return counts that go on from these."""
+        other = Draws()
+        other.restore(self.state())
+        return other
+
     def state(self) -> dict[str, int]:
         """Return what a checkpoint has to hold."""
         return {"seed": self.seed, "by_replica": self.by_replica, "by_all": self.by_all}

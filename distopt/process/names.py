@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
-from weakref import WeakKeyDictionary
 
-from distopt.process.replica import Replica, current_replica
-
-_counters: WeakKeyDictionary[Replica, dict[str, Iterator[int]]] = WeakKeyDictionary()
+from distopt.process.replica import current_replica
 
 
 def unique_name(prefix: str) -> str:
@@ -19,7 +15,7 @@ def unique_name(prefix: str) -> str:
         >>> unique_name("example"), unique_name("example")
         ('example', 'example_1')
     """
-    number = next(_counters.setdefault(current_replica(), {}).setdefault(prefix, itertools.count()))
+    number = next(current_replica().work.names.setdefault(prefix, itertools.count()))
     return f"{prefix}_{number}" if number else prefix
 
 
@@ -30,4 +26,4 @@ def snake_case(name: str) -> str:
 
 def count_anew() -> None:
     """Begin to number from 0 again in this replica: it trains among others from now on, who may have made fewer."""
-    _counters.pop(current_replica(), None)
+    current_replica().work.names.clear()

@@ -21,19 +21,43 @@ _numbers = itertools.count()
 
 
 @dataclass(eq=False)
+class Work:
+    """What a replica counts in the order of its program: one for each thread that has entered a scope of its own.
+
+    Two threads come to what they count in another order on each replica.
+    """
+
+    draws: Draws = field(default_factory=Draws)
+    """The counts of its random numbers."""
+    names: dict[str, Iterator[int]] = field(default_factory=dict)
+    """The numbers of names that nobody gave."""
+    batches: list[Any] = field(default_factory=list)
+    """The current batches of ``distopt.data``, the one handed out last at the end."""
+    averaged_loss: str | None = None
+    """Name of a loss that was averaged under a tape since the last step (``items=`` would divide twice)."""
+
+
+@dataclass(eq=False, frozen=True)
+class _Scope:
+    """An open ``Strategy.scope()`` block."""
+
+    replica: Replica
+    strategy: Any
+    work: Work
+
+
+_scopes: ContextVar[tuple[_Scope, ...]] = ContextVar("distopt_scopes", default=())
+"""The blocks that this thread has entered, innermost last."""
+
+
+@dataclass(eq=False)
 class Replica:
     """The private record of one replica: who it is, its open tapes, its current batch."""
 
     name: str = "this process"
     number: int = field(default_factory=lambda: next(_numbers))
-    strategies: list[Any] = field(default_factory=list)
-    """Open ``Strategy.scope()`` blocks, innermost last."""
     default_strategy: Any = None
     """The answer of ``get_strategy`` outside of every scope, once it has been decided."""
-    global_size: int | None = None
-    """Number of examples in the current global batch of ``distopt.data``."""
-    averaged_loss: str | None = None
-    """Name of a loss that was averaged under a tape since the last step (``items=`` would divide twice)."""
     stop_requested: bool = False
     """Set by whoever asks this replica to stop after the step; the others learn it in the next header."""
     stop_agreed: bool = False
@@ -44,11 +68,75 @@ class Replica:
     """True where a variable of this replica is, or was, overwritten by its gradient: steps have to look for it."""
     broken_by: type[BaseException] | None = None
     """The kind of error that left a step in the middle, until the replicas agree on going on together."""
-    draws: Draws = field(default_factory=Draws)
-    """The counts of its random numbers."""
-    updating: Any = None
-    """The call of the step that updates variables from the sum now, and does the same on all replicas; else None."""
+    thread: int | None = field(default_factory=lambda: threading.main_thread().ident)
+    """Its main thread: a thread without a scope of its own is in that one's."""
+    _main_scopes: tuple[_Scope, ...] = ()
+    _work: Work = field(default_factory=Work)
     _threads: threading.local = field(default_factory=threading.local)
+
+    @property
+    def strategy_in_scope(self) -> Any:
+        """The strategy of the innermost scope: of this thread's, else of the main thread's; None outside of all."""
+        scope = self._own_scope() or (self._main_scopes[-1] if self._main_scopes else None)
+        return None if scope is None else scope.strategy
+
+    @contextmanager
+    def scope(self, strategy: Any) -> Iterator[None]:
+        """Make a strategy the current one of this thread and, in the main thread, of those without a scope."""
+        outer, is_main = self._own_scope(), threading.get_ident() == self.thread
+        work = self._work if is_main else Work(self._work.draws.copy())
+        mine = _Scope(self, strategy, work if outer is None else outer.work)
+        _scopes.set((*_scopes.get(), mine))
+        if is_main:
+            self._main_scopes = (*self._main_scopes, mine)
+        try:
+            yield
+        finally:  # generators may leave their blocks in any order
+            _scopes.set(tuple(each for each in _scopes.get() if each is not mine))
+            self._main_scopes = tuple(each for each in self._main_scopes if each is not mine)
+
+    def _own_scope(self) -> _Scope | None:
+        scopes = _scopes.get()
+        return scopes[-1] if scopes and scopes[-1].replica is self else None
+
+    @property
+    def work(self) -> Work:
+        """What this thread counts, where it has entered a scope of its own; else what the replica does."""
+        scope = self._own_scope()
+        return self._work if scope is None else scope.work
+
+    @property
+    def draws(self) -> Draws:
+        """The counts of random numbers."""
+        return self.work.draws
+
+    @draws.setter
+    def draws(self, draws: Draws) -> None:
+        self.work.draws = draws
+
+    @property
+    def batch(self) -> Any:
+        """The current batch of ``distopt.data``: this thread's, else the replica's; None outside of all."""
+        batches = self.work.batches or self._work.batches
+        return batches[-1] if batches else None
+
+    @property
+    def averaged_loss(self) -> str | None:
+        """Name of a loss that was averaged under a tape since the last step."""
+        return self.work.averaged_loss
+
+    @averaged_loss.setter
+    def averaged_loss(self, name: str | None) -> None:
+        self.work.averaged_loss = name
+
+    @property
+    def updating(self) -> Any:
+        """The call of this thread's step that updates variables from the sum, alike on all replicas; else None."""
+        return getattr(self._threads, "updating", None)
+
+    @updating.setter
+    def updating(self, call: Any) -> None:
+        self._threads.updating = call
 
     @property
     def tapes(self) -> list[Any]:
@@ -81,6 +169,7 @@ def current_replica() -> Replica:
 def enter_replica(replica: Replica) -> None:
     """Make ``replica`` the current one in this thread (what ``simulate`` does first in each of its threads)."""
     _current.set(replica)
+    replica.thread = threading.get_ident()
 
 
 @contextmanager

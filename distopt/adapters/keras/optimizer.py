@@ -14,11 +14,13 @@ import numpy as np
 from distopt import optimizers
 from distopt.adapters.keras.counterparts import constrained, counterpart, current_rate, number
 from distopt.adapters.keras.exclusions import Exclusions
+from distopt.adapters.keras.order import in_order, unknown
 from distopt.distribute.agreement.header import telling_the_others
+from distopt.distribute.belonging import at_home
 from distopt.distribute.collectives import broadcast, num_replicas
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.access import engine_of, parts_of
+from distopt.optimizers.common.access import engine_of, home_of, parts_of
 from distopt.variables.variable import Variable
 
 _backend: Any = importlib.import_module(f"distopt.adapters.keras.on_{keras.backend.backend()}")
@@ -82,6 +84,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         super().__init__(float(rate) if is_number else functools.partial(current_rate, inner), name=name or inner.name)
         self._exclusions = Exclusions(optimizer, inner)
         self.inner = inner
+        self._distopt_home = home_of(inner)
         self._rate = self.learning_rate if is_number else None
         self._state_to_load = state
         self._left: list[Any] = []
@@ -89,6 +92,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
 
     # What Keras calls
 
+    @at_home
     def build(self, variables: Sequence[Any]) -> None:
         """Take replica 0's values of the variables and make the slots; a collective, which ``fit`` calls.
 
@@ -139,9 +143,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         self.build(variables)
         _backend.uncompiled(self._apply)(grads, variables)
 
+    @at_home
     def _apply(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
         with telling_the_others(get_strategy().ready()):
-            grads = self._in_order(grads, variables)
+            grads = in_order(grads, variables, self._trainable_variables)
             is_traced = _backend.are_traced(grads)
             if is_traced and not self._is_attended:
                 raise InvalidArgumentError(
@@ -261,21 +266,10 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         """Note that a callback makes the steps of compiled training; check the order, all that JAX knows of them."""
         for theirs, ours in zip(variables, self._trainable_variables, strict=False):
             if self._left and theirs is not ours:
-                raise _unknown(theirs)
+                raise unknown(theirs)
         self._is_attended = True
 
-    def _in_order(self, grads: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-        """Return the gradients in the order of the built variables; None where a variable has no gradient."""
-        places = {id(variable): k for k, variable in enumerate(self._trainable_variables)}
-        ordered: list[Any] = [None] * len(places)
-        if len(grads) != len(variables):
-            raise InvalidArgumentError(f"apply received {len(grads)} gradients for {len(variables)} variables")
-        for gradient, variable in zip(grads, variables, strict=True):
-            if id(variable) not in places:
-                raise _unknown(variable)
-            ordered[places[id(variable)]] = gradient
-        return ordered
-
+    @at_home
     def _step(self, grads: Sequence[Any]) -> None:
         self._follow_learning_rate()
         with telling_the_others(get_strategy().ready()):
@@ -311,10 +305,3 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
             self._loss_scale.assign(scale.factor)
         if self._rate is not None:
             self._rate.assign(float(self.inner.learning_rate))
-
-
-def _unknown(variable: Any) -> InvalidArgumentError:
-    return InvalidArgumentError(
-        f"variable {variable.path!r} is none of those that this optimizer was built for: after a change of what is "
-        "trained (layer.trainable, another model) compile with another DistributedOptimizer"
-    )

@@ -13,8 +13,7 @@ Everything above (agreement, the order of summation, broadcast) is written once,
 call the same thing is settled by the step header *before* a payload moves, so a transport may trust its callers.
 
 A process is one replica. Whoever runs replicas as threads lets each enter a record of its own first, as
-``distopt.testing.ThreadReplicas`` does; else all of them would read the innermost scope of any of them, and several
-would wait for each other at one end.
+``distopt.testing.ThreadReplicas`` does; else they share what a replica has once, such as a request to stop.
 
 Rejected: a richer contract (allreduce, broadcast, ... per transport). It would put the order of summation into
 the hands of each transport, and the bits with it.

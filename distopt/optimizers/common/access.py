@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distopt.distribute.belonging import Home
 from distopt.engine.engine import Engine
 from distopt.engine.state.family import Family
 from distopt.optimizers.common.base import BaseOptimizer
@@ -28,3 +29,9 @@ def counter_of(optimizer: BaseOptimizer) -> Variable:
 def family_of(optimizer: BaseOptimizer) -> Family:
     """Return the interface through which the engine uses an optimizer."""
     return optimizer._distopt_family()
+
+
+def home_of(optimizer: object) -> Home:
+    """Return where an optimizer belongs; of anything else, where this is asked."""
+    home = optimizer._distopt_home if isinstance(optimizer, BaseOptimizer) else None
+    return home or Home()

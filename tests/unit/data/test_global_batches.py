@@ -9,8 +9,13 @@ from unit.on_replicas import raised_everywhere
 import distopt
 from distopt import replica_index, simulate
 from distopt.data import Batch, batches
+from distopt.data.current import current_batch
 from distopt.errors import InvalidArgumentError
-from distopt.process.replica import current_replica
+
+
+def current_size():
+    batch = current_batch()
+    return None if batch is None else batch.global_size
 
 
 def shares(replicas, make):
@@ -124,8 +129,8 @@ def test_the_global_size_is_known_while_a_batch_is_current():
     def seen():
         made = []
         for _ in batches(np.arange(5), global_batch_size=3):
-            made.append(current_replica().global_size)
-        return [*made, current_replica().global_size]
+            made.append(current_size())
+        return [*made, current_size()]
 
     assert simulate(4, seen) == [[3, 2, None]] * 4
 
@@ -134,23 +139,23 @@ def test_leaving_the_loop_early_clears_the_global_size():
     for _ in batches(np.arange(5), global_batch_size=3):
         break
     gc.collect()
-    assert current_replica().global_size is None
+    assert current_size() is None
 
 
 def test_an_evaluation_inside_a_training_loop_gives_the_batch_back():
     sizes = []
     for _ in batches(np.arange(5), global_batch_size=5):
         for _ in batches(np.arange(2), global_batch_size=2):
-            sizes.append(current_replica().global_size)
-        sizes.append(current_replica().global_size)
-    assert [*sizes, current_replica().global_size] == [2, 5, None]
+            sizes.append(current_size())
+        sizes.append(current_size())
+    assert [*sizes, current_size()] == [2, 5, None]
 
 
 def test_two_loops_at_once_leave_nothing_behind():
     for _ in zip(batches(np.arange(5), global_batch_size=5), batches(np.arange(2), global_batch_size=2), strict=True):
-        assert current_replica().global_size == 2
+        assert current_size() == 2
     gc.collect()
-    assert current_replica().global_size is None
+    assert current_size() is None
 
 
 @pytest.mark.parametrize(

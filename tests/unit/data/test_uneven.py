@@ -5,16 +5,21 @@ from unit.on_replicas import raised_everywhere
 
 from distopt import replica_index, simulate
 from distopt.data import join
+from distopt.data.current import current_batch
 from distopt.errors import InvalidArgumentError
-from distopt.process.replica import current_replica
+
+
+def current_size():
+    batch = current_batch()
+    return None if batch is None else batch.global_size
 
 
 def uneven(replicas, make):
     """The items of each replica, whose iterable is ``make(index)``, and the global sizes it saw."""
 
     def run():
-        items = [(item, current_replica().global_size) for item in join(make(replica_index()))]
-        assert current_replica().global_size is None
+        items = [(item, current_size()) for item in join(make(replica_index()))]
+        assert current_size() is None
         return items
 
     return simulate(replicas, run)

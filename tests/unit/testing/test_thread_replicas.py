@@ -1,7 +1,7 @@
-"""A transport of a user's own, in threads: how they become replicas, and what plain threads are told."""
+"""A transport of a user's own, in threads: how they become replicas."""
 
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from support import ROOT, run
 from unit.testing import own_transport
 
 import distopt
-from distopt.errors import ReplicaError, ReplicaFailedError
+from distopt.errors import ReplicaFailedError
 from distopt.optimizers import Adam
 from distopt.testing import CommunicatorConformance, DeadlineConformance, ThreadReplicas
 
@@ -60,29 +60,17 @@ def test_a_failure_ends_the_others(replicas):
     assert "boom" in heard[0]
 
 
-def test_plain_threads_are_told_that_they_are_one_replica():
-    first, second = own_transport.make()
-    entered, tried = threading.Event(), threading.Event()
+def test_plain_threads_with_a_scope_each_train_apart():
+    def train(end):
+        with distopt.Strategy(end).scope():
+            w = distopt.Variable(np.zeros(3, np.float32))
+            Adam(0.1).apply_gradients([(np.full(3, distopt.replica_index() + 1, np.float32), w)])
+            return distopt.replica_index(), distopt.all_reduce(w).tolist()
 
-    def other():
-        with distopt.Strategy(first).scope():
-            entered.set()
-            tried.wait(30)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    entered.wait(30)
-    try:
-        with (
-            pytest.raises(ReplicaError, match=r"is replica 0 in .* another thread.*ThreadReplicas"),
-            distopt.Strategy(second).scope(),
-        ):
-            pass
-    finally:
-        tried.set()
-        thread.join()
-    with distopt.Strategy(second).scope():
-        assert distopt.replica_index() == 1
+    with pytest.warns(UserWarning, match="share no memory"), ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(train, own_transport.make())
+    assert (first[0], second[0]) == (0, 1)
+    assert first[1] == second[1]
 
 
 def test_the_parallel_tests_run_over_a_transport_by_its_name():

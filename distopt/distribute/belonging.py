@@ -1,0 +1,75 @@
+"""To which strategy an object belongs: optimizers, data, metrics and checkpointers all follow this rule.
+
+* What was made inside of a ``Strategy.scope()`` belongs to that strategy. Its collectives are made among the replicas
+  of that strategy, wherever they are called; so are those of the user's hooks that it calls.
+* What was made outside of every scope belongs to none: it follows the current strategy of the thread that uses it.
+
+So two threads train side by side, each in a scope of its own, and a program for one process needs no scope at all.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from distopt.distribute.strategy import Strategy, strategy_of
+from distopt.process.replica import current_replica
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Home:
+    """The strategy that an object belongs to, decided where this is made."""
+
+    def __init__(self) -> None:
+        self._own: Strategy | None = current_replica().strategy_in_scope
+
+    @property
+    def strategy(self) -> Strategy:
+        """The object's own strategy, else the current one."""
+        return self._own or strategy_of(current_replica())
+
+    def entered(self) -> AbstractContextManager[object]:
+        """Return a block in which the object's strategy is the current one."""
+        return nullcontext() if self.is_entered else self.strategy.scope()
+
+    @property
+    def is_entered(self) -> bool:
+        """True where the object's strategy is the current one."""
+        return self._own is None or self._own is current_replica().strategy_in_scope
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Home:
+        """Return this one: a copy belongs where the original does."""
+        return self
+
+    def __reduce__(self) -> tuple[type[Home], tuple[()]]:
+        """Leave the strategy behind: who is unpickled belongs where that happens."""
+        return Home, ()
+
+
+class HasHome(Protocol):
+    """What belongs to a strategy."""
+
+    @property
+    def _distopt_home(self) -> Home | None:
+        """Return where it belongs; None before that is known."""
+
+
+T = TypeVar("T", bound=HasHome)
+
+
+def at_home(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
+    """Let a method run in the scope of its object's strategy."""
+
+    @functools.wraps(method)
+    def call(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        home = self._distopt_home
+        if home is None or home.is_entered:
+            return method(self, *args, **kwargs)
+        with home.entered():
+            return method(self, *args, **kwargs)
+
+    return call
