@@ -23,7 +23,7 @@ SHORT = {"DISTOPT_DEADLINES": "warn=1,silent=3,end=3"}
 IN_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
 REPORT = re.compile(r"^(?:Replica \d+ failed|distopt run: )", re.MULTILINE)
 """The beginning of what is said of a job that failed."""
-NO_REPORT = r"distopt run: the job ended with status \d+; replica \d .* ended first"
+NO_REPORT = r"distopt run: (?:the job ended with status \d+; )?replica \d \(.*"
 """What ``distopt run`` says where a replica can't leave a report; the replica has printed it before."""
 COMMANDS = {
     "distopt run": lambda: [DISTOPT, "run", "-n", "2"],
