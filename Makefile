@@ -11,7 +11,7 @@ RANKS_TIMEOUT := 600
 # Test processes at once, where tests mostly wait or use one core
 WORKERS := -n 2
 # What is tested with either MPI, beside the parallel tests: how jobs start and end, and that the bits are the same
-LAUNCHING := $(addprefix tests/failing/,going_on/test_elastic.py test_first_failure.py test_first_lines.py test_orphans.py) \
+LAUNCHING := $(addprefix tests/failing/,going_on/test_elastic.py test_first_failure.py endings/test_first_lines.py test_orphans.py) \
 	tests/repository/test_examples.py::test_mpi_and_simulated_replicas_end_with_the_same_bits \
 	tests/unit/process/test_unserved.py::test_a_launcher_of_pmix_alone_starts_replicas
 # What of the parallel tests is tried on Open MPI, and on 2 and 4 ranks: what rests on messages and on the node; make
