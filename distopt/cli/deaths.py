@@ -94,12 +94,13 @@ class ReplicaMonitor(threading.Thread):
         return reached
 
 
-def killed(text: str, monitor: ReplicaMonitor, cause_of_sigkill: str) -> list[str]:
+def killed(text: str, records: Records, first: str | None, cause_of_sigkill: str) -> list[str]:
     """Return a sentence for each replica that was killed.
 
     Args:
         text: the end of the launcher's output.
-        monitor: the watch over the replicas of this host.
+        records: what the replicas of this host have reported.
+        first: the name of the one that ended first, if that is known.
         cause_of_sigkill: why the kernel, or somebody, has killed a replica, as the end of a sentence.
     """
     sentences = [
@@ -107,8 +108,8 @@ def killed(text: str, monitor: ReplicaMonitor, cause_of_sigkill: str) -> list[st
         for index, pid, host, number in _OPEN_MPI.findall(text)
     ]
     for pid, host, number in _MPICH.findall(text):
-        first = monitor.first_name() if host == os.uname().nodename else None
-        who = first or named(monitor.records.index_of(int(pid), host), int(pid), host)
+        who = first if host == os.uname().nodename else None
+        who = who or named(records.index_of(int(pid), host), int(pid), host)
         sentences.append(_sentence(who, int(number), cause_of_sigkill))
     return sentences
 

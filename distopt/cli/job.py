@@ -147,9 +147,9 @@ class Job:
             return f"distopt run: the launcher (pid {self.process.pid}) was killed by signal {-status} ({name})"
         said = "\n".join(stream.tail.decode(errors="replace") for stream in self._streams)
         cause = cause_of_sigkill(self._faults, self._memory, control_group())
-        if sentences := killed(said, self._monitor, cause):
-            return "\n".join(sentences)
         first = self._monitor.first_name()
+        if sentences := killed(said, self._monitor.records, first, cause):
+            return "\n".join(sentences)
         return f"distopt run: the job ended with status {code}" + (f"; {first} ended first" if first else "")
 
     def _forward(self, number: int, frame: FrameType | None) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from support import DISTOPT, run, run_replicas, script_file
 
-from distopt.cli.deaths import ReplicaMonitor, killed
+from distopt.cli.deaths import cause_of_sigkill, killed
+from distopt.cli.records import Records
 from distopt.process.system import ControlGroup, control_group, describe_memory
 
 ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
@@ -85,10 +86,9 @@ def test_this_system_can_be_read():
 def test_the_sentence_says_what_the_kernel_knows(tmp_path, family, before, after, sentence):
     host = os.uname().nodename
     (tmp_path / "replica-2.json").write_text(f'{{"pid": 1234, "host": "{host}"}}')
-    monitor = ReplicaMonitor(tmp_path, 3)
-    monitor.stop()
     groups = (group and ControlGroup(*group) for group in (before, after))
-    (text,) = killed(SAID[family].format(pid=1234, host=host), monitor, *groups)
+    said, cause = SAID[family].format(pid=1234, host=host), cause_of_sigkill([], *groups)
+    (text,) = killed(said, Records(tmp_path), None, cause)
     assert text.startswith(f"distopt run: replica 2 (pid 1234 on {host}) {sentence}")
 
 
@@ -96,8 +96,8 @@ def test_the_kernel_is_asked_before_and_after_the_job(tmp_path):
     """The real command, with a control group of files in which the kernel's count rises while the job runs."""
     root, membership = mounted(tmp_path, 2, "/job", kills=4, limits=[3 << 30])
     command = (
-        "from pathlib import Path\nfrom distopt.cli import run\nfrom distopt.process.system import control_group\n"
-        f"run.control_group = lambda: control_group(Path({str(root)!r}), Path({str(membership)!r}))\nrun.run()\n"
+        "from pathlib import Path\nfrom distopt.cli import job, run\nfrom distopt.process.system import control_group\n"
+        f"job.control_group = lambda: control_group(Path({str(root)!r}), Path({str(membership)!r}))\nrun.run()\n"
     )
     script = f"""
 import os, signal, distopt

@@ -79,6 +79,19 @@ def test_a_failure_is_printed_once_with_its_replica(ending, status, there):
 
 
 @pytest.mark.slow
+def test_a_module_and_lines_that_are_headed_by_their_replica(there, tmp_path):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(
+        "import sys, distopt\n"
+        "print(distopt.replica_index(), __spec__.name, sys.argv[1:], vars(sys.modules['__main__']) is globals())\n"
+    )
+    result = job("package", ":", "--x", options=["--prefix", "-m"], cwd=tmp_path, env=there)
+    assert result.status == 0, result.text
+    expected = {f"[{r}] {r} package.__main__ [':', '--x'] True" for r in range(2)}
+    assert expected <= set(result.output.splitlines())
+
+
+@pytest.mark.slow
 def test_an_exit_with_status_0_is_no_failure(there):
     with script_file("import distopt, sys\ndistopt.barrier()\nprint('ends')\nsys.exit(0)\n") as path:
         result = job(path, env=there)

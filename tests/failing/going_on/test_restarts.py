@@ -41,7 +41,7 @@ distopt.barrier()
 say(f"pid {os.getpid()} is waiting")
 while True: time.sleep(0.05)
 """
-SHORT_GRACE = "import sys\nfrom distopt.cli import run\nrun.GRACE_SECONDS = 0.5\nrun.run()\n"
+SHORT_GRACE = "import sys\nfrom distopt.cli import job, run\njob.GRACE_SECONDS = 0.5\nrun.run()\n"
 
 
 def command(*options, replicas=2):
