@@ -21,6 +21,10 @@ _KILLED = f"was killed by signal {signal.SIGKILL:d} (SIGKILL)"
 _OPEN_MPI = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited on\s+signal (\d+)")
 
 
+_LAST_SECONDS = 1.0
+"""The time that a replica may take to end after its launcher."""
+
+
 class ReplicaMonitor(threading.Thread):
     """Notes which of this host's replicas ended first.
 
@@ -39,7 +43,7 @@ class ReplicaMonitor(threading.Thread):
         self.records = Records(folder)
         self._joining = joining
         self.first: int | None = None
-        self._ended = threading.Event()
+        self._ended, self._first_is_known = threading.Event(), threading.Event()
         self._pipes: dict[int, int] = {}
         try:
             for index in range(replicas):
@@ -73,10 +77,12 @@ class ReplicaMonitor(threading.Thread):
 
     def _note_end(self, replica: int) -> None:
         self.first = replica if self.first is None else self.first
+        self._first_is_known.set()
         self._joining.note_end(replica)
 
     def stop(self) -> None:
-        """Stop watching the replicas."""
+        """Stop watching the replicas, of which one has ended: a launcher may be quicker than its replicas."""
+        self._first_is_known.wait(_LAST_SECONDS)
         self._ended.set()
         self.join()
 

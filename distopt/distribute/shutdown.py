@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from distopt.distribute.agreement import open_communicators
 from distopt.distribute.transports import mpi_init
-from distopt.errors import ReplicaError, ReplicaFailedError
+from distopt.errors import ReplicaError, ReplicaFailedError, StalledError
 from distopt.process import forked, trouble
 from distopt.process.job_end import (
     INTERRUPTED,
@@ -183,6 +183,8 @@ def _say_goodbye(communicator: Communicator) -> None:
         failed = say_goodbye(communicator, patience=2 * OFFER_SECONDS)
     except ReplicaFailedError as heard:
         failed = heard.replica_index
+    except StalledError as error:
+        end_job(f"{trouble.describe(error)}\n", status=1)
     except Exception:  # whatever keeps the replicas from agreeing on the end, the job must end
         end_job("has ended, but the others did not follow: the job is over\n", status=1)
     if failed is not None:

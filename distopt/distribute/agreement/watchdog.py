@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -66,6 +66,10 @@ class Status:
 class StatusChannel(Protocol):
     """A channel on which a replica asks the others what they are doing, however busy they are."""
 
+    @property
+    def neighbours(self) -> Sequence[int]:
+        """The other replicas whose processes can be seen from here."""
+
     def ask(self, seconds: float) -> list[Status | None]:
         """Return every replica's status, None where there was no answer."""
 
@@ -109,6 +113,9 @@ class Watchdog:
         self._deadlines: Deadlines | None = None
         self._next_question = math.inf
         self._has_warned = False
+        self._has_ended = False
+        self._at_rest: dict[int, float] = {}
+        """The time since which each replica is at rest, once this one has ended."""
 
     def begin(self, deadlines: Deadlines, channel: StatusChannel | None = None) -> None:
         """Look at the clock from now on."""
@@ -116,8 +123,8 @@ class Watchdog:
         self.status_channel = channel or self.status_channel
 
     def end(self) -> None:
-        """Wait without limit from now on: the script is over, and others may go on for long."""
-        self._deadlines = None
+        """Wait for all that run without limit from now on: the script is over, and others may go on for long."""
+        self._has_ended = True
 
     def call_started(self, call: str, step: int) -> None:
         """Note that a collective call begins.
@@ -185,7 +192,9 @@ class Watchdog:
             raise self.lost
         check_launcher()
         if now >= self._next_question and self._deadlines is not None:
-            if self.status_channel is None:
+            if self._has_ended:
+                self._look_for_rest(self._deadlines)
+            elif self.status_channel is None:
                 self._wait_for_strangers(self._deadlines)
             else:
                 self._ask(self.status_channel, self._deadlines)
@@ -220,6 +229,19 @@ class Watchdog:
         self._has_warned = True
         if waited >= deadlines.end:
             raise StalledError(f"{text}. That is longer than {deadlines.end:g} s. {_LONGER}", [])
+
+    def _look_for_rest(self, deadlines: Deadlines) -> None:
+        """Give up if a replica never comes to its end: nobody answers questions there any more."""
+        channel, now = self.status_channel, time.monotonic()
+        seen = {} if channel is None else {r: channel.explain_silence(r) for r in channel.neighbours}
+        self._at_rest = {r: self._at_rest.get(r, now) for r, each in seen.items() if not each.may_end}
+        for replica, since in self._at_rest.items():
+            if now - since >= deadlines.silent:
+                raise StalledError(
+                    f"replica {self.index} has ended and waits for {_describe(replica, seen[replica])}. That is longer "
+                    f"than {deadlines.silent:g} s. {_RESTART}",
+                    [replica],
+                )
 
     def _ask(self, channel: StatusChannel, deadlines: Deadlines) -> None:
         me = threading.get_ident()

@@ -49,6 +49,7 @@ class MPIStatusChannel:
     def __init__(self, mpi: Any, comm: Any, nodes: tuple[int, ...], watchdog: Watchdog) -> None:
         self._mpi, self._comm, self._nodes, self._watchdog = mpi, comm, nodes, watchdog
         self._pids = comm.allgather(os.getpid())
+        self.neighbours = [r for r, node in enumerate(nodes) if node == nodes[comm.rank] and r != comm.rank]
         self._sent: list[Any] = []
         self._question = 0
         self._ended = threading.Event()

@@ -37,6 +37,7 @@ class RayStatusChannel:
 
     def __init__(self, peers: Peers, purpose: int, nodes: Sequence[int], watchdog: Watchdog) -> None:
         self._index, self._members, self._nodes, self._watchdog = peers.index, peers.members, nodes, watchdog
+        self.neighbours = [r for r, node in enumerate(nodes) if node == nodes[peers.index] and r != peers.index]
         self._sockets = peers.connect(purpose)
         for each in self._sockets.values():
             each.settimeout(_SEND_SECONDS)

@@ -278,6 +278,8 @@ class ThreadCommunicator(Communicator):
 class _ThreadStatusChannel:
     """Answers of replicas in the same process: everybody can see everybody."""
 
+    neighbours: Sequence[int] = ()
+
     def __init__(self, hub: Hub, index: int) -> None:
         self._hub, self._index = hub, index
 

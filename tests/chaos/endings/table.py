@@ -96,7 +96,9 @@ WAITED_FOR = TOLD | {"stop": rf"{AWAITED}is stopped.*", "hang": rf"{AWAITED}.*jo
 BY_SIGNAL_OR_CLOCK = {"kill": KILLED, "stop": rf"{AWAITED}is stopped.*"}
 UNTOLD = dict.fromkeys(KINDS, TIMED_OUT) | {"kill": BY_LAUNCHER}
 FIRST_CALL = TOLD | dict.fromkeys(WAITING_KINDS, STRANGER)
-IN_TIME = TOLD | {"stop": MET["stop"]}
+IN_TIME = TOLD | {
+    "stop": r"Replica {o} failed: StalledError: .* has ended and waits for replica {r}, which is stopped.*"
+}
 """At exit a replica that hangs is none of the table: nobody can tell it from one that is long in ending."""
 ON_RAY = {
     "exception": RAISED,

@@ -13,7 +13,7 @@ def fail() -> None:
     if KIND == "missing":
         import not_there  # noqa: F401
     if KIND == "exit":
-        sys.exit(3)
+        raise SystemExit(3)
     if KIND == "leave":
         sys.exit()
     if KIND == "thread":
