@@ -50,7 +50,7 @@ class Rendezvous:
     """One replica's way to meet the others of its group.
 
     Args:
-        name: the name of the group.
+        name: the name of the group, which belongs to its Ray job.
         index: this replica's index.
         count: the number of replicas.
         seconds: the longest time to wait for the others.
@@ -103,12 +103,13 @@ class Rendezvous:
                 raise ReplicaError(
                     f"replica {self._index} of the group {self._name!r} has waited {self._seconds:g} s for replica "
                     f"{missing} of {self._count}: every one must call init_group with its index, {self._count} and "
-                    f"{self._name!r}, at the same time (in actors: start all calls before you wait for one)"
+                    f"{self._name!r}, at the same time and in the same Ray job (in actors: start all calls before you "
+                    "wait for one)"
                 ) from None
 
     def _find(self) -> Any:
-        """Return the actor of the group's name; the first replica that asks for the actor makes it."""
-        name = f"distopt group {self._name}"
+        """Return the actor of the group's name in this job; the first replica that asks for the actor makes it."""
+        name = f"distopt group {self._name} of job {ray.get_runtime_context().get_job_id()}"
         actor = ray.remote(_Rendezvous).options(
             name=name, namespace=NAMESPACE, get_if_exists=True, num_cpus=0, max_concurrency=1000
         )

@@ -33,3 +33,7 @@ class Actor:
     def replica(self, index, count, name, fn, *args):
         with distopt.ray.init_group(index, count, name):
             return fn(*args)
+
+    def in_the_default_group(self, index, count, fn, *args):
+        with distopt.ray.init_group(index, count):
+            return fn(*args)

@@ -12,7 +12,9 @@ os.environ |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_METRICS_EN
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # a process less, and each takes two seconds to start
 os.environ["KERAS_BACKEND"] = "torch"
 # Functions of test modules travel by name.
-os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
+)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from itertools import product
 
@@ -10,7 +11,7 @@ import pytest
 import ray
 from on_ray.actors import Actor
 from quick import cases
-from support import SOON
+from support import SOON, run, script_file
 
 import distopt
 import distopt.ray
@@ -99,6 +100,32 @@ def test_the_same_name_can_be_used_again_and_again(actors):
     for _ in range(3):
         futures = [actor.replica.remote(r, 2, "again", distopt.num_replicas) for r, actor in enumerate(actors[:2])]
         assert ray.get(futures, timeout=60) == [2, 2]
+
+
+ANOTHER_JOB = """
+import sys, ray, distopt, distopt.ray
+from on_ray.actors import Actor
+ray.init(address=sys.argv[1], log_to_driver=False)
+actors = [Actor.remote() for _ in range(2)]
+futures = [a.in_the_default_group.remote(r, 2, distopt.all_reduce, 100.0) for r, a in enumerate(actors)]
+print("result", [float(total) for total in ray.get(futures, timeout=60)])
+"""
+
+
+def test_two_jobs_whose_groups_have_no_name_do_not_meet(actors):
+    first = actors[0].in_the_default_group.remote(0, 2, distopt.all_reduce, 1.0)
+    with script_file(ANOTHER_JOB) as path:
+        result = run([sys.executable, path, ray.get_runtime_context().gcs_address], timeout=120)
+    assert result.output.splitlines() == ["result [200.0, 200.0]"], result.text
+    second = actors[1].in_the_default_group.remote(1, 2, distopt.all_reduce, 1.0)
+    assert ray.get([first, second], timeout=60) == [2.0, 2.0]
+
+
+def test_the_driver_is_a_replica_of_its_job(actors):
+    other = actors[0].replica.remote(1, 2, "with the driver", distopt.all_reduce, 2.0)
+    with distopt.ray.init_group(0, 2, "with the driver"):
+        assert distopt.all_reduce(1.0) == 3.0
+    assert ray.get(other, timeout=60) == 3.0
 
 
 def causes(futures):
