@@ -1,7 +1,8 @@
-"""Checks that a job fits into the cluster: one that does not would stay "pending" for ever."""
+"""Checks that a job fits before anything waits: into the cluster, where it would stay "pending", or on this machine."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,24 @@ import ray
 from distopt.errors import InvalidArgumentError
 from distopt.ray.backend import needs_of
 from distopt.speaking import say
+
+_MOST_PER_CORE = 8
+"""Workers that a core can start in time: each takes 2.5 seconds of one, and Ray Train waits 60 for all of them."""
+
+
+def check_cores(replicas: int) -> None:
+    """Check that this machine can start so many workers in a cluster of its own.
+
+    Raises:
+        InvalidArgumentError: they are too many.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if replicas > (most := cores * _MOST_PER_CORE):
+        raise InvalidArgumentError(
+            f"{replicas} replicas on the {cores} cores of this machine are too many for a Ray cluster of its own: Ray "
+            f"gives up before all of them have started. Take at most {most}, add nodes (ray start, on each) and start "
+            f"the job on that cluster, or try the algorithm with distopt.simulate({replicas}, ...), in one process"
+        )
 
 
 def check_room(scaling: Any) -> None:

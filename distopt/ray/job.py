@@ -17,6 +17,7 @@ from distopt.distribute.collectives import replica_index
 from distopt.errors import DistoptError
 from distopt.program import script as program
 from distopt.ray.backend import address_in_use, cause_of, status_of
+from distopt.ray.capacity import check_cores
 from distopt.ray.console import console, printing_to
 from distopt.ray.trainer import DistoptTrainer
 from distopt.settings import given
@@ -79,7 +80,10 @@ def run_job(script: Script, replicas: int, max_restarts: int) -> tuple[int, str]
 
 def _connect(replicas: int) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "runtime_env": {"env_vars": given()}, "logging_level": "warning"}
-    _check_answers(address_in_use())
+    address = address_in_use()
+    _check_answers(address)
+    if address in (None, "local"):
+        check_cores(replicas)
     try:
         ray.init(num_cpus=replicas, include_dashboard=False, **common)
     except ValueError:  # there is a cluster, which has the CPUs that it has

@@ -119,6 +119,15 @@ def test_what_does_not_fit_is_said_at_once(there):
     assert "Traceback" not in result.errors
 
 
+def test_too_many_replicas_for_a_cluster_of_its_own_are_refused_at_once(tmp_path):
+    count = 1000 * len(os.sched_getaffinity(0))
+    with script_file("") as path:
+        result = job(path, replicas=count, env={"RAY_ADDRESS": "local"})
+    assert result.status == 1
+    assert re.search(rf"{count} replicas on the \d+ cores of this machine are too many .* Take at most", result.errors)
+    assert "Traceback" not in result.errors
+
+
 def test_a_cluster_that_does_not_answer_is_said_at_once():
     with script_file("") as path:
         result = job(path, env={"RAY_ADDRESS": "127.0.0.1:1"})

@@ -12,6 +12,7 @@ import pytest
 from support import DISTOPT, ROOT, run, started
 
 pytestmark = pytest.mark.timeout(600)
+SCRIPT = ROOT / "launch" / "ray_job_submit.sh"
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -28,8 +29,9 @@ def head(tmp_path, ray_directory):
     """What somebody needs to know of a head that runs here, as environment variables."""
     port, dashboard, agent, metrics = free_ports(4)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as in an environment that was activated
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "PATH": path}
-    (tmp_path / "token").write_text("a-secret-of-some-length-0123456789")
+    made = run([RAY, "get-auth-token", "--generate"], env={"HOME": str(tmp_path), "PATH": path})
+    assert made.status == 0, made.text
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / ".ray" / "auth_token"), "PATH": path}
     command = [
         *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=4", f"--port={port}"),
         f"--temp-dir={ray_directory}",
@@ -46,9 +48,8 @@ def head(tmp_path, ray_directory):
 
 
 def test_a_submitted_job_has_the_digest_of_mpirun(head):
-    script = ROOT / "launch" / "ray_job_submit.sh"
     example = ["examples/train.py", "--config", "configs/digits.toml"]
-    submitted = run(["bash", script, "4", *example], timeout=300, env=head, cwd=ROOT)
+    submitted = run(["bash", SCRIPT, "4", *example], timeout=300, env=head, cwd=ROOT)
     assert submitted.status == 0, submitted.text
     under_mpi = run([DISTOPT, "run", "-n", "4", *example], cwd=ROOT)
     digests = [re.search(r"parameter digest +(\w+)", each.text)[1] for each in (submitted, under_mpi)]
@@ -56,6 +57,18 @@ def test_a_submitted_job_has_the_digest_of_mpirun(head):
 
     stranger = head | {"RAY_AUTH_TOKEN_PATH": str(Path(head["RAY_AUTH_TOKEN_PATH"]).with_name("other"))}
     Path(stranger["RAY_AUTH_TOKEN_PATH"]).write_text("some-other-secret-0123456789")
-    refused = run(["bash", script, "2", *example], timeout=150, env=stranger, cwd=ROOT)
+    refused = run(["bash", SCRIPT, "2", *example], timeout=150, env=stranger, cwd=ROOT)
     assert refused.status != 0
     assert "authenticat" in refused.text.lower()
+
+
+@pytest.mark.parametrize("token", [None, ""], ids=["no file", "an empty file"])
+def test_without_a_token_the_script_says_how_to_get_one(token, tmp_path):
+    if token is not None:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text(token)
+    result = run(["bash", SCRIPT, "2", "train.py"], env={"HOME": str(tmp_path)})
+    assert result.status == 1
+    assert len(result.text.splitlines()) == 1
+    assert f"there is no token in {tmp_path}/.ray/auth_token" in result.errors
+    assert "ray get-auth-token --generate" in result.errors
