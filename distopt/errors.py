@@ -11,6 +11,7 @@ Each class is also a subclass of the builtin that a reader would expect, so that
     ├── DamagedOptimizerError (RuntimeError)    a step failed after it had begun to write
     ├── NonFiniteGradientError (ArithmeticError) the sum of the gradients holds NaN or an infinity
     ├── CheckpointError (RuntimeError)          a checkpoint can't be written, or none can be read
+    ├── CarriedError (RuntimeError)             the text of an exception that could not travel between processes
     └── ReplicaError (RuntimeError)             something between replicas
         ├── CollectiveMismatchError             replicas called different things
         ├── ReplicaFailedError                  another replica raised
@@ -95,6 +96,10 @@ class NonFiniteGradientError(DistoptError, ArithmeticError):
 
 class CheckpointError(DistoptError, RuntimeError):
     """A checkpoint could not be written, or none that can be trusted was found."""
+
+
+class CarriedError(DistoptError, RuntimeError):
+    """The text and the traceback of an exception of another process, which itself could not travel."""
 
 
 class ReplicaError(DistoptError, RuntimeError):

@@ -5,12 +5,14 @@ The parts of Ray that may change between its minor releases are used in this fil
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import socket
+import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -31,6 +33,7 @@ if not ray.__version__.startswith(SUPPORTED := "2.60."):
 try:
     from ray.train import WorkerGroupError
     from ray.train.backend import Backend, BackendConfig
+    from ray.train.v2._internal.execution.context import get_train_context
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 except ImportError as error:
     raise MissingExtraError("ray[train]", "ray", "distopt's trainer") from error
@@ -48,7 +51,13 @@ _listener: list[socket.socket] = []
 
 @dataclass
 class DistoptConfig(BackendConfig):
-    """The settings of distopt in Ray Train; there is nothing to set."""
+    """The settings of distopt in Ray Train.
+
+    Args:
+        directory: where the training function runs on every node; None: where Ray Train puts it.
+    """
+
+    directory: str | None = None
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -56,16 +65,23 @@ class DistoptConfig(BackendConfig):
         return DistoptBackend
 
     @property
-    def train_func_context(self) -> type[_Membership]:
+    def train_func_context(self) -> Callable[[], _Membership]:
         """Return the context manager in which each worker calls the training function."""
-        return _Membership
+        return functools.partial(_Membership, self.directory)
 
 
 class _Membership:
     """Makes the worker a replica until its training function ends; an exit with status 0 counts as a normal end."""
 
+    def __init__(self, directory: str | None) -> None:
+        self._directory = directory
+
     def __enter__(self) -> None:
         self._group = current_group()
+        failures = get_train_context().execution_context.training_thread_runner.get_exception_queue()
+        self._group.on_thread_failure = failures.put
+        if self._directory is not None:
+            _enter_directory(self._directory)
         self._group.__enter__()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
@@ -76,6 +92,19 @@ class _Membership:
         if isinstance(error, _CONSEQUENCES):
             time.sleep(_GIVE_WAY_SECONDS)  # Ray Train ends all workers at the first error that it sees
         return ends_well
+
+
+def _enter_directory(directory: str) -> None:
+    """Make relative paths lead where they lead for the driver, where the node has that directory."""
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        print(
+            f"distopt: {error}: it is the trainer's directory, and this node has none; relative paths lead to "
+            f"{os.getcwd()}, which goes with the Ray session: put {directory} on a file system that all nodes share, "
+            "or use absolute paths",
+            file=sys.stderr,
+        )
 
 
 class DistoptBackend(Backend):
@@ -115,7 +144,7 @@ def cause_of(failure: WorkerGroupError) -> tuple[int, str]:
     """Return the index and the error of the replica that failed first, not of one that only heard of a failure."""
     rank, error = _first(failure)
     if isinstance(error, ReplicaFailedError):
-        return error.replica_index, str(error)
+        return error.replica_index, str(error).removeprefix(f"replica {error.replica_index} failed: ")
     return rank, (getattr(error, "__notes__", None) or traceback.format_exception_only(error))[-1].strip()
 
 

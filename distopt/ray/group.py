@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
+import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +21,7 @@ from distopt.errors import InvalidArgumentError, ReplicaFailedError
 from distopt.process import forked
 from distopt.process.names import count_anew
 from distopt.process.replica import current_replica
+from distopt.ray.portable import make_portable
 from distopt.ray.rendezvous import Rendezvous
 
 MEET_SECONDS = 60.0
@@ -28,7 +32,9 @@ class Group:
     """This process's membership in a group: until the process leaves, ``get_strategy()`` returns the group's strategy.
 
     Used as a context manager, the process leaves at the end of the block, together with the other members. When the
-    block raises, the others are told, and raise as well.
+    block raises, the others are told, and raise as well. An exception in another thread of the process ends the
+    membership too: the others are told at once, and this replica raises it in its next call, at the latest at the end
+    of the block.
 
     Args:
         peers: the connections to the other members.
@@ -40,7 +46,10 @@ class Group:
         self._replica = current_replica()
         count_anew()
         self._replica.default_strategy = Strategy(self._communicator)
-        self._is_member = True
+        self.is_member = True
+        self.on_thread_failure: Callable[[ReplicaFailedError], None] | None = None
+        """What else to do when a thread has failed: the one that uses the group may never call it again."""
+        self._thread_failure: ReplicaFailedError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -50,39 +59,61 @@ class Group:
     ) -> None:
         if error is None:
             self.leave()
-        else:
-            self.fail(error)
+            return
+        first = self._thread_failure or error
+        self.fail(first)
+        make_portable(first)
+        if first is not error:
+            raise first from error
 
     def leave(self) -> None:
         """Leave the group, together with the others: every member must have done the same calls before.
 
         Raises:
-            ReplicaFailedError: another replica has failed meanwhile.
+            ReplicaFailedError: another replica has failed meanwhile, or another thread of this one.
         """
         try:
-            if self._is_member and self._communicator.size > 1:
+            if self._thread_failure is not None:
+                raise self._thread_failure
+            if self.is_member and self._communicator.size > 1:
                 failed = say_goodbye(self._communicator)
                 if failed is not None:
                     raise ReplicaFailedError(f"replica {failed} failed while this one had ended", failed)
         except BaseException as error:
             self.fail(error)
             raise
-        if self._is_member:
+        if self.is_member:
             self._communicator.announce_end()
             self._close()
 
     def fail(self, error: BaseException) -> None:
         """Leave the group because of an error: the others raise where they wait for this replica."""
-        if self._is_member:
+        if self.is_member:
             self._communicator.fail(error)
             self._close()
+
+    def fail_in_thread(self, name: str, error: BaseException) -> None:
+        """Tell the others that a thread of this process has failed, and make this replica raise it as well.
+
+        Args:
+            name: the thread's.
+            error: what it raised.
+        """
+        index, text = self._communicator.index, "".join(traceback.format_exception(error)).strip()
+        failure = ReplicaFailedError(f"replica {index} failed: in thread {name!r}:\n{text}", index)
+        self._thread_failure = self._thread_failure or failure
+        watchdog = self._communicator.watchdog
+        watchdog.lost = watchdog.lost or failure
+        self._communicator.fail(failure)
+        if self.on_thread_failure is not None:
+            self.on_thread_failure(failure)
 
     def forget_connections(self) -> None:
         """Close the connections in a child that was forked from the replica, without an effect on the replica."""
         self._communicator.peers.forget()
 
     def _close(self) -> None:
-        self._is_member = False
+        self.is_member = False
         self._communicator.peers.close()
         self._replica.default_strategy = None
 
@@ -99,7 +130,7 @@ def init_group(index: int, count: int, name: str = "default") -> Group:
     Args:
         index: this replica's index, 0 ... count - 1.
         count: the number of replicas.
-        name: the name of the group, unique in the Ray cluster while the group forms.
+        name: the name of the group, unique in the Ray job (all that one driver has started) while the group forms.
 
     Returns:
         The group; ``with init_group(...):`` tells the others how the block ends.
@@ -146,6 +177,7 @@ def announce() -> Member:
 def join(peers: Peers) -> Group:
     """Make this process a member of a group, and end its membership in an earlier group."""
     _mark_children()
+    _heed_threads()
     for former in _current:
         former.fail(InvalidArgumentError("it has joined another group"))
     group = Group(peers)
@@ -167,3 +199,19 @@ def _mark_children() -> None:
             group.forget_connections()
 
     forked.mark_children(close)
+
+
+@functools.cache
+def _heed_threads() -> None:
+    """Make an exception in any thread end this process's membership: Python would print it and go on."""
+    otherwise = threading.excepthook
+
+    def heed(args: threading.ExceptHookArgs) -> None:
+        members = [group for group in _current if group.is_member]
+        if not members or forked.in_child or args.exc_value is None or isinstance(args.exc_value, SystemExit):
+            otherwise(args)
+            return
+        for group in members:
+            group.fail_in_thread("?" if args.thread is None else args.thread.name, args.exc_value)
+
+    threading.excepthook = heed

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
-from ray.train import Result, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import Result, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 
+from distopt.errors import InvalidArgumentError
 from distopt.ray.backend import DataParallelTrainer, DistoptConfig, cause_of
 from distopt.ray.capacity import check_room
+from distopt.ray.unpicklable import explain_unpicklable
+
+_CHDIR = "RAY_CHDIR_TO_TRIAL_DIR"
 
 
 class DistoptTrainer(DataParallelTrainer):
@@ -17,6 +22,9 @@ class DistoptTrainer(DataParallelTrainer):
     Workers are placed, restarted and given checkpoints by Ray Train, as its documentation says of ``ScalingConfig``,
     ``RunConfig``, ``FailureConfig``, ``CheckpointConfig``, ``ray.train.report`` and elastic ``(min, max)`` workers.
     When a worker raises or dies, the others raise within seconds.
+
+    The training function runs in the directory in which the trainer was made, on nodes that have it, so that relative
+    paths lead where they lead for a script. With ``RAY_CHDIR_TO_TRIAL_DIR`` in the environment Ray Train decides.
 
     Args:
         train_loop_per_worker: the training function, of no argument or of ``train_loop_config``; it makes variables
@@ -49,10 +57,11 @@ class DistoptTrainer(DataParallelTrainer):
         run_config: RunConfig | None = None,
         **options: Any,
     ) -> None:
+        self._function, self._config = train_loop_per_worker, train_loop_config
         super().__init__(
             train_loop_per_worker,
             train_loop_config=train_loop_config,
-            backend_config=DistoptConfig(),
+            backend_config=DistoptConfig(None if _CHDIR in os.environ else os.getcwd()),
             scaling_config=scaling_config,
             run_config=run_config,
             **options,
@@ -62,7 +71,8 @@ class DistoptTrainer(DataParallelTrainer):
         """Train, and return Ray Train's result.
 
         Raises:
-            InvalidArgumentError: the cluster has no room for so many workers.
+            InvalidArgumentError: the cluster has no room for so many workers, or the training function or its argument
+                can't be sent to them.
             ray.train.WorkerGroupError: the first failure of a worker, with its traceback; ``worker_failures`` has all
                 failures.
         """
@@ -72,3 +82,10 @@ class DistoptTrainer(DataParallelTrainer):
         except WorkerGroupError as error:
             replica, text = cause_of(error)
             raise WorkerGroupError(f"replica {replica} failed first:\n{text}", error.worker_failures) from None
+        except TrainingFailedError:
+            raise
+        except Exception as error:
+            complaint = explain_unpicklable(self._function, self._config or {})
+            if complaint is None:
+                raise
+            raise InvalidArgumentError(complaint) from error

@@ -83,14 +83,16 @@ def test_the_first_error_is_what_the_user_sees(tmp_path):
     assert isinstance(caught.value.worker_failures[1], ValueError)
 
 
-def test_a_killed_worker_is_started_again_and_the_bits_are_those_of_the_undisturbed_run(tmp_path):
+def test_a_killed_worker_is_started_again_and_the_bits_are_those_of_the_undisturbed_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
     def loop(config):
         trained(directory=config["directory"], kill_at=5)
 
     result = fit(
         loop,
         2,
-        {"directory": str(tmp_path / "checkpoints")},
+        {"directory": "checkpoints"},  # of the directory in which the trainer was made
         storage_path=str(tmp_path / "storage"),
         failure_config=FailureConfig(max_failures=1),
         checkpoint_config=CheckpointConfig(num_to_keep=2),
@@ -98,6 +100,7 @@ def test_a_killed_worker_is_started_again_and_the_bits_are_those_of_the_undistur
     assert result.metrics["begin"] == 3
     assert result.metrics["digest"] == distopt.simulate(2, trained)[0][-1]
     assert result.checkpoint is not None
+    assert "step-00000009" in os.listdir(tmp_path / "checkpoints")
 
 
 @pytest.mark.slow
