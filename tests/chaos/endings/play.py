@@ -13,14 +13,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from chaos.endings.table import ASCII, EXIT, FIRST, FULL, STEP, Ending
-from chaos.play import processes_left
+from chaos.play import ENVIRONMENT, processes_left
 from failing.processes import that_do_not_end
 from support import DISTOPT, SOON, Result, mpirun_command, run
 
 SCRIPT = Path(__file__).with_name("job.py")
-ENVIRONMENT = {"DISTOPT_KERNELS": "reference", "OPENBLAS_NUM_THREADS": "1"}
-SHORT = {"DISTOPT_DEADLINES": "warn=1,silent=3,end=3"}
-IN_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+PATIENT = {"DISTOPT_DEADLINES": ""}
+"""Where no clock is needed, none may end the job."""
+IN_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 REPORT = re.compile(r"^(?:Replica \d+ failed|distopt run: )", re.MULTILINE)
 """The beginning of what is said of a job that failed."""
 NO_REPORT = r"distopt run: (?:the job ended with status \d+; )?replica \d \(.*"
@@ -36,7 +36,7 @@ def play(row: Ending, folder: Path, environment: Mapping[str, str] = MappingProx
     """Run a job and check how it ends; what is left of it is killed."""
     mark = uuid.uuid4().hex
     settings = ENVIRONMENT | {"CHAOS_MARK": mark} | dict(environment)
-    settings |= SHORT if row.has_deadlines else {}
+    settings |= {} if row.has_deadlines else PATIENT
     settings |= IN_ASCII if row.surrounding == ASCII else {}
     arguments = [row.kind, row.place, row.surrounding, str(row.victim), str(folder)]
     try:

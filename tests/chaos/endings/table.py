@@ -1,7 +1,8 @@
 """The table of how one of two replicas may end, and what is promised: launcher x kind x place x surrounding -> report.
 
-``{r}`` stands for that replica, ``{o}`` for the other one, ``{boom}`` for the text of the exception. Reports are
-regular expressions. Each job ends in seconds, with a status that is not 0, and leaves no process.
+``{r}`` stands for that replica, ``{o}`` for the other one, ``{boom}`` for the text of the exception, ``{line}`` for
+where a replica is. Reports are regular expressions. Each job ends in seconds, with a status that is not 0, and leaves
+no process.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Ending:
     def pattern(self) -> str:
         """What the report looks like in this row."""
         boom = r"b\\xf6\\xf6m \\udc80" if self.surrounding == ASCII else "boom"
-        words = {"{r}": str(self.victim), "{o}": str(1 - self.victim), "{boom}": boom}
+        line = "" if self.surrounding == FULL else r" and is at .*job\.py:\d+"  # stacks are told by a file
+        words = {"{r}": str(self.victim), "{o}": str(1 - self.victim), "{boom}": boom, "{line}": line}
         text = self.report
         for word, meaning in words.items():
             text = text.replace(word, meaning)
@@ -66,7 +68,7 @@ class Ending:
 
     @property
     def has_deadlines(self) -> bool:
-        """Whether a clock ends the job, which so has to be a quick one."""
+        """Whether a clock ends the job: one that is quicker than by default."""
         return self.kind in WAITING_KINDS or self.report == TIMED_OUT
 
     def __str__(self) -> str:
@@ -92,7 +94,7 @@ MET = {
     "hang": rf"{STALLED} \(.*it is at {AT_FAULT}.*",
 }
 TOLD = {"exception": RAISED, "SystemExit": EXITED, "exception in a thread": IN_THREAD, "kill": KILLED}
-WAITED_FOR = TOLD | {"stop": rf"{AWAITED}is stopped.*", "hang": rf"{AWAITED}.*job\.py:\d+.*"}
+WAITED_FOR = TOLD | {"stop": rf"{AWAITED}is stopped.*", "hang": AWAITED + r"has not called it{line}\. That is .*"}
 BY_SIGNAL_OR_CLOCK = {"kill": KILLED, "stop": rf"{AWAITED}is stopped.*"}
 UNTOLD = dict.fromkeys(KINDS, TIMED_OUT) | {"kill": BY_LAUNCHER}
 FIRST_CALL = TOLD | dict.fromkeys(WAITING_KINDS, STRANGER)
