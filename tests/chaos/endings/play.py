@@ -62,10 +62,10 @@ def check(row: Ending, result: Result) -> None:
     assert result.status != 0
     if row.kind == "SystemExit" and row.place in (FIRST, STEP, EXIT):
         assert result.status == 3
-    *_, begin = [0, *(found.start() for found in REPORT.finditer(result.errors))]
-    last = result.errors[begin:].rstrip()
+    *_, begin = [0, *(found.start() for found in REPORT.finditer(result.text))]
+    last = result.text[begin:].rstrip()
     if row.surrounding == FULL and re.fullmatch(NO_REPORT, last):
-        assert re.search(row.pattern, result.errors)
+        assert re.search(row.pattern, result.text)
     elif row.launcher == "mpirun":  # the launcher has its say after it
         assert re.match(row.pattern, last)
     else:

@@ -85,8 +85,9 @@ AT_FAULT = r"job\.py:\d+ in hang\b"
 STRANGER = r"Replica {o} failed:\n(?:.*\n)*.*StalledError: .* for a replica that has made none.*"
 """Who is missing can't be told before all have met."""
 STALLED = r"Replica {o} failed:\n(?:.*\n)*.*StalledError: .* for replica {r}"
-BY_LAUNCHER = r"(?:.*\n)*.*(?:KILLED BY SIGNAL: 9|exited on\s+signal 9)(?:.|\n)*"
-TIMED_OUT = r"(?:.*\n)*Timeout \(.*\)!\n(?:.*\n)*.* in wait_in_MPI_Init_for_all_replicas(?:.|\n)*"
+BY_LAUNCHER = r"(?:.|\n)*(?:Killed \(signal 9\)|rank {r} .* exited on\s+signal 9)"
+"""Open MPI's names the replica."""
+TIMED_OUT = r"(?:.|\n)*Timeout \(.*\)!\n(?:.*\n)*.* in wait_in_MPI_Init_for_all_replicas"
 """The clock of a replica that waits in MPI_Init has ended it; plain launchers say no more."""
 
 MET = {
