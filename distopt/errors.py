@@ -28,6 +28,7 @@ Each class is also a subclass of the builtin that a reader would expect, so that
 from __future__ import annotations
 
 __all__ = [
+    "CarriedError",
     "CheckpointError",
     "CollectiveMismatchError",
     "DamagedOptimizerError",

@@ -13,7 +13,7 @@ import numpy as np
 
 from distopt.arguments import LARGEST, SMALLEST, as_float
 from distopt.arrays import Array, to_array
-from distopt.distribute.belonging import Home, at_home
+from distopt.distribute.belonging import Belonging, in_own_scope
 from distopt.distribute.collectives import all_reduce
 from distopt.errors import InvalidArgumentError
 from distopt.variables.array_like import stop_gradient
@@ -40,7 +40,7 @@ class Sum:
     """
 
     def __init__(self) -> None:
-        self._distopt_home = Home()
+        self._distopt_belonging = Belonging()
         self.reset()
 
     def reset(self) -> None:
@@ -58,7 +58,7 @@ class Sum:
         """
         self._total += _number("Sum.update", value)
 
-    @at_home
+    @in_own_scope
     def result(self) -> float:
         """Return the sum over all replicas. Collective."""
         return float(all_reduce(np.float64(self._total)))
@@ -76,7 +76,7 @@ class Mean:
     """
 
     def __init__(self) -> None:
-        self._distopt_home = Home()
+        self._distopt_belonging = Belonging()
         self.reset()
 
     def reset(self) -> None:
@@ -101,7 +101,7 @@ class Mean:
         self._total += number
         self._items += count
 
-    @at_home
+    @in_own_scope
     def result(self) -> float:
         """Return the mean over the items of all replicas; 0 where there are none, as in Keras. Collective."""
         total, items = all_reduce([self._total, self._items])

@@ -8,13 +8,13 @@ import numpy as np
 
 from distopt import optimizers
 from distopt.distribute.agreement.header import telling_the_others
-from distopt.distribute.belonging import at_home
+from distopt.distribute.belonging import in_own_scope
 from distopt.distribute.collectives import broadcast
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError, MissingExtraError
 from distopt.kernels.spans import COMPUTE_DTYPE
 from distopt.optimizers import legacy
-from distopt.optimizers.common.access import home_of
+from distopt.optimizers.common.access import belonging_of
 from distopt.variables.variable import Variable
 
 try:
@@ -74,10 +74,10 @@ class DistributedOptimizer:
     """
 
     def __init__(self, params: Any, optimizer: Any) -> None:
-        self._distopt_home = home_of(optimizer)
+        self._distopt_belonging = belonging_of(optimizer)
         self._begin(params, optimizer)
 
-    @at_home
+    @in_own_scope
     def _begin(self, params: Any, optimizer: Any) -> None:
         strategy = get_strategy()
         with telling_the_others(strategy.ready()):
@@ -97,7 +97,7 @@ class DistributedOptimizer:
         # JAX may take over the memory that it is given instead of copying it: it is given memory that nobody else has.
         return jax.tree.unflatten(self._structure, jax.device_put([variable.numpy() for variable in self.variables]))
 
-    @at_home
+    @in_own_scope
     def update(self, grads: Any, *, items: float | None = None) -> Any:
         """Do one step: sum the gradients over replicas, clip, update. Every replica calls it.
 

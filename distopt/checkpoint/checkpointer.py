@@ -23,11 +23,11 @@ from distopt.checkpoint.snapshot import Snapshot, raise_difference, sample_of
 from distopt.checkpoint.state import find, kind_of
 from distopt.checkpoint.writer import Whole, Write, Writer
 from distopt.distribute.agreement.header import Call, agree, telling_the_others
-from distopt.distribute.belonging import at_home
+from distopt.distribute.belonging import in_own_scope
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import CheckpointError, InvalidArgumentError
 from distopt.memory.digests import digest
-from distopt.optimizers.common.access import counter_of, family_of, home_of
+from distopt.optimizers.common.access import belonging_of, counter_of, family_of
 from distopt.optimizers.common.base import BaseOptimizer
 from distopt.process.moments import Moment
 from distopt.process.observers import observe
@@ -109,7 +109,7 @@ class Checkpointer:
             raise InvalidArgumentError(
                 f"Checkpointer(data={data!r}): expected distopt.data.batches(...), or an object with state() and resume"
             )
-        self._distopt_home = home_of(optimizer)
+        self._distopt_belonging = belonging_of(optimizer)
         self._optimizer, self._keep = optimizer, _count("keep", keep)
         own = Own(data, checked_generators(random), {} if extra is None else checked_extra(extra))
         self._run, self._best = Run(optimizer, list(variables or []), own), checked_best(keep_best)
@@ -121,7 +121,7 @@ class Checkpointer:
         """Those that this run has restored or saved; others in the directory are another run's."""
         self._holds_lock = False
 
-    @at_home
+    @in_own_scope
     def save(self) -> None:
         """Save the state: copy it, and let a thread write the copy. Collective.
 
@@ -135,7 +135,7 @@ class Checkpointer:
         self._calls += self._optimizer is None
         self._save()
 
-    @at_home
+    @in_own_scope
     def save_every(self, steps: int) -> None:
         """Save when the number of steps done is a multiple of ``steps``. Call this method once after every step.
 
@@ -164,7 +164,7 @@ class Checkpointer:
                 )
             raise SystemExit(0)
 
-    @at_home
+    @in_own_scope
     def wait(self) -> None:
         """Wait until the last checkpoint is on the disk. Collective.
 
@@ -179,7 +179,7 @@ class Checkpointer:
         if text is not None:
             raise CheckpointError(text)
 
-    @at_home
+    @in_own_scope
     def restore(self, *, best: bool = False) -> int | None:
         """Restore the newest undamaged checkpoint, on all replicas the same one. Collective.
 

@@ -15,7 +15,7 @@ from distopt.arrays import native
 from distopt.data.agreement import same_everywhere
 from distopt.data.current import OpenBatch
 from distopt.data.structure import Array, leaves_of, rebuild
-from distopt.distribute.belonging import Home, at_home
+from distopt.distribute.belonging import Belonging, in_own_scope
 from distopt.distribute.collectives import exchange
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
@@ -53,7 +53,7 @@ class Batches:
         self.epochs = _integer("epochs", epochs, 1, 2**63)
         self.seed = _integer("seed", seed, 0, 2**64)
         self.shuffle = shuffle
-        self._distopt_home = Home()
+        self._distopt_belonging = Belonging()
         self._leaves = leaves_of(arrays, "arrays")
         self.examples = len(next(iter(self._leaves.values())))
         if self.examples == 0:
@@ -133,7 +133,7 @@ class Batches:
         philox = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
         return np.argsort(philox.random_raw(self.examples), kind="stable")
 
-    @at_home
+    @in_own_scope
     def share(self, chosen: Array, epoch: int, ends_epoch: bool) -> Batch:
         """Return this replica's slice of a global batch; sizes differ by at most one, larger first.
 
@@ -150,7 +150,7 @@ class Batches:
         arrays = rebuild(self.arrays, [native(leaf[mine]) for leaf in self._leaves.values()])
         return Batch(arrays, len(mine), len(chosen), epoch, ends_epoch)
 
-    @at_home
+    @in_own_scope
     def agree(self, first_epoch: int, first: int) -> None:
         """Raise on every replica if they would not cut the same batches (a collective).
 

@@ -13,7 +13,7 @@ from distopt.arrays import native
 from distopt.data.agreement import same_everywhere
 from distopt.data.current import OpenBatch
 from distopt.data.structure import Array, leaves_of, rebuild
-from distopt.distribute.belonging import Home
+from distopt.distribute.belonging import Belonging
 from distopt.distribute.collectives import exchange
 from distopt.errors import InvalidArgumentError
 
@@ -44,17 +44,17 @@ def join(iterable: Iterable[Any]) -> Iterator[Any]:
         >>> list(join([np.arange(2), np.arange(3)]))
         [array([0, 1]), array([0, 1, 2])]
     """
-    return _joined(iterable, Home())
+    return _joined(iterable, Belonging())
 
 
-def _joined(iterable: Iterable[Any], home: Home) -> Iterator[Any]:
+def _joined(iterable: Iterable[Any], belonging: Belonging) -> Iterator[Any]:
     # Once out, an iterator is not asked again: many data loaders would start over.
     iterator = chain(iterable, repeat(_OUT))
     current = OpenBatch()
     try:
         for k in count():
             item, report = _next_item(iterator)
-            with home.entered():
+            with belonging.entered():
                 received = exchange("data.join", json.dumps(report).encode(), step=k)
             reports = {replica: json.loads(text) for replica, text in enumerate(received)}
             kind = _common_kind(reports)

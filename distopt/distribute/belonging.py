@@ -21,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Home:
+class Belonging:
     """The strategy that an object belongs to, decided where this is made."""
 
     def __init__(self) -> None:
@@ -41,35 +41,35 @@ class Home:
         """True where the object's strategy is the current one."""
         return self._own is None or self._own is current_replica().strategy_in_scope
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Home:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Belonging:
         """Return this one: a copy belongs where the original does."""
         return self
 
-    def __reduce__(self) -> tuple[type[Home], tuple[()]]:
+    def __reduce__(self) -> tuple[type[Belonging], tuple[()]]:
         """Leave the strategy behind: who is unpickled belongs where that happens."""
-        return Home, ()
+        return Belonging, ()
 
 
-class HasHome(Protocol):
-    """What belongs to a strategy."""
+class BelongsSomewhere(Protocol):
+    """An object that may belong to a strategy."""
 
     @property
-    def _distopt_home(self) -> Home | None:
+    def _distopt_belonging(self) -> Belonging | None:
         """Return where it belongs; None before that is known."""
 
 
-T = TypeVar("T", bound=HasHome)
+T = TypeVar("T", bound=BelongsSomewhere)
 
 
-def at_home(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
+def in_own_scope(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
     """Let a method run in the scope of its object's strategy."""
 
     @functools.wraps(method)
     def call(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        home = self._distopt_home
-        if home is None or home.is_entered:
+        belonging = self._distopt_belonging
+        if belonging is None or belonging.is_entered:
             return method(self, *args, **kwargs)
-        with home.entered():
+        with belonging.entered():
             return method(self, *args, **kwargs)
 
     return call

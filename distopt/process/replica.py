@@ -22,7 +22,7 @@ _numbers = itertools.count()
 
 @dataclass(eq=False)
 class Work:
-    """What a replica counts in the order of its program: one for each thread that has entered a scope of its own.
+    """The counts that a replica makes in the order of its program: for each thread that has entered a scope of its own.
 
     Two threads come to what they count in another order on each replica.
     """
@@ -101,7 +101,7 @@ class Replica:
 
     @property
     def work(self) -> Work:
-        """What this thread counts, where it has entered a scope of its own; else what the replica does."""
+        """The counts of this thread, where it has entered a scope of its own; else those of the replica."""
         scope = self._own_scope()
         return self._work if scope is None else scope.work
 

@@ -48,7 +48,7 @@ class Group:
         self._replica.default_strategy = Strategy(self._communicator)
         self.is_member = True
         self.on_thread_failure: Callable[[ReplicaFailedError], None] | None = None
-        """What else to do when a thread has failed: the one that uses the group may never call it again."""
+        """Is called when a thread has failed: the one that uses the group may never call it again."""
         self._thread_failure: ReplicaFailedError | None = None
 
     def __enter__(self) -> Self:

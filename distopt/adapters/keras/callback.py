@@ -12,11 +12,11 @@ from distopt.adapters.keras.optimizer import DistributedOptimizer
 from distopt.adapters.keras.training import training
 from distopt.adapters.keras.writers import Writers
 from distopt.distribute.agreement.header import telling_the_others
-from distopt.distribute.belonging import Home, at_home
+from distopt.distribute.belonging import Belonging, in_own_scope
 from distopt.distribute.collectives import all_gather, all_reduce, barrier, num_replicas
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.access import home_of
+from distopt.optimizers.common.access import belonging_of
 
 _logger = logging.getLogger("distopt")
 
@@ -51,11 +51,11 @@ class ReplicaCallback(keras.callbacks.Callback):
         self._has_told = False
 
     @property
-    def _distopt_home(self) -> Home:
+    def _distopt_belonging(self) -> Belonging:
         """Return where the optimizer belongs."""
-        return home_of(getattr(getattr(self.model, "optimizer", None), "inner", None))
+        return belonging_of(getattr(getattr(self.model, "optimizer", None), "inner", None))
 
-    @at_home
+    @in_own_scope
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Tell the optimizer that this callback will make the steps."""
         optimizer = self.model.optimizer
@@ -72,13 +72,13 @@ class ReplicaCallback(keras.callbacks.Callback):
                 self._writers = Writers(self)
             self._writers.keep_to_replica_0(has_restored=False)
 
-    @at_home
+    @in_own_scope
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Note that ``fit`` has ended; wait until replica 0 has written what others may read now."""
         training.end()
         barrier()
 
-    @at_home
+    @in_own_scope
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """See that replicas begin with the same epoch: a backup may have been found by some of them only."""
         if self._writers is None:
@@ -97,7 +97,7 @@ class ReplicaCallback(keras.callbacks.Callback):
         # Reading self.model brings the state of what JAX has computed into the model's variables.
         self.model.optimizer.step_of_left_gradients()
 
-    @at_home
+    @in_own_scope
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Average the logs over the replicas (a collective)."""
         if logs:

@@ -16,11 +16,11 @@ from distopt.adapters.keras.counterparts import constrained, counterpart, curren
 from distopt.adapters.keras.exclusions import Exclusions
 from distopt.adapters.keras.order import in_order, unknown
 from distopt.distribute.agreement.header import telling_the_others
-from distopt.distribute.belonging import at_home
+from distopt.distribute.belonging import in_own_scope
 from distopt.distribute.collectives import broadcast, num_replicas
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
-from distopt.optimizers.common.access import engine_of, home_of, parts_of
+from distopt.optimizers.common.access import belonging_of, engine_of, parts_of
 from distopt.variables.variable import Variable
 
 _backend: Any = importlib.import_module(f"distopt.adapters.keras.on_{keras.backend.backend()}")
@@ -84,7 +84,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         super().__init__(float(rate) if is_number else functools.partial(current_rate, inner), name=name or inner.name)
         self._exclusions = Exclusions(optimizer, inner)
         self.inner = inner
-        self._distopt_home = home_of(inner)
+        self._distopt_belonging = belonging_of(inner)
         self._rate = self.learning_rate if is_number else None
         self._state_to_load = state
         self._left: list[Any] = []
@@ -92,7 +92,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
 
     # What Keras calls
 
-    @at_home
+    @in_own_scope
     def build(self, variables: Sequence[Any]) -> None:
         """Take replica 0's values of the variables and make the slots; a collective, which ``fit`` calls.
 
@@ -143,7 +143,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
         self.build(variables)
         _backend.uncompiled(self._apply)(grads, variables)
 
-    @at_home
+    @in_own_scope
     def _apply(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
         with telling_the_others(get_strategy().ready()):
             grads = in_order(grads, variables, self._trainable_variables)
@@ -269,7 +269,7 @@ class DistributedOptimizer(keras.optimizers.Optimizer):
                 raise unknown(theirs)
         self._is_attended = True
 
-    @at_home
+    @in_own_scope
     def _step(self, grads: Sequence[Any]) -> None:
         self._follow_learning_rate()
         with telling_the_others(get_strategy().ready()):

@@ -19,11 +19,11 @@ from distopt.adapters.torch.tensors import (
     torch_counterpart,
 )
 from distopt.distribute.agreement.header import telling_the_others
-from distopt.distribute.belonging import at_home
+from distopt.distribute.belonging import in_own_scope
 from distopt.distribute.strategy import get_strategy
 from distopt.errors import InvalidArgumentError
 from distopt.optimizers import legacy
-from distopt.optimizers.common.access import family_of, home_of
+from distopt.optimizers.common.access import belonging_of, family_of
 from distopt.settings import THREADS
 
 __all__ = ["DistributedOptimizer", "broadcast_buffers"]
@@ -77,10 +77,10 @@ class DistributedOptimizer:
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, Any]], optimizer: Any) -> None:
-        self._distopt_home = home_of(optimizer)
+        self._distopt_belonging = belonging_of(optimizer)
         self._begin(named_parameters, optimizer)
 
-    @at_home
+    @in_own_scope
     def _begin(self, named_parameters: Iterable[tuple[str, Any]], optimizer: Any) -> None:
         strategy = get_strategy()
         with telling_the_others(strategy.ready()):
@@ -120,7 +120,7 @@ class DistributedOptimizer:
     def learning_rate(self, value: Any) -> None:
         self._optimizer.learning_rate = value
 
-    @at_home
+    @in_own_scope
     def step(self, closure: Callable[[], Any] | None = None, *, items: float | None = None) -> None:
         """Sum the gradients over replicas and update. Every replica calls it, also one without gradients.
 

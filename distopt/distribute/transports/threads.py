@@ -278,10 +278,8 @@ class ThreadCommunicator(Communicator):
 class _ThreadStatusChannel:
     """Answers of replicas in the same process: everybody can see everybody."""
 
-    neighbours: Sequence[int] = ()
-
     def __init__(self, hub: Hub, index: int) -> None:
-        self._hub, self._index = hub, index
+        self._hub, self._index, self.neighbours = hub, index, ()
 
     def ask(self, seconds: float) -> list[Status | None]:
         return [watchdog.status() for watchdog in self._hub.watchdogs]

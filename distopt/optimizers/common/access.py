@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distopt.distribute.belonging import Home
+from distopt.distribute.belonging import Belonging
 from distopt.engine.engine import Engine
 from distopt.engine.state.family import Family
 from distopt.optimizers.common.base import BaseOptimizer
@@ -31,7 +31,7 @@ def family_of(optimizer: BaseOptimizer) -> Family:
     return optimizer._distopt_family()
 
 
-def home_of(optimizer: object) -> Home:
+def belonging_of(optimizer: object) -> Belonging:
     """Return where an optimizer belongs; of anything else, where this is asked."""
-    home = optimizer._distopt_home if isinstance(optimizer, BaseOptimizer) else None
-    return home or Home()
+    belonging = optimizer._distopt_belonging if isinstance(optimizer, BaseOptimizer) else None
+    return belonging or Belonging()

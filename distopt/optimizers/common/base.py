@@ -14,7 +14,7 @@ from typing import Any, Self
 from distopt.arrays import Array
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.header import telling_the_others
-from distopt.distribute.belonging import Home, at_home
+from distopt.distribute.belonging import Belonging, in_own_scope
 from distopt.distribute.strategy import strategy_of
 from distopt.engine.call import StepCall
 from distopt.engine.state.options import StepOptions
@@ -36,22 +36,18 @@ from distopt.variables.variable import Variable
 
 
 class BaseOptimizer(Face):
-    """The common part of both families; not for users.
-
-    Args:
-        options: the options that the user has given.
-    """
+    """The common part of both families, made of the options that the user has given; not for users."""
 
     clipvalue = limit("clipvalue")
     clipnorm = limit("clipnorm")
     global_clipnorm = limit("global_clipnorm")
 
     _distopt_is_copy = False
-    _distopt_home: Home | None = None
+    _distopt_belonging: Belonging | None = None
 
     def __init__(self, options: StepOptions) -> None:
         super().__init__(options)
-        self._distopt_home = Home()
+        self._distopt_belonging = Belonging()
         self._distopt_streamed: StreamedStep | None = None
         self._distopt_streamed_variables: list[Variable] = []
 
@@ -63,7 +59,7 @@ class BaseOptimizer(Face):
     def _distopt_refuse_limit(self, name: str, value: float) -> None:
         """Raise if a limit can't be combined with the limits and hooks that are set already."""
 
-    @at_home
+    @in_own_scope
     def _distopt_do_step(self, grads_and_vars: Iterable[Pair], *, aggregates: bool, items: float | None) -> None:
         """Do one step: ``distopt/engine/step.py`` shows it from top to bottom."""
         if ACTIVE and observe(Moment.STEP, self) is SKIP:
@@ -99,7 +95,7 @@ class BaseOptimizer(Face):
         read_gradients(pairs, gradients, casts=self._distopt_engine.options.casts)
         return gradients
 
-    @at_home
+    @in_own_scope
     def gradient_buffers(self, variables: Sequence[Variable]) -> list[Array]:
         """Return one writable array per variable, to compute gradients into: they are summed without a copy.
 
@@ -155,7 +151,7 @@ class BaseOptimizer(Face):
     def _distopt_refuse_streaming(self, variables: Sequence[Variable]) -> None:
         """Raise where such a step over these variables would not do what a step does."""
 
-    @at_home
+    @in_own_scope
     def begin_step(self, variables: Sequence[Variable] | None = None) -> None:
         """Begin a step whose gradients come one by one. All replicas agree on the step.
 
@@ -192,7 +188,7 @@ class BaseOptimizer(Face):
         )
         self._distopt_streamed_variables = listed
 
-    @at_home
+    @in_own_scope
     def push(self, variable: Variable, gradient: Any) -> None:
         """Hand over a gradient of the step that has begun.
 
@@ -211,7 +207,7 @@ class BaseOptimizer(Face):
             self._distopt_give_up_step()
             raise
 
-    @at_home
+    @in_own_scope
     def end_step(self, items: float | None = None) -> Variable:
         """End the step, without variables that got no gradient on any replica. Return ``iterations``.
 
@@ -278,14 +274,14 @@ class BaseOptimizer(Face):
 
     # State in and out
 
-    @at_home
+    @in_own_scope
     def _distopt_read_state(self, variables: Sequence[Variable]) -> list[Array]:
         """Return copies of the whole state, collected from the replicas where each keeps only its own part current."""
         agree_on_state(self._distopt_engine.slots, f"get_weights of {type(self).__name__}")
         complete_slots(self._distopt_engine.slots)
         return [variable.numpy() for variable in variables]
 
-    @at_home
+    @in_own_scope
     def _distopt_write_state(self, variables: Sequence[Variable], values: Sequence[Any]) -> None:
         """Set the state; where replicas share the state, all of them write the same values."""
         agree_on_state(self._distopt_engine.slots, f"set_weights of {type(self).__name__}", values)

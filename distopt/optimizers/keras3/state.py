@@ -10,7 +10,7 @@ import numpy as np
 from distopt.arrays import Array
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.header import telling_the_others
-from distopt.distribute.belonging import at_home
+from distopt.distribute.belonging import in_own_scope
 from distopt.distribute.strategy import get_strategy
 from distopt.engine.plan_setup import synchronise
 from distopt.engine.state.options import StepOptions
@@ -204,7 +204,7 @@ class State(OwnVariables):
 
     # Building
 
-    @at_home
+    @in_own_scope
     def build(self, variables: Sequence[Variable]) -> None:
         """Make the optimizer's variables. If you call this method yourself, all replicas get replica 0's values.
 
