@@ -1,8 +1,8 @@
 """Exceptions that pickle loses, and those of threads: what the user sees of them."""
 
 import importlib
-import os
 import pickle
+import shutil
 import sys
 import threading
 import time
@@ -11,7 +11,7 @@ import pytest
 import ray
 from on_ray.actors import Actor
 from ray.train import RunConfig, ScalingConfig, WorkerGroupError
-from support import SOON, run, script_file
+from support import DISTOPT, SOON, run, script_file
 
 import distopt
 import distopt.ray
@@ -259,12 +259,10 @@ if distopt.replica_index() == 1:
     threading.Event().wait()
 distopt.barrier()
 """
-    there = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": os.environ["PYTHONPATH"]}
+    there = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with script_file(script) as path:
-        path.with_name("neighbour.py").write_text((tmp_path / "neighbour.py").read_text())
-        result = run(
-            [sys.executable, "-m", "distopt.cli.main", "run", "--backend", "ray", "-n", "2", path, where], env=there
-        )
+        shutil.copy(tmp_path / "neighbour.py", path.parent)
+        result = run([DISTOPT, "run", "--backend", "ray", "-n", "2", path, where], timeout=150, env=there)
     assert result.status == 1, result.text
     assert "\nReplica 1 failed:\n" in result.errors
     assert result.errors.rstrip().endswith("neighbour.Full: the disk is full"), result.text
