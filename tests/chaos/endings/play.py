@@ -15,7 +15,7 @@ from types import MappingProxyType
 from chaos.endings.table import ASCII, EXIT, FIRST, FULL, STEP, Ending
 from chaos.play import ENVIRONMENT, processes_left
 from failing.processes import that_do_not_end
-from support import DISTOPT, SOON, Result, mpirun_command, run
+from support import DISTOPT, LIMIT, SOON, Result, mpirun_command, run
 
 SCRIPT = Path(__file__).with_name("job.py")
 PATIENT = {"DISTOPT_DEADLINES": ""}
@@ -25,6 +25,8 @@ REPORT = re.compile(r"^(?:Replica \d+ failed|distopt run: )", re.MULTILINE)
 """The beginning of what is said of a job that failed."""
 NO_REPORT = r"distopt run: (?:the job ended with status \d+; )?replica \d \(.*"
 """What ``distopt run`` says where a replica can't leave a report; the replica has printed it before."""
+ON_RAY_LIMIT = 150.0
+"""How long a job on Ray may take, in seconds: it starts slowly, and what counts is the time since the failure."""
 COMMANDS = {
     "distopt run": lambda: [DISTOPT, "run", "-n", "2"],
     "mpirun": lambda: mpirun_command(2),
@@ -40,7 +42,8 @@ def play(row: Ending, folder: Path, environment: Mapping[str, str] = MappingProx
     settings |= IN_ASCII if row.surrounding == ASCII else {}
     arguments = [row.kind, row.place, row.surrounding, str(row.victim), str(folder)]
     try:
-        result = run([*COMMANDS[row.launcher](), SCRIPT, *arguments], env=settings)
+        limit = ON_RAY_LIMIT if row.launcher == "ray" else LIMIT
+        result = run([*COMMANDS[row.launcher](), SCRIPT, *arguments], env=settings, timeout=limit)
         ended = time.time()
         try:
             check(row, result)

@@ -5,7 +5,7 @@ from chaos.endings.play import play
 from chaos.endings.table import Ending, endings
 from chaos.play import mpi_cleaned_up
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module", autouse=True)
