@@ -150,6 +150,8 @@ class Job:
         first = self._monitor.first_name()
         if sentences := killed(said, self._monitor.records, first, cause):
             return "\n".join(sentences)
+        if first and code == 128 + signal.SIGKILL:  # Open MPI says no more of one that was killed in MPI_Init
+            return f"distopt run: {first} {cause}"
         return f"distopt run: the job ended with status {code}" + (f"; {first} ended first" if first else "")
 
     def _forward(self, number: int, frame: FrameType | None) -> None:

@@ -71,7 +71,8 @@ class Joining:
         if self._since is None or now < self._next_look:
             return
         self._next_look = now + _LOOK_SECONDS
-        missing = [replica for replica in range(self._replicas) if replica not in self._waiting]
+        # One that is stopped holds up MPI_Init from inside, too.
+        missing = [r for r in range(self._replicas) if r not in self._waiting or self._is_stopped(r)]
         waited, limit = now - self._since, self._deadlines.end
         if any(self._is_stopped(replica) for replica in missing):
             limit = self._deadlines.silent
@@ -90,7 +91,7 @@ class Joining:
         who = "; ".join(self._describe_one(replica) for replica in missing[:_MOST_NAMED])
         if len(missing) > _MOST_NAMED:
             who += f"; and {len(missing) - _MOST_NAMED} more"
-        first = min(self._waiting)
+        first = min(self._waiting.difference(missing) or self._waiting)
         return f"replica {first} has waited {waited:.0f} s in MPI_Init for " + (
             who or "the MPI library: all replicas are there (can they reach each other over the network?)"
         )
@@ -134,7 +135,7 @@ class Joining:
 
 
 def _program_line(stack: str) -> str:
-    """Return the innermost line of the main thread that is not Python's own.
+    """Return the innermost line of the main thread that is the program's own.
 
     Example:
         >>> _program_line('Thread 0x1 (most recent call first):\\n  File "/home/ada/train.py", line 3 in load\\n')
@@ -142,5 +143,6 @@ def _program_line(stack: str) -> str:
     """
     main = stack.rpartition("(most recent call first):")[2]  # the last to be written
     lines = re.findall(r'File "(.+)", line (\d+) in ', main)
-    own = [line for line in lines if not line[0].startswith((sysconfig.get_path("stdlib"), "<"))]
+    others = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<")
+    own = [line for line in lines if not line[0].startswith(others)]
     return ":".join((own or lines)[0]) if lines else ""
