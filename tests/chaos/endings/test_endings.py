@@ -21,9 +21,9 @@ def test_a_job_ends_as_promised(row: Ending, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def cluster():
-    """The environment of somebody who is told of a Ray cluster: one for all, it takes seconds to start."""
+    """The environment of somebody who is told of a Ray cluster, which is slow to start, and to notice what is free."""
     ray = pytest.importorskip("ray")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
     ray.shutdown()
 
