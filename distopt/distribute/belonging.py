@@ -50,15 +50,15 @@ class Belonging:
         return Belonging, ()
 
 
-class BelongsSomewhere(Protocol):
-    """An object that may belong to a strategy."""
+class _Belongs(Protocol):
+    """An object that belongs to a strategy."""
 
     @property
     def _distopt_belonging(self) -> Belonging | None:
         """Return where it belongs; None before that is known."""
 
 
-T = TypeVar("T", bound=BelongsSomewhere)
+T = TypeVar("T", bound=_Belongs)
 
 
 def in_own_scope(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
