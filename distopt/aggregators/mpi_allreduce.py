@@ -44,18 +44,20 @@ class MPIAllreduce(FlatAggregator):
         if comm is not None:
             refuse_intercommunicator(comm, "MPIAllreduce")
         self._comm = comm
+        self._replicas: Communicator | None = None
+        """Those whose communicator was duplicated; None where the user has given one."""
 
     def reduce(self, communicator: Communicator, flat: Array) -> None:
         """Sum a flat array over replicas, in place."""
         if isinstance(communicator, LocalCommunicator):
             return
-        if self._comm is None:
+        if self._comm is None or self._replicas not in (None, communicator):
             if not isinstance(communicator, MPICommunicator):
                 raise InvalidArgumentError(
                     f"MPIAllreduce needs replicas under MPI, and these are {communicator.name!r}: use "
                     "aggregators.Sum(), which works everywhere"
                 )
-            self._comm = communicator.duplicate()
+            self._comm, self._replicas = communicator.duplicate(), communicator
         total = flat.astype(wide_dtype(flat.dtype), copy=False)
         in_place = load_mpi().IN_PLACE
         for start in range(0, total.size, PIECE_ELEMENTS):

@@ -11,8 +11,8 @@
 After a failure MPI is never finalised: that would wait for the others. Nor is it in a forked child, whose MPI is the
 replica's.
 
-At exit every replica says goodbye on the communicators that it used and, the last, on that of the whole job, used or
-not: those who trained with a part of the job, those who stayed out and those who left too early all meet there. So
+At exit every replica says goodbye on the communicators that it used and on that of the whole job, used or not, on all
+at once: those who trained with a part of the job, those who stayed out and those who left too early all meet there. So
 a job in which some processes never import distopt must call ``MPI.Finalize()`` at the end of the others' script.
 """
 
@@ -119,9 +119,7 @@ def _at_exit() -> None:
     if broken_by is not None:
         is_consequence = issubclass(broken_by, ReplicaFailedError)
         _fail(ReplicaError(_CAUGHT_IN_A_STEP.strip()), _CAUGHT_IN_A_STEP, is_consequence=is_consequence)
-    for communicator in _communicators():
-        if communicator.size > 1:
-            _say_goodbye(communicator)
+    _say_goodbye([communicator for communicator in _communicators() if communicator.size > 1])
     if open_communicators.has_lost_replicas():
         end_without_mpi(0)  # Finalize would wait for the dead
 
@@ -175,12 +173,12 @@ def _announce(communicator: Communicator, error: BaseException, deadline: float,
     return announce_failure(communicator, error, deadline, is_consequence=is_consequence)
 
 
-def _say_goodbye(communicator: Communicator) -> None:
+def _say_goodbye(communicators: list[Communicator]) -> None:
     """Wait until all have ended; where another one has failed, let it end the job."""
     from distopt.distribute.agreement.goodbye import say_goodbye
 
     try:
-        failed = say_goodbye(communicator, patience=2 * OFFER_SECONDS)
+        failed = say_goodbye(*communicators, patience=2 * OFFER_SECONDS)
     except ReplicaFailedError as heard:
         failed = heard.replica_index
     except StalledError as error:

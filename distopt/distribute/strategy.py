@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Protocol
 
 from distopt.distribute.agreement.checks import Checks, Deadlines
 from distopt.distribute.agreement.communicator import Communicator, Location
@@ -14,11 +17,18 @@ from distopt.distribute.handshake import handshake
 from distopt.distribute.node.node import Node
 from distopt.distribute.transports.local import LocalCommunicator
 from distopt.distribute.transports.mpi import MPICommunicator
-from distopt.errors import InvalidArgumentError, NoSharedMemoryError
+from distopt.errors import DeadCommunicatorError, InvalidArgumentError, NoSharedMemoryError
 from distopt.former_names import FormerName
 from distopt.process.launcher import launched, refuse_unserved_launcher
 from distopt.process.replica import Replica, current_replica
 from distopt.settings import CHECKS, DEADLINES, RECEIPT, UPDATE, UPDATES
+
+
+class User(Protocol):
+    """Who prepares something with the replicas of a strategy, and holds it."""
+
+    def forget(self, communicator: Communicator) -> None:
+        """Drop what was prepared with replicas that are no more together."""
 
 
 class Strategy:
@@ -76,6 +86,11 @@ class Strategy:
         self.receipt = RECEIPT.read() if receipt is None else receipt
         self.inspects = self.checks.on_nonfinite is not None or self.receipt is not None
         """True where the sums of gradients are looked at before they are used."""
+        self.is_closed = False
+        """True where what the strategy needs has been given back."""
+        self._users: weakref.WeakSet[User] = weakref.WeakSet()
+        self._blocks: list[ExitStack] = []
+        self.communicator.strategies.add(self)
         self._is_ready = False
         self._location: Location | None = None
         self._node: Node | None = None
@@ -109,25 +124,101 @@ class Strategy:
         thread (in ``simulate``: of the thread of its replica). What is made inside of a scope belongs to its strategy
         (``distopt.distribute.belonging``).
         """
+        self._refuse_if_closed()
         with current_replica().scope(self):
             yield self
+
+    def __enter__(self) -> Strategy:
+        """Enter the strategy's scope; at the end of the block the strategy is closed too."""
+        block = ExitStack()
+        block.enter_context(self.scope())
+        self._blocks.append(block)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the scope, and close; after an exception only leave: others may not come to the end of the block."""
+        self._blocks.pop().close()
+        if error is None:
+            self.close()
+
+    def close(self) -> None:
+        """Give back what the replicas share for this strategy: communicators, connections and memory. Collective.
+
+        A strategy that nobody uses any more is given back without this call, when the same replicas first use another
+        one. Optimizers, data and metrics that belong to a closed strategy can't be used any more; an optimizer that was
+        made outside of every scope goes on in another.
+
+        Raises:
+            InvalidArgumentError: it is the job's own strategy, which ends with the job.
+
+        Example:
+            >>> from distopt.distribute import LocalCommunicator
+            >>> with Strategy(LocalCommunicator()) as strategy:
+            ...     strategy.num_replicas_in_sync
+            1
+            >>> strategy.ready()
+            Traceback (most recent call last):
+            distopt.errors.DeadCommunicatorError: <Strategy on local> was closed: make another one, and what belongs \
+to it in its scope
+        """
+        if self.is_closed:
+            return
+        if self is current_replica().default_strategy:
+            raise InvalidArgumentError(
+                "close(): this is the strategy of the whole job, and others meet here at its end. It needs no close; "
+                "a Strategy of your own does"
+            )
+        if self._is_ready and self.num_replicas_in_sync > 1:
+            agree(self.communicator, Call("close of a Strategy"))
+        self.is_closed, self._is_ready = True, False
+        for user in list(self._users):
+            user.forget(self.communicator)
+        self._node = None
+        self.communicator.strategies.discard(self)
+        if not self.communicator.strategies:
+            self.communicator.close()
+
+    def note_user(self, user: User) -> None:
+        """Note who holds what was prepared with these replicas."""
+        self._users.add(user)
+
+    def _refuse_if_closed(self) -> None:
+        if self.is_closed:
+            raise DeadCommunicatorError(f"{self} was closed: make another one, and what belongs to it in its scope")
 
     def regroup(self, communicator: Communicator) -> None:
         """Go on among other replicas."""
         self.communicator = communicator
+        communicator.strategies.add(self)
         self._is_ready = self._node_known = False
         self._location = self._node = None
 
     def ready(self) -> Communicator:
         """Return the communicator, after the first agreement of its replicas on what they run (once)."""
         if not self._is_ready:
-            self._is_ready = True
+            self._refuse_if_closed()
             if self.num_replicas_in_sync > 1:
                 watchdog = self.communicator.watchdog
                 watchdog.begin(self.deadlines)
-                handshake(self.communicator, self.update, self.checks)
+                handshake(self.communicator, self._options())
                 watchdog.begin(self.deadlines, self.communicator.status_channel())
+            self._is_ready = True
         return self.communicator
+
+    def _options(self) -> dict[str, str]:
+        """Return what must be the same on all replicas, as a message shows it."""
+        job: Strategy | None = current_replica().default_strategy
+        is_of_job = job is not None and job.communicator is self.communicator
+        return {
+            "strategy": "the job's, outside of every scope" if is_of_job else "one that the script made",
+            "update (DISTOPT_UPDATE)": self.update,
+            "broadcast": str(self.broadcast),
+            "checks (DISTOPT_CHECKS)": repr(self.checks),
+            "deadlines (DISTOPT_DEADLINES)": repr(self.deadlines),
+            "receipt (DISTOPT_RECEIPT)": "none" if self.receipt is None else "one for each replica",
+        }
 
     @property
     def shares_parameters(self) -> bool:

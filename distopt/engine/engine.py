@@ -81,7 +81,7 @@ class Engine:
         known, waiting = self._slabs.get(communicator), self._slabs.get(None)
         together = united(variables, known.variables if known is not None and variables else ())
         is_there = waiting is not None and list(map(id, waiting.variables)) == list(map(id, together))
-        slab = waiting if waiting is not None and is_there else _new_slab(together, variant_of)
+        slab = waiting if waiting is not None and is_there and _fits(waiting) else _new_slab(together, variant_of)
         listing = find_listing(slab, variables)
         assert listing is not None
         if communicator is None and variables:
@@ -173,6 +173,11 @@ class Engine:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start_empty()
+
+
+def _fits(slab: Slab) -> bool:
+    """Return whether the current replicas can read each other's slab, where there are several."""
+    return slab.segment is not None or get_strategy().num_replicas_in_sync == 1
 
 
 def _new_slab(variables: Sequence[Variable], variant_of: Callable[[Variable], int]) -> Slab:

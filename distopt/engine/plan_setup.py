@@ -41,6 +41,7 @@ def set_up_plan(call: StepCall, listing: Listing) -> Plan | None:
     new = describe(engine.not_synchronised(communicator, slab.variables))
     agree(communicator, call.header(listing, "first step over these variables", values={"not built before": new}))
     engine.note_member(communicator)
+    strategy.note_user(engine)
     engine.options.build_aggregator(slab.variables)
     if strategy.broadcast:
         synchronise(call.family, engine, communicator, slab.variables)

@@ -22,7 +22,8 @@ the hands of each transport, and the bits with it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -148,6 +149,11 @@ class Communicator(abc.ABC):
         """The node of every replica, numbered from 0. The first call may communicate: all replicas make it together."""
 
     @property
+    def number(self) -> int:
+        """Which of several among the same replicas it is: of those that have one watchdog."""
+        return 0
+
+    @property
     def location(self) -> Location:
         """This replica's node and index on it."""
         nodes = self.nodes
@@ -180,6 +186,13 @@ class Communicator(abc.ABC):
             TimeoutError: the deadline passed; the communicator is dead from then on.
         """
 
+    def gathering(self, mine: Array, deadline: float | None = None) -> Iterator[Array | None]:
+        """Give every replica everybody's record, as ``all_gather`` does; None as long as one is missing.
+
+        So a replica that ends is there for whoever comes, on all of its communicators at once. Here it waits.
+        """
+        yield self.all_gather(mine, deadline)
+
     @abc.abstractmethod
     def prepare(
         self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
@@ -210,6 +223,11 @@ class Communicator(abc.ABC):
         """Make how the watchdog asks the other replicas, together with them; None: in no other way than so far."""
         return None
 
+    @cached_property
+    def strategies(self) -> weakref.WeakSet[Any]:
+        """The strategies that use this communicator."""
+        return weakref.WeakSet()
+
     def number_optimizer(self) -> int:
         """Count an optimizer that the replicas have begun to step together, and return its number, from 1."""
         self._optimizers += 1
@@ -217,6 +235,21 @@ class Communicator(abc.ABC):
 
     def release(self) -> None:  # noqa: B027 (most transports do not mind)
         """Let another thread than so far use this communicator."""
+
+    def dropped(self) -> list[str]:
+        """Return the names of connections among the same replicas that this one does not use any more."""
+        return []
+
+    def note_first_agreement(self, name: str, dropped: Collection[str]) -> None:  # noqa: B027 (most have none)
+        """Note that all replicas have met; they do so in the same moment.
+
+        Args:
+            name: a name for what connects them here.
+            dropped: the connections that none of them uses any more, to be given back.
+        """
+
+    def close(self) -> None:  # noqa: B027 (the memory of the process is given back of itself)
+        """Give back what connects the replicas; they do so in the same moment, and make no call here any more."""
 
     def abandon(self) -> None:  # noqa: B027 (where nobody waits there is nothing to do)
         """Make this replica's thread that waits in this communicator, and every later call, raise."""
@@ -237,6 +270,9 @@ class Communicator(abc.ABC):
         Args:
             error: why this replica ends.
         """
+
+    def say_ended(self) -> None:  # noqa: B027 (where nothing is opened later)
+        """Tell the other replicas that this one ends, and makes nothing new together with them."""
 
     def break_off(self, error: BaseException) -> None:
         """Tell the other replicas that this one has left its present call in the middle, after the header.

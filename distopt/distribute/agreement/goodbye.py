@@ -9,16 +9,23 @@ from __future__ import annotations
 import time
 
 from distopt.distribute.agreement.communicator import Communicator
-from distopt.distribute.agreement.header import Kind, end_round
+from distopt.distribute.agreement.header import Kind, end_round, ending
 from distopt.errors import ReplicaFailedError
 from distopt.process.trouble import describe
 
+_NAPS = 1e-4, 5e-3
+"""The shortest and the longest sleep of a replica that has ended, seconds."""
 
-def say_goodbye(communicator: Communicator, patience: float | None = None) -> int | None:
+_CHECK_AGAIN_SECONDS = 0.25
+
+
+def say_goodbye(*communicators: Communicator, patience: float | None = None) -> int | None:
     """Say in place of headers that this replica has ended well, until all have ended; some may go on for long.
 
+    It is said on all communicators at once: another replica may still make a call on any of them.
+
     Args:
-        communicator: the replicas.
+        *communicators: the replicas.
         patience: how many seconds those who still made a call may take to end, once they know; None: any time.
 
     Returns:
@@ -28,7 +35,40 @@ def say_goodbye(communicator: Communicator, patience: float | None = None) -> in
         TimeoutError: some have made a call, and then did not end in time.
         ReplicaFailedError: another one has failed and meets nobody in a header.
     """
-    return _first(_until_all_end(communicator, Kind.GOODBYE, "", None, patience))
+    rounds = {communicator: ending(communicator) for communicator in communicators}
+    deadline, next_check, nap = None, 0.0, _NAPS[0]
+    while rounds:
+        now = time.monotonic()
+        for communicator, ending_round in list(rounds.items()):
+            kinds = next(ending_round)
+            if kinds is None:
+                if now >= next_check:
+                    _wait(communicator, now)
+                continue
+            communicator.watchdog.wait_ended()
+            nap = _NAPS[0]
+            if Kind.CALL in kinds:
+                deadline = deadline or (None if patience is None else now + patience)
+                rounds[communicator] = ending(communicator, deadline)
+                continue
+            del rounds[communicator]
+            if (first := _first(kinds)) is not None:
+                return first
+        if deadline is not None and now > deadline:
+            raise TimeoutError("some replicas made a call after this one had ended, and did not end")
+        next_check = next_check if now < next_check else now + _CHECK_AGAIN_SECONDS
+        time.sleep(nap)
+        nap = min(2 * nap, _NAPS[1])
+    return None
+
+
+def _wait(communicator: Communicator, now: float) -> None:
+    watchdog = communicator.watchdog
+    if watchdog.waiting_since:
+        communicator.say_ended()  # it takes longer: who begins something new now would wait in vain
+    else:
+        watchdog.wait_started(now)
+    watchdog.check(now)
 
 
 def announce_failure(
@@ -47,23 +87,14 @@ def announce_failure(
     """
     kind = Kind.CONSEQUENCE if is_consequence else Kind.RAISED
     try:
-        return _first(_until_all_end(communicator, kind, describe(error), deadline, None))
+        while True:
+            kinds = end_round(communicator, kind, describe(error), deadline)
+            if Kind.CALL not in kinds:
+                return _first(kinds)
     except ReplicaFailedError as heard:
         return heard.replica_index
     except Exception:  # whatever keeps the replicas from agreeing on the end, it must come
         return None
-
-
-def _until_all_end(
-    communicator: Communicator, kind: Kind, text: str, deadline: float | None, patience: float | None
-) -> list[Kind]:
-    """Take part in headers until nobody makes a call any more; return what each replica brought to the last."""
-    while True:
-        kinds = end_round(communicator, kind, text, deadline)
-        if Kind.CALL not in kinds:
-            return kinds
-        if deadline is None and patience is not None:
-            deadline = time.monotonic() + patience
 
 
 def _first(kinds: list[Kind]) -> int | None:

@@ -19,7 +19,7 @@ import functools
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,7 +141,7 @@ def agree(communicator: Communicator, call: Call, brought: Brought = NOTHING) ->
         brought.hyper_digest, brought.presence, 0.0 if items is None else items, brought.state, brought.flags,
     )  # fmt: skip
     watchdog = communicator.watchdog
-    watchdog.call_started(call.name, call.step)
+    watchdog.call_started(call.name, call.step, communicator.number)
     gathered = communicator.all_gather(np.frombuffer(record, np.uint8)).tobytes()
     watchdog.header_completed()
     if gathered == record * size:  # nearly always
@@ -170,7 +170,7 @@ def offer_failure(communicator: Communicator, error: BaseException, deadline: fl
 
 
 def end_round(communicator: Communicator, kind: Kind, text: str, deadline: float | None = None) -> list[Kind]:
-    """Take part in one header as a replica that has failed (``RAISED``, ``CONSEQUENCE``) or ended (``GOODBYE``)."""
+    """Take part in one header as a replica that has failed (``RAISED``, ``CONSEQUENCE``)."""
     watchdog, said = communicator.watchdog, as_bytes(text)
     watchdog.call_started(watchdog.call, watchdog.step)
     kinds = [Kind(row[0]) for row in _exchange(communicator, _record(kind), deadline)]
@@ -180,6 +180,23 @@ def end_round(communicator: Communicator, kind: Kind, text: str, deadline: float
     if Kind.RAISED in kinds or Kind.CONSEQUENCE in kinds:
         exchange_bytes(communicator, said, deadline)
     return kinds
+
+
+def ending(communicator: Communicator, deadline: float | None = None) -> Iterator[list[Kind] | None]:
+    """Take part in one header as a replica that has ended well; None until all have come to it."""
+    watchdog, mine = communicator.watchdog, _record(Kind.GOODBYE)
+    watchdog.call_started(watchdog.call, watchdog.step)
+    for rows in communicator.gathering(np.frombuffer(mine, np.uint8), deadline):
+        if rows is None:
+            yield None
+            continue
+        kinds = [Kind(row[0]) for row in rows]
+        watchdog.header_completed()
+        if Kind.BYTES in kinds:
+            raise _in_the_middle(kinds)
+        if Kind.RAISED in kinds or Kind.CONSEQUENCE in kinds:
+            exchange_bytes(communicator, b"", deadline)
+        yield kinds
 
 
 class telling_the_others:  # noqa: N801 (reads as a statement: with telling_the_others(communicator))

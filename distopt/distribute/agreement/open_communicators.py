@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from distopt.distribute.agreement.communicator import Communicator
 
-_opened: list[Communicator] = []
+_opened: dict[object, Callable[[], Communicator]] = {}
 _has_lost_replicas = False
 
 
-def note_opened(communicator: Communicator) -> None:
-    """Note that the others may wait for this process on a communicator from now on."""
-    _opened.append(communicator)
+def note_opened(line: object, communicator: Callable[[], Communicator]) -> None:
+    """Note that the others may wait for this process from now on.
+
+    Args:
+        line: where: they may wait there even when this process has dropped its communicator.
+        communicator: returns a communicator over it.
+    """
+    _opened[line] = communicator
 
 
-def note_closed(communicator: Communicator) -> None:
+def note_closed(line: object) -> None:
     """Note that nobody waits there any more."""
-    _opened.remove(communicator)
+    _opened.pop(line, None)
 
 
 def opened() -> list[Communicator]:
     """Return the communicators in use, in the order in which they were opened."""
-    return list(_opened)
+    return [communicator() for communicator in list(_opened.values())]
 
 
 def note_lost_replicas() -> None:

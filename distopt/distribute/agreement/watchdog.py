@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from distopt.distribute.agreement.checks import Deadlines
-from distopt.errors import StalledError
+from distopt.errors import CollectiveMismatchError, StalledError
 from distopt.former_names import FormerName
 from distopt.process.launcher_watch import check_launcher
 from distopt.process.stack_files import keep_stacks, write_stacks
@@ -40,6 +40,9 @@ _FIRST_SECONDS = 2.0
 _WARNING = 2
 """So many replicas warn of one that nobody has met: one of them may be the one."""
 
+ANY_CALL = -1
+"""The number of the call that a replica has left which makes no call any more."""
+
 _RESTART = "Start the job again from its last checkpoint"
 _LONGER = (
     "Every replica must make the same calls. What one replica alone does (evaluation, a download) may need longer: "
@@ -61,6 +64,8 @@ class Status:
     """The line of the user's code that the main thread is at."""
     stacks: str
     """Of all its threads."""
+    number: int = 0
+    """Which of several communicators among the same replicas the call goes to."""
 
 
 class StatusChannel(Protocol):
@@ -99,7 +104,7 @@ class Watchdog:
     def __init__(self, index: int, channel: StatusChannel | None = None) -> None:
         self.index = index
         self.calls = 0
-        self.call, self.step = "", -1
+        self.call, self.step, self.number = "", -1, 0
         self.thread = threading.get_ident()
         self._waiting: dict[int, float] = {}
         """The time at which each waiting thread began to: a communication thread waits beside the replica's own."""
@@ -116,6 +121,8 @@ class Watchdog:
         self._has_ended = False
         self._at_rest: dict[int, float] = {}
         """The time since which each replica is at rest, once this one has ended."""
+        self._waits: tuple[int, ...] = ()
+        """The calls and places that were seen when all replicas waited."""
 
     def begin(self, deadlines: Deadlines, channel: StatusChannel | None = None) -> None:
         """Look at the clock from now on."""
@@ -126,14 +133,15 @@ class Watchdog:
         """Wait for all that run without limit from now on: the script is over, and others may go on for long."""
         self._has_ended = True
 
-    def call_started(self, call: str, step: int) -> None:
+    def call_started(self, call: str, step: int, number: int | None = None) -> None:
         """Note that a collective call begins.
 
         Args:
             call: its name.
             step: the step that it belongs to, or -1.
+            number: that of the communicator; None where the replica has ended, and is on all of them.
         """
-        self.call, self.step = call, step
+        self.call, self.step, self.number = call, step, ANY_CALL if number is None else number
         self.calls += 1
         self._call_start = time.perf_counter()
 
@@ -155,7 +163,7 @@ class Watchdog:
     def why_left(self, replica: int) -> Exception | None:
         """Return the error of a replica that has left the present call in the middle; None where it has not."""
         left = self._left.get(replica)
-        return left.error if left is not None and left.call == self.calls else None
+        return left.error if left is not None and left.call in (self.calls, ANY_CALL) else None
 
     @property
     def waiting_since(self) -> float:
@@ -206,7 +214,7 @@ class Watchdog:
     def status(self) -> Status:
         """Return what this replica is doing."""
         call = f"{self.call} (step {self.step})" if self.step >= 0 else self.call
-        return Status(self.calls, call, self.waiting_since > 0, user_line_of(self.thread), stacks())
+        return Status(self.calls, call, self.waiting_since > 0, user_line_of(self.thread), stacks(), self.number)
 
     def _in_vain(self, now: float, awaited: Collection[int]) -> Exception | None:
         """Return why one of the awaited replicas never comes to this call; None where all may come."""
@@ -243,6 +251,16 @@ class Watchdog:
                     [replica],
                 )
 
+    def _refuse_crossing(self, statuses: Sequence[Status | None]) -> None:
+        """Raise where all replicas wait, and have done so before, but among the replicas of different strategies."""
+        numbers = [status.number for status in statuses if status is not None]
+        before, self._waits = self._waits, (self.calls, *numbers)
+        if before == self._waits and len(set(numbers)) > 1 and ANY_CALL not in numbers:
+            raise CollectiveMismatchError(
+                "all replicas wait for each other, in different strategies: "
+                f"{'; '.join(map(_where, range(len(statuses)), statuses))}. Every replica must enter the same scopes"
+            )
+
     def _ask(self, channel: StatusChannel, deadlines: Deadlines) -> None:
         me = threading.get_ident()
         since = self._waiting.get(me)
@@ -255,6 +273,8 @@ class Watchdog:
             for r, s in enumerate(statuses)
             if r != self.index and (s is None or s.calls < mine.calls or (s.calls == mine.calls and not s.waiting))
         ]
+        if not missing:
+            self._refuse_crossing(statuses)
         waited = time.monotonic() - since
         seen = [statuses[r] or channel.explain_silence(r) for r in missing]
         who = "; ".join(map(_describe, missing, seen)) or "nobody in particular: all replicas wait"
@@ -270,6 +290,11 @@ class Watchdog:
             cure = _RESTART if is_over else _LONGER
             keep_stacks()
             raise StalledError(f"{text}. That is longer than {limit:g} s. {cure}", missing)
+
+
+def _where(replica: int, status: Status | None) -> str:
+    assert status is not None
+    return f"replica {replica} in {status.call} at {status.source_line}"
 
 
 def _stacks_of(replica: int, status: Status | None) -> str:

@@ -56,14 +56,25 @@ class FlagBarrier:
         Raises:
             TimeoutError: the deadline passed.
         """
-        counts, self._arrivals = self._counts, self._arrivals + 1
-        self._fence()  # what was read and written before comes before the count
-        counts[self._index] = self._arrivals
+        self.arrive()
+        counts = self._counts
         for other in self._others:
             if counts[other] < self._arrivals:
                 self._wait(deadline)
                 break
-        self._fence()  # and what is read and written after it comes after the others' counts
+        self._fence()  # what is read and written after it comes after the others' counts
+
+    def arrive(self) -> None:
+        """Count this replica's arrival, without waiting for the others."""
+        self._arrivals += 1
+        self._fence()  # what was read and written before comes before the count
+        self._counts[self._index] = self._arrivals
+
+    def have_all_come(self) -> bool:
+        """Return whether the others have come as often as this replica."""
+        have_come = all(self._counts[other] >= self._arrivals for other in self._others)
+        self._fence()
+        return have_come
 
     def _wait(self, deadline: float | None) -> None:
         counts, arrivals, now = self._counts, self._arrivals, time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from distopt.distribute.agreement.communicator import Array
 from distopt.distribute.node.barrier import FlagBarrier
 from distopt.distribute.node.node import Node
@@ -44,8 +46,21 @@ class Mailbox:
         Raises:
             TimeoutError: the deadline passed.
         """
+        records = self._put(mine)
+        self._barrier(deadline)
+        return records.copy()
+
+    def gathering(self, mine: Array) -> Iterator[Array | None]:
+        """Give every replica everybody's record; None as long as one is missing."""
+        records = self._put(mine)
+        self._barrier.arrive()
+        while not self._barrier.have_all_come():
+            yield None
+        yield records.copy()
+
+    def _put(self, mine: Array) -> Array:
+        """Write this replica's record, and return the place of all of this round."""
         self._rounds += 1
         records = self._records[:, self._rounds % 2, : mine.size]
         records[self._me] = mine
-        self._barrier(deadline)
-        return records.copy()
+        return records

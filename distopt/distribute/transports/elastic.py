@@ -7,7 +7,7 @@ and sum by messages. After a death the survivors ``shrink`` to a new communicato
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from distopt.distribute.agreement.communicator import Array, Transfer
@@ -40,6 +40,12 @@ class ElasticCommunicator(MPICommunicator):
         """Give every rank everybody's record."""
         return self._or_lost(lambda: super(ElasticCommunicator, self).all_gather(mine, deadline))
 
+    def gathering(self, mine: Array, deadline: float | None = None) -> Iterator[Array | None]:
+        """Give every rank everybody's record; None as long as one is missing."""
+        rows = super().gathering(mine, deadline)
+        while True:
+            yield self._or_lost(lambda: next(rows))
+
     def prepare(
         self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
     ) -> Transfer:
@@ -49,7 +55,7 @@ class ElasticCommunicator(MPICommunicator):
 
     def shrink(self) -> ElasticCommunicator:
         """Return the communicator of the survivors; all of them call it, and this one is used no more."""
-        note_closed(self)
+        note_closed(self.own_line)
         note_lost_replicas()
         return ElasticCommunicator(self.comm.Shrink())
 
@@ -68,7 +74,7 @@ class ElasticCommunicator(MPICommunicator):
         try:
             return operation()
         except mpi.Exception as error:
-            for comm in (self._own, self.comm):
+            for comm in (self.own_line.comm, self.comm):
                 if comm is not None:
                     comm.Revoke()
             raise ReplicaLostError(

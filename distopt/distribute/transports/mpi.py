@@ -6,21 +6,25 @@ that outnumber the cores do not starve each other.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 
 from distopt.distribute.agreement.communicator import Array, Copies, Transfer
-from distopt.distribute.agreement.open_communicators import note_opened
 from distopt.distribute.agreement.watchdog import StatusChannel, Watchdog
+from distopt.distribute.node.barrier import FlagBarrier
 from distopt.distribute.node.mailbox import RECORD_BYTES
+from distopt.distribute.node.node import Node
 from distopt.distribute.transports.mpi_library import load_mpi, refuse_intercommunicator
-from distopt.distribute.transports.mpi_status_channel import MPIStatusChannel, watchdog_of
+from distopt.distribute.transports.mpi_lines import Line, Over, dropped_among, free_dropped
+from distopt.distribute.transports.mpi_messages import Message, in_messages
+from distopt.distribute.transports.mpi_status_channel import MPIStatusChannel
 from distopt.distribute.transports.processes import ProcessCommunicator
 from distopt.errors import (
     DeadCommunicatorError,
@@ -29,16 +33,10 @@ from distopt.errors import (
 from distopt.process import forked
 from distopt.process.exiting import is_exiting
 
-MESSAGE_BYTES = 1 << 30
-"""Longer arrays travel in several messages: counts above 2^31 are not safe in every MPI."""
-
 _unfinished: list[Any] = []
 """Requests that were given up, with their buffers: MPI may still write there."""
 
 _yield_core = os.sched_yield
-
-_Message: TypeAlias = tuple[Callable[..., Any], Array, int]
-"""A function that makes a request, a part of an array, and the rank that it goes to or comes from."""
 
 
 class MPICommunicator(ProcessCommunicator):
@@ -72,9 +70,8 @@ class MPICommunicator(ProcessCommunicator):
             refuse_intercommunicator(comm, "MPICommunicator")
         super().__init__()
         self._given = comm
-        self._own: Any = None
+        self.own_line = Line()
         self._nodes = tuple(nodes)
-        self._dead: str | None = None
 
     @cached_property
     def comm(self) -> Any:
@@ -91,10 +88,27 @@ class MPICommunicator(ProcessCommunicator):
         """The number of ranks."""
         return int(self.comm.size)
 
+    @property
+    def number(self) -> int:
+        """Which of those over the user's communicator it is: the next one, as long as it is not open."""
+        return self._over.opened if self.own_line.number is None else self.own_line.number
+
+    def say_ended(self) -> None:
+        """Tell the other replicas that this one opens no communicator over the user's any more."""
+        self._over.announce_end()
+
     @cached_property
     def watchdog(self) -> Watchdog:
         """Return the watchdog of this replica: one for all communicators over the same one of the user's."""
-        return watchdog_of(load_mpi(), self.comm)
+        return self._over.watchdog
+
+    @cached_property
+    def _over(self) -> Over:
+        over: Over | None = self.comm.Get_attr(_key(load_mpi()))
+        if over is None:
+            over = Over(self.index)
+            self.comm.Set_attr(_key(load_mpi()), over)
+        return over
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -116,7 +130,7 @@ class MPICommunicator(ProcessCommunicator):
 
     def use(self, own: Any) -> None:
         """Send on a duplicate that somebody else has made, and knows the end of."""
-        self._own = own
+        self.own_line.comm = own
 
     def status_channel(self) -> StatusChannel | None:
         """Return a channel on a duplicate of its own; None where it can have no thread on some replica (collective)."""
@@ -125,21 +139,37 @@ class MPICommunicator(ProcessCommunicator):
             return None
         watchdog = self.watchdog
         if watchdog.status_channel is None:
-            comm = self.duplicate()
-            if not any(comm.allgather(is_exiting())):
-                watchdog.status_channel = channel = MPIStatusChannel(mpi, comm, self.nodes, watchdog)
-                channel.stop_before_mpi()
+            self._open()
+            comm = self.comm.Dup()
+            if any(comm.allgather(is_exiting())):
+                comm.Free()
+            else:
+                watchdog.status_channel = MPIStatusChannel(mpi, comm, self.nodes, watchdog)
         return watchdog.status_channel
 
     def fail(self, error: BaseException) -> None:
         """Tell the other replicas, on the status channel; where there is none, they are told in headers only."""
-        is_usable = self._own is not None and not forked.in_child and not load_mpi().Is_finalized()
+        is_usable = self.own_line.comm is not None and not forked.in_child and not load_mpi().Is_finalized()
         if is_usable and isinstance(self.watchdog.status_channel, MPIStatusChannel):
             self.watchdog.status_channel.end(error)
 
     def abandon(self) -> None:
         """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""
-        self._dead = self._dead or "it was abandoned after a failure"
+        self.own_line.dead = self.own_line.dead or "it was abandoned after a failure"
+
+    def dropped(self) -> list[str]:
+        """Return the names of duplicates among the same processes that nobody here uses any more."""
+        return dropped_among(self.own_line.members)
+
+    def note_first_agreement(self, name: str, dropped: Collection[str]) -> None:
+        """Take over a name for the duplicate, and free those that no replica uses any more."""
+        self.own_line.note_name(name)
+        free_dropped(dropped)
+
+    def close(self) -> None:
+        """Give back all duplicates and requests."""
+        self.own_line.close()
+        self._mailbox = None
 
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
         """Give every rank everybody's record."""
@@ -154,25 +184,36 @@ class MPICommunicator(ProcessCommunicator):
         self._wait([own.Iallgather(mine, out)], deadline=deadline)
         return out
 
+    def gathering(self, mine: Array, deadline: float | None = None) -> Iterator[Array | None]:
+        """Give every rank everybody's record; None as long as one is missing."""
+        if self.own_line.comm is None:
+            self._check()
+            own, request = self.comm.Idup()
+            while not request.Test():
+                yield None
+            self._note_opened(own)
+        own = self._open()
+        if self._mailbox is not None and mine.size <= RECORD_BYTES:
+            yield from self._mailbox.gathering(mine)
+            return
+        rows = np.empty((self.size, mine.size), np.uint8)
+        request = own.Iallgather(mine, rows)
+        _unfinished.append((request, mine, rows))
+        while not request.Test():
+            yield None
+        yield rows
+
     def prepare(
         self, sends: Sequence[Array | None], receives: Sequence[Array | None], *, once: bool = False
     ) -> Transfer:
         """Prepare to exchange arrays, pair by pair; what is called again and again has persistent requests."""
-        own, me, size = self._open(), self.index, self.size
+        own, me = self._open(), self.index
         receive, send = (own.Irecv, own.Isend) if once else (own.Recv_init, own.Send_init)
-        messages: list[_Message] = []
-        # Each rank begins with another partner, so that they do not all queue at the same one.
-        for k in range(1, size):
-            source, target = (me - k) % size, (me + k) % size
-            incoming, outgoing = receives[source], sends[target]
-            if incoming is not None:
-                messages.extend((receive, part, source) for part in _messages(incoming))
-            if outgoing is not None:
-                messages.extend((send, part, target) for part in _messages(outgoing))
+        messages = in_messages((receive, receives), (send, sends), me)
         to_self = Copies([(sends[me], receives[me])])
         return self._immediate(messages, to_self) if once else self._persistent(messages, to_self)
 
-    def _immediate(self, messages: Sequence[_Message], to_self: Copies) -> Transfer:
+    def _immediate(self, messages: Sequence[Message], to_self: Copies) -> Transfer:
         """Return a transfer for one call: its requests are made when it is called."""
         peers = [(peer,) for _, _, peer in messages]
 
@@ -184,7 +225,7 @@ class MPICommunicator(ProcessCommunicator):
 
         return transfer
 
-    def _persistent(self, messages: Sequence[_Message], to_self: Copies) -> Transfer:
+    def _persistent(self, messages: Sequence[Message], to_self: Copies) -> Transfer:
         """Return a transfer for many calls: its requests are made once."""
         requests, start_all = [make(part, peer) for make, part, peer in messages], load_mpi().Prequest.Startall
         peers = [(peer,) for _, _, peer in messages]
@@ -196,28 +237,49 @@ class MPICommunicator(ProcessCommunicator):
             to_self()
             self._wait(requests, peers)
 
+        self.own_line.keep_for(transfer, requests)
         return transfer
 
     def duplicate(self) -> Any:
         """Return a fresh duplicate of the user's communicator, for another library's collectives (collective)."""
         self._open()
-        return self.comm.Dup()
+        duplicate = self.comm.Dup()
+        self.own_line.duplicates.append(duplicate)
+        return duplicate
+
+    def node_barrier(self, node: Node) -> FlagBarrier:
+        """Make a barrier in the node's shared memory; headers go there too where it holds the whole job."""
+        barrier = super().node_barrier(node)
+        self.own_line.mailbox = self._mailbox
+        return barrier
 
     def _open(self) -> Any:
+        self._check()
+        if self.own_line.comm is None:
+            own, request = self.comm.Idup()
+            self._wait([request], [tuple(range(self.size))])
+            self._note_opened(own)
+        return self.own_line.comm
+
+    def _note_opened(self, own: Any) -> None:
+        cls, nodes = type(self), self._nodes
+        self.own_line.open(own, self._over, self, lambda line: cls(line.comm, nodes).go_on(line))
+
+    def go_on(self, line: Line) -> Self:
+        """Use a line that another communicator has opened, and whose user is gone."""
+        assert line.over is not None
+        self.own_line, self._mailbox, self._over = line, line.mailbox, line.over
+        return self
+
+    def _check(self) -> None:
         if forked.in_child:
             forked.refuse(f"replica {self.index}")
-        if self._dead is not None:
-            raise DeadCommunicatorError(f"this communicator can't be used any more: {self._dead}")
+        if self.own_line.dead is not None:
+            raise DeadCommunicatorError(f"this communicator can't be used any more: {self.own_line.dead}")
         if self._user.identifier != threading.get_ident():
             self._user.hand_over()
         if self.watchdog.lost is not None:
             raise self.watchdog.lost
-        if self._own is None:
-            own, request = self.comm.Idup()
-            self._wait([request])
-            self._own = own
-            note_opened(self)
-        return self._own
 
     def _wait(
         self, requests: list[Any], peers: Sequence[tuple[int, ...]] = ((),), *, deadline: float | None = None
@@ -230,8 +292,8 @@ class MPICommunicator(ProcessCommunicator):
                 test = request.Test
                 while not test():
                     _yield_core()
-                    if self._dead is not None:
-                        raise DeadCommunicatorError(self._dead)
+                    if self.own_line.dead is not None:
+                        raise DeadCommunicatorError(self.own_line.dead)
                     if watchdog.lost is not None:
                         raise watchdog.lost
                     now = time.monotonic()
@@ -249,11 +311,11 @@ class MPICommunicator(ProcessCommunicator):
 
     def _note_interruption(self, error: BaseException) -> None:
         # Half-done operations can't be taken back: whatever came next would pair with the wrong message.
-        self._dead = self._dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
+        self.own_line.dead = (
+            self.own_line.dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
+        )
 
 
-def _messages(array: Array) -> list[Array]:
-    flat = array.view(np.uint8)
-    if flat.size <= MESSAGE_BYTES:
-        return [flat]
-    return [flat[start : start + MESSAGE_BYTES] for start in range(0, flat.size, MESSAGE_BYTES)]
+@functools.cache
+def _key(mpi: Any) -> int:
+    return int(mpi.Comm.Create_keyval())

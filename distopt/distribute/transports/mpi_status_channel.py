@@ -12,28 +12,30 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from distopt.distribute.agreement.watchdog import Status, Watchdog
+from distopt.distribute.agreement.watchdog import ANY_CALL, Status, Watchdog
 from distopt.distribute.transports.last_word import as_error, last_word
+from distopt.errors import ReplicaLeftError
 from distopt.process.unresponsive import OUT_OF_SIGHT, Unresponsive, explain_process
 
-_ASKED, _ANSWERED, _ENDED, _LEFT = 1, 2, 3, 4
+_ASKED, _ANSWERED, _ENDED, _LEFT, _LEAVES = 1, 2, 3, 4, 5
 _END_SECONDS = 1.0
 _TICK_SECONDS = 0.1
 _ASKING_TICK_SECONDS = 0.005
 
 
+_open: set[MPIStatusChannel] = set()
+
+
 @functools.cache
-def _watchdog_key(mpi: Any) -> int:
-    return int(mpi.Comm.Create_keyval())
+def _stop_before_mpi(mpi: Any) -> None:
+    """Stop all channels before MPI is finalised, at exit or by the script: no thread may be inside it then."""
 
+    def stop(*_: Any) -> None:
+        for channel in list(_open):
+            channel.stop()
 
-def watchdog_of(mpi: Any, comm: Any) -> Watchdog:
-    """Return what this process does on a communicator of the user's; it is kept there."""
-    watchdog: Watchdog | None = comm.Get_attr(_watchdog_key(mpi))
-    if watchdog is None:
-        watchdog = Watchdog(int(comm.rank))
-        comm.Set_attr(_watchdog_key(mpi), watchdog)
-    return watchdog
+    atexit.register(stop)
+    mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=stop), None)
 
 
 class MPIStatusChannel:
@@ -55,17 +57,27 @@ class MPIStatusChannel:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._answer, name="distopt watchdog", daemon=True)
         self._thread.start()
+        _open.add(self)
+        _stop_before_mpi(mpi)
 
-    def stop_before_mpi(self) -> None:
-        """Stop before MPI is finalised, at exit or by the script: no thread may be inside it then."""
+    def stop(self) -> None:
+        """Answer no more."""
+        self._watchdog.end()
+        self._ended.set()
+        self._thread.join()
 
-        def stop(*_: Any) -> None:
-            self._watchdog.end()
-            self._ended.set()
-            self._thread.join()
-
-        atexit.register(stop)
-        self._mpi.COMM_SELF.Set_attr(self._mpi.Comm.Create_keyval(delete_fn=stop), None)
+    def close(self) -> None:
+        """Give the communicator back (collective): first nobody asks or answers any more, and all has arrived."""
+        self.stop()
+        _open.discard(self)
+        arrived = self._comm.Ibarrier()
+        while not arrived.Test():
+            for tag in (_ASKED, _ANSWERED):
+                self._received(tag)
+            os.sched_yield()
+        for tag in (_ASKED, _ANSWERED):
+            self._received(tag)
+        self._comm.Free()
 
     def end(self, error: BaseException) -> None:
         """Tell the others that this replica has failed: those who wait for it raise. Never raises."""
@@ -74,6 +86,10 @@ class MPIStatusChannel:
     def announce_left(self, call: int, error: BaseException) -> None:
         """Tell the others that this replica has left its n-th call in the middle. Never raises."""
         self._tell_all(_LEFT, last_word(self._comm.rank, error) | {"call": call})
+
+    def announce_end(self) -> None:
+        """Tell the others that this replica makes no call any more, but those that end it. Never raises."""
+        self._tell_all(_LEAVES, {})
 
     def _tell_all(self, tag: int, message: dict[str, Any]) -> None:
         word = json.dumps(message).encode()
@@ -127,6 +143,13 @@ class MPIStatusChannel:
             for replica, word in self._received(_LEFT):
                 left = json.loads(word)
                 self._watchdog.note_left(replica, left["call"], as_error(left, self._watchdog.index))
+            for replica, _ in self._received(_LEAVES):
+                error = ReplicaLeftError(
+                    f"replica {replica} of {self._comm.size} has ended (its script is over), and replica "
+                    f"{self._watchdog.index} waits for it in a strategy that it never used: every replica must make "
+                    "the same calls in the same scopes"
+                )
+                self._watchdog.note_left(replica, ANY_CALL, error)
             for source, question in self._received(_ASKED):
                 data = question + json.dumps(asdict(self._watchdog.status())).encode()
                 sent.append((self._comm.Isend(data, dest=source, tag=_ANSWERED), data))

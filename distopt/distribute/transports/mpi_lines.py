@@ -1,0 +1,153 @@
+"""What distopt holds of MPI for its communicators, and how it gives that back.
+
+A *line* is a duplicate of a communicator of the user's, with all that was made on it. All replicas free it at one
+moment that they have agreed on: when its Strategy is closed or, where nobody uses it any more, when the same processes
+begin to use another one. A replica that has dropped a line sees to its end of it until then: others may still call.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Collection
+from typing import Any
+
+from distopt.distribute.agreement.communicator import Communicator
+from distopt.distribute.agreement.open_communicators import note_closed, note_opened
+from distopt.distribute.agreement.watchdog import Watchdog
+from distopt.distribute.node.mailbox import Mailbox
+from distopt.distribute.transports.mpi_library import load_mpi
+from distopt.distribute.transports.mpi_status_channel import MPIStatusChannel
+from distopt.process import forked
+
+_dropped: list[Line] = []
+"""Lines that nobody here uses any more, and that the others have not agreed to free."""
+
+_freeing = threading.Lock()
+
+
+class Over:
+    """What all lines over one communicator of the user's have in common; it is kept on that communicator.
+
+    Args:
+        index: this process's rank there.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.watchdog = Watchdog(index)
+        self.opened = 0
+        """The number of lines that were opened so far, the same on all replicas."""
+        self._lines: set[Line] = set()
+        self._has_ended = False
+
+    def add(self, line: Line) -> int:
+        """Note a line, and return its number."""
+        self._lines.add(line)
+        self.opened += 1
+        return self.opened - 1
+
+    def announce_end(self) -> None:
+        """Tell the others, once, that this replica opens no line any more."""
+        channel = self.watchdog.status_channel
+        if isinstance(channel, MPIStatusChannel) and not self._has_ended:
+            channel.announce_end()
+        self._has_ended = True
+
+    def give_back(self, line: Line) -> None:
+        """Do without a line; the status channel goes with the last of them."""
+        self._lines.discard(line)
+        channel = self.watchdog.status_channel
+        if not self._lines and isinstance(channel, MPIStatusChannel):
+            self.watchdog.status_channel = None
+            channel.close()
+
+
+class Line:
+    """One duplicate of a communicator of the user's, and what was made on it."""
+
+    def __init__(self) -> None:
+        self.comm: Any = None
+        """The duplicate; None before the first collective, and when it has been given back."""
+        self.dead: str | None = None
+        """Why it can't be used any more."""
+        self.mailbox: Mailbox | None = None
+        self.duplicates: list[Any] = []
+        """Further duplicates, for other threads and libraries."""
+        self.number: int | None = None
+        """Which of the lines over the user's communicator it is."""
+        self.name = ""
+        """Its name among its replicas."""
+        self.members: tuple[int, ...] = ()
+        """The ranks of its replicas in the job."""
+        self.over: Over | None = None
+        """What it has in common with others."""
+        self._requests: dict[int, list[Any]] = {}
+
+    def open(self, comm: Any, over: Over, user: Communicator, again: Callable[[Line], Communicator]) -> None:
+        """Note that the duplicate is there, and that its replicas may wait for this one.
+
+        Args:
+            comm: the duplicate.
+            over: what the line has in common with others.
+            user: who uses the line; when it is gone the line counts as dropped.
+            again: returns another communicator over the line, for its end.
+        """
+        self.comm, self.over = comm, over
+        self.number = over.add(self)
+        group, job = comm.Get_group(), load_mpi().COMM_WORLD.Get_group()
+        self.members = tuple(group.Translate_ranks(None, job))
+        group.Free()
+        job.Free()
+        found = weakref.ref(user)
+        note_opened(self, lambda: found() or again(self))
+        weakref.finalize(user, _dropped.append, self).atexit = False
+
+    def note_name(self, name: str) -> None:
+        """Note the name that the replicas have agreed on."""
+        self.name = self.name or name
+
+    def keep_for(self, transfer: object, requests: list[Any]) -> None:
+        """Keep persistent requests as long as their transfer and the line are there."""
+        self._requests[id(requests)] = requests
+
+        def give_back() -> None:
+            if self._requests.pop(id(requests), None) is not None and self.dead is None and _is_usable():
+                _free(requests)
+
+        weakref.finalize(transfer, give_back).atexit = False
+
+    def close(self) -> None:
+        """Give everything back; all replicas do so at one moment, and nothing is under way."""
+        if self.over is None or self.dead is not None or not _is_usable():
+            return
+        self.dead = "its Strategy was closed"
+        self.over.give_back(self)
+        note_closed(self)
+        for requests in self._requests.values():
+            _free(requests)
+        for each in (*self.duplicates, self.comm):
+            each.Free()
+        self.comm, self.mailbox, self.duplicates, self._requests = None, None, [], {}
+
+
+def dropped_among(members: tuple[int, ...]) -> list[str]:
+    """Return the names of lines among these processes that nobody here uses any more."""
+    return [line.name for line in list(_dropped) if line.name and line.members == members and line.dead is None]
+
+
+def free_dropped(names: Collection[str]) -> None:
+    """Give back lines that no replica uses any more, as all of them have agreed."""
+    with _freeing:
+        for line in sorted((line for line in list(_dropped) if line.name in names), key=lambda line: line.name):
+            line.close()
+        for line in [line for line in list(_dropped) if line.dead is not None]:
+            _dropped.remove(line)  # it is given back, or was broken before it was dropped
+
+
+def _is_usable() -> bool:
+    return not forked.in_child and not load_mpi().Is_finalized()
+
+
+def _free(requests: list[Any]) -> None:
+    for request in requests:
+        request.Free()
