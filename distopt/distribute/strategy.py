@@ -25,7 +25,7 @@ from distopt.settings import CHECKS, DEADLINES, RECEIPT, UPDATE, UPDATES
 
 
 class User(Protocol):
-    """Who prepares something with the replicas of a strategy, and holds it."""
+    """A holder of what was prepared with the replicas of a strategy."""
 
     def forget(self, communicator: Communicator) -> None:
         """Drop what was prepared with replicas that are no more together."""

@@ -22,7 +22,7 @@ _numbers = itertools.count()
 
 @dataclass(eq=False)
 class Work:
-    """The counts that a replica makes in the order of its program: for each thread that has entered a scope of its own.
+    """The counts of a replica in the order of its program: one for each thread that has entered a scope of its own.
 
     Two threads come to what they count in another order on each replica.
     """

@@ -1,6 +1,6 @@
-"""Train for long, with lists that change and with many optimizers; print what the process holds from time to time.
+"""Train for long, with lists that change, with many optimizers and strategies; print what the process holds.
 
-Usage: ``mpirun -n 2 python soak.py STEPS OPTIMIZERS``; replica 0 prints one JSON object.
+Usage: ``mpirun -n 2 python soak.py STEPS OPTIMIZERS STRATEGIES``; replica 0 prints one JSON object.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from mpi4py import MPI
 
 import distopt
-from distopt import Variable
+from distopt import Strategy, Variable
+from distopt.distribute import MPICommunicator
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.optimizers import SGD, Adam, legacy
 
@@ -80,13 +82,46 @@ def keep_optimizers(count: int) -> Iterator[dict[str, int]]:
     yield holdings()
 
 
+def drop_strategies(count: int, *, closes: bool) -> Iterator[dict[str, int]]:
+    """Make strategies over the job's communicator and over duplicates of it, use them once, and close or drop them."""
+    for number in range(count):
+        comm = MPI.COMM_WORLD.Dup() if number % 4 == 3 else None
+        strategy = Strategy(MPICommunicator(comm))
+        with strategy.scope():
+            if number % 10 == 0:
+                variable = Variable(np.zeros(3000, np.float32), name="v")
+                SGD(1.0).apply_gradients([(np.ones(3000, np.float32), variable)])
+                assert float(variable[0]) == -MPI.COMM_WORLD.size
+            distopt.barrier()
+        if closes:
+            strategy.close()
+        del strategy
+        if comm is not None:
+            comm.Free()
+        if (number + 1) % (count // LOOKS) == 0:
+            yield holdings()
+
+
+def form_groups(index: int, count: int) -> list[dict[str, int]]:
+    """Form and leave groups of two, in a process of Ray, and look from time to time."""
+    looks = []
+    for number in range(count):
+        with distopt.ray.init_group(index, 2, f"soak {number}"):
+            distopt.barrier()
+        if (number + 1) % (count // LOOKS) == 0:
+            looks.append(holdings())
+    return looks
+
+
 def main() -> None:
-    """Run the three parts, and print what they saw."""
-    steps, optimizers = map(int, sys.argv[1:])
+    """Run all parts, and print what they saw."""
+    steps, optimizers, strategies = map(int, sys.argv[1:])
     looks = {
         "lists": list(change_lists(steps)),
         "dropped": list(drop_optimizers(optimizers)),
         "kept": list(keep_optimizers(optimizers)),
+        "closed": list(drop_strategies(strategies // 2, closes=True)),
+        "forgotten": list(drop_strategies(strategies // 2, closes=False)),
     }
     if distopt.replica_index() == 0:
         print(json.dumps(looks))

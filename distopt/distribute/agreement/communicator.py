@@ -150,7 +150,7 @@ class Communicator(abc.ABC):
 
     @property
     def number(self) -> int:
-        """Which of several among the same replicas it is: of those that have one watchdog."""
+        """Its number among several communicators of the same replicas: those that have one watchdog."""
         return 0
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from distopt.distribute.agreement.communicator import Communicator
-from distopt.distribute.agreement.header import Kind, end_round, ending
+from distopt.distribute.agreement.header import Kind, end_round, goodbye_round
 from distopt.errors import ReplicaFailedError
 from distopt.process.trouble import describe
 
@@ -35,12 +35,12 @@ def say_goodbye(*communicators: Communicator, patience: float | None = None) -> 
         TimeoutError: some have made a call, and then did not end in time.
         ReplicaFailedError: another one has failed and meets nobody in a header.
     """
-    rounds = {communicator: ending(communicator) for communicator in communicators}
+    rounds = {communicator: goodbye_round(communicator) for communicator in communicators}
     deadline, next_check, nap = None, 0.0, _NAPS[0]
     while rounds:
         now = time.monotonic()
-        for communicator, ending_round in list(rounds.items()):
-            kinds = next(ending_round)
+        for communicator, round_ in list(rounds.items()):
+            kinds = next(round_)
             if kinds is None:
                 if now >= next_check:
                     _wait(communicator, now)
@@ -49,7 +49,7 @@ def say_goodbye(*communicators: Communicator, patience: float | None = None) -> 
             nap = _NAPS[0]
             if Kind.CALL in kinds:
                 deadline = deadline or (None if patience is None else now + patience)
-                rounds[communicator] = ending(communicator, deadline)
+                rounds[communicator] = goodbye_round(communicator, deadline)
                 continue
             del rounds[communicator]
             if (first := _first(kinds)) is not None:

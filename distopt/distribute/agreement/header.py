@@ -182,7 +182,7 @@ def end_round(communicator: Communicator, kind: Kind, text: str, deadline: float
     return kinds
 
 
-def ending(communicator: Communicator, deadline: float | None = None) -> Iterator[list[Kind] | None]:
+def goodbye_round(communicator: Communicator, deadline: float | None = None) -> Iterator[list[Kind] | None]:
     """Take part in one header as a replica that has ended well; None until all have come to it."""
     watchdog, mine = communicator.watchdog, _record(Kind.GOODBYE)
     watchdog.call_started(watchdog.call, watchdog.step)

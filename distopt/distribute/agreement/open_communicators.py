@@ -12,19 +12,19 @@ _opened: dict[object, Callable[[], Communicator]] = {}
 _has_lost_replicas = False
 
 
-def note_opened(line: object, communicator: Callable[[], Communicator]) -> None:
+def note_opened(link: object, communicator: Callable[[], Communicator]) -> None:
     """Note that the others may wait for this process from now on.
 
     Args:
-        line: where: they may wait there even when this process has dropped its communicator.
+        link: where: they may wait there even when this process has dropped its communicator.
         communicator: returns a communicator over it.
     """
-    _opened[line] = communicator
+    _opened[link] = communicator
 
 
-def note_closed(line: object) -> None:
+def note_closed(link: object) -> None:
     """Note that nobody waits there any more."""
-    _opened.pop(line, None)
+    _opened.pop(link, None)
 
 
 def opened() -> list[Communicator]:

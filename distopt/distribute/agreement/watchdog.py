@@ -65,7 +65,7 @@ class Status:
     stacks: str
     """Of all its threads."""
     number: int = 0
-    """Which of several communicators among the same replicas the call goes to."""
+    """The number of the communicator that the call goes to, among several of the same replicas."""
 
 
 class StatusChannel(Protocol):

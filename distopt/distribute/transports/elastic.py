@@ -55,7 +55,7 @@ class ElasticCommunicator(MPICommunicator):
 
     def shrink(self) -> ElasticCommunicator:
         """Return the communicator of the survivors; all of them call it, and this one is used no more."""
-        note_closed(self.own_line)
+        note_closed(self.link)
         note_lost_replicas()
         return ElasticCommunicator(self.comm.Shrink())
 
@@ -74,7 +74,7 @@ class ElasticCommunicator(MPICommunicator):
         try:
             return operation()
         except mpi.Exception as error:
-            for comm in (self.own_line.comm, self.comm):
+            for comm in (self.link.comm, self.comm):
                 if comm is not None:
                     comm.Revoke()
             raise ReplicaLostError(

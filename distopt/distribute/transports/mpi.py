@@ -6,7 +6,6 @@ that outnumber the cores do not starve each other.
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
@@ -22,7 +21,7 @@ from distopt.distribute.node.barrier import FlagBarrier
 from distopt.distribute.node.mailbox import RECORD_BYTES
 from distopt.distribute.node.node import Node
 from distopt.distribute.transports.mpi_library import load_mpi, refuse_intercommunicator
-from distopt.distribute.transports.mpi_lines import Line, Over, dropped_among, free_dropped
+from distopt.distribute.transports.mpi_links import Link, Over, dropped_among, free_dropped, links_over
 from distopt.distribute.transports.mpi_messages import Message, in_messages
 from distopt.distribute.transports.mpi_status_channel import MPIStatusChannel
 from distopt.distribute.transports.processes import ProcessCommunicator
@@ -70,7 +69,8 @@ class MPICommunicator(ProcessCommunicator):
             refuse_intercommunicator(comm, "MPICommunicator")
         super().__init__()
         self._given = comm
-        self.own_line = Line()
+        self.link = Link()
+        """The duplicate that it sends on."""
         self._nodes = tuple(nodes)
 
     @cached_property
@@ -90,8 +90,8 @@ class MPICommunicator(ProcessCommunicator):
 
     @property
     def number(self) -> int:
-        """Which of those over the user's communicator it is: the next one, as long as it is not open."""
-        return self._over.opened if self.own_line.number is None else self.own_line.number
+        """Its number among those over the user's communicator: the next one, as long as it is not open."""
+        return self._over.opened if self.link.number is None else self.link.number
 
     def say_ended(self) -> None:
         """Tell the other replicas that this one opens no communicator over the user's any more."""
@@ -104,11 +104,7 @@ class MPICommunicator(ProcessCommunicator):
 
     @cached_property
     def _over(self) -> Over:
-        over: Over | None = self.comm.Get_attr(_key(load_mpi()))
-        if over is None:
-            over = Over(self.index)
-            self.comm.Set_attr(_key(load_mpi()), over)
-        return over
+        return links_over(load_mpi(), self.comm)
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -130,7 +126,7 @@ class MPICommunicator(ProcessCommunicator):
 
     def use(self, own: Any) -> None:
         """Send on a duplicate that somebody else has made, and knows the end of."""
-        self.own_line.comm = own
+        self.link.comm = own
 
     def status_channel(self) -> StatusChannel | None:
         """Return a channel on a duplicate of its own; None where it can have no thread on some replica (collective)."""
@@ -149,26 +145,26 @@ class MPICommunicator(ProcessCommunicator):
 
     def fail(self, error: BaseException) -> None:
         """Tell the other replicas, on the status channel; where there is none, they are told in headers only."""
-        is_usable = self.own_line.comm is not None and not forked.in_child and not load_mpi().Is_finalized()
+        is_usable = self.link.comm is not None and not forked.in_child and not load_mpi().Is_finalized()
         if is_usable and isinstance(self.watchdog.status_channel, MPIStatusChannel):
             self.watchdog.status_channel.end(error)
 
     def abandon(self) -> None:
         """Make the thread that waits here, and every later call, raise DeadCommunicatorError."""
-        self.own_line.dead = self.own_line.dead or "it was abandoned after a failure"
+        self.link.dead = self.link.dead or "it was abandoned after a failure"
 
     def dropped(self) -> list[str]:
         """Return the names of duplicates among the same processes that nobody here uses any more."""
-        return dropped_among(self.own_line.members)
+        return dropped_among(self.link.members)
 
     def note_first_agreement(self, name: str, dropped: Collection[str]) -> None:
         """Take over a name for the duplicate, and free those that no replica uses any more."""
-        self.own_line.note_name(name)
+        self.link.note_name(name)
         free_dropped(dropped)
 
     def close(self) -> None:
         """Give back all duplicates and requests."""
-        self.own_line.close()
+        self.link.close()
         self._mailbox = None
 
     def all_gather(self, mine: Array, deadline: float | None = None) -> Array:
@@ -186,7 +182,7 @@ class MPICommunicator(ProcessCommunicator):
 
     def gathering(self, mine: Array, deadline: float | None = None) -> Iterator[Array | None]:
         """Give every rank everybody's record; None as long as one is missing."""
-        if self.own_line.comm is None:
+        if self.link.comm is None:
             self._check()
             own, request = self.comm.Idup()
             while not request.Test():
@@ -237,45 +233,45 @@ class MPICommunicator(ProcessCommunicator):
             to_self()
             self._wait(requests, peers)
 
-        self.own_line.keep_for(transfer, requests)
+        self.link.keep_for(transfer, requests)
         return transfer
 
     def duplicate(self) -> Any:
         """Return a fresh duplicate of the user's communicator, for another library's collectives (collective)."""
         self._open()
         duplicate = self.comm.Dup()
-        self.own_line.duplicates.append(duplicate)
+        self.link.duplicates.append(duplicate)
         return duplicate
 
     def node_barrier(self, node: Node) -> FlagBarrier:
         """Make a barrier in the node's shared memory; headers go there too where it holds the whole job."""
         barrier = super().node_barrier(node)
-        self.own_line.mailbox = self._mailbox
+        self.link.mailbox = self._mailbox
         return barrier
 
     def _open(self) -> Any:
         self._check()
-        if self.own_line.comm is None:
+        if self.link.comm is None:
             own, request = self.comm.Idup()
             self._wait([request], [tuple(range(self.size))])
             self._note_opened(own)
-        return self.own_line.comm
+        return self.link.comm
 
     def _note_opened(self, own: Any) -> None:
         cls, nodes = type(self), self._nodes
-        self.own_line.open(own, self._over, self, lambda line: cls(line.comm, nodes).go_on(line))
+        self.link.open(own, self._over, self, lambda link: cls(link.comm, nodes).go_on(link))
 
-    def go_on(self, line: Line) -> Self:
-        """Use a line that another communicator has opened, and whose user is gone."""
-        assert line.over is not None
-        self.own_line, self._mailbox, self._over = line, line.mailbox, line.over
+    def go_on(self, link: Link) -> Self:
+        """Use a link that another communicator has opened, and whose user is gone."""
+        assert link.over is not None
+        self.link, self._mailbox, self._over = link, link.mailbox, link.over
         return self
 
     def _check(self) -> None:
         if forked.in_child:
             forked.refuse(f"replica {self.index}")
-        if self.own_line.dead is not None:
-            raise DeadCommunicatorError(f"this communicator can't be used any more: {self.own_line.dead}")
+        if self.link.dead is not None:
+            raise DeadCommunicatorError(f"this communicator can't be used any more: {self.link.dead}")
         if self._user.identifier != threading.get_ident():
             self._user.hand_over()
         if self.watchdog.lost is not None:
@@ -292,8 +288,8 @@ class MPICommunicator(ProcessCommunicator):
                 test = request.Test
                 while not test():
                     _yield_core()
-                    if self.own_line.dead is not None:
-                        raise DeadCommunicatorError(self.own_line.dead)
+                    if self.link.dead is not None:
+                        raise DeadCommunicatorError(self.link.dead)
                     if watchdog.lost is not None:
                         raise watchdog.lost
                     now = time.monotonic()
@@ -311,11 +307,4 @@ class MPICommunicator(ProcessCommunicator):
 
     def _note_interruption(self, error: BaseException) -> None:
         # Half-done operations can't be taken back: whatever came next would pair with the wrong message.
-        self.own_line.dead = (
-            self.own_line.dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"
-        )
-
-
-@functools.cache
-def _key(mpi: Any) -> int:
-    return int(mpi.Comm.Create_keyval())
+        self.link.dead = self.link.dead or f"it was interrupted in an operation ({type(error).__name__}: {error})"

@@ -1,4 +1,4 @@
-"""How arrays travel in messages of MPI: in which order, and cut into which parts."""
+"""Messages of MPI: the order in which arrays travel, and the parts that they are cut into."""
 
 from __future__ import annotations
 

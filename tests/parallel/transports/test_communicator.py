@@ -35,7 +35,7 @@ class WithFreshCommunicators:
 
             communicator = MPICommunicator(MPI.COMM_WORLD.Dup())
             result = fn(communicator)
-            note_closed(communicator.own_line)  # a dead one can't say goodbye
+            note_closed(communicator.link)  # a dead one can't say goodbye
             return result
 
         return replicas(run)

@@ -1,12 +1,13 @@
-"""What distopt holds of MPI for its communicators, and how it gives that back.
+"""The duplicates of MPI communicators that distopt makes, and the moment at which it gives them back.
 
-A *line* is a duplicate of a communicator of the user's, with all that was made on it. All replicas free it at one
+A *link* is a duplicate of a communicator of the user's, with all that was made on it. All replicas free it at one
 moment that they have agreed on: when its Strategy is closed or, where nobody uses it any more, when the same processes
-begin to use another one. A replica that has dropped a line sees to its end of it until then: others may still call.
+begin to use another one. A replica that has dropped a link sees to its end of it until then: others may still call.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Collection
@@ -20,14 +21,14 @@ from distopt.distribute.transports.mpi_library import load_mpi
 from distopt.distribute.transports.mpi_status_channel import MPIStatusChannel
 from distopt.process import forked
 
-_dropped: list[Line] = []
-"""Lines that nobody here uses any more, and that the others have not agreed to free."""
+_dropped: list[Link] = []
+"""Links that nobody here uses any more, and that the others have not agreed to free."""
 
 _freeing = threading.Lock()
 
 
 class Over:
-    """What all lines over one communicator of the user's have in common; it is kept on that communicator.
+    """The common part of all links over one communicator of the user's; it is kept on that communicator.
 
     Args:
         index: this process's rank there.
@@ -36,61 +37,75 @@ class Over:
     def __init__(self, index: int) -> None:
         self.watchdog = Watchdog(index)
         self.opened = 0
-        """The number of lines that were opened so far, the same on all replicas."""
-        self._lines: set[Line] = set()
+        """The number of links that were opened so far, the same on all replicas."""
+        self._links: set[Link] = set()
         self._has_ended = False
 
-    def add(self, line: Line) -> int:
-        """Note a line, and return its number."""
-        self._lines.add(line)
+    def add(self, link: Link) -> int:
+        """Note a link, and return its number."""
+        self._links.add(link)
         self.opened += 1
         return self.opened - 1
 
     def announce_end(self) -> None:
-        """Tell the others, once, that this replica opens no line any more."""
+        """Tell the others, once, that this replica opens no link any more."""
         channel = self.watchdog.status_channel
         if isinstance(channel, MPIStatusChannel) and not self._has_ended:
             channel.announce_end()
         self._has_ended = True
 
-    def give_back(self, line: Line) -> None:
-        """Do without a line; the status channel goes with the last of them."""
-        self._lines.discard(line)
+    def give_back(self, link: Link) -> None:
+        """Do without a link; the status channel goes with the last of them."""
+        self._links.discard(link)
         channel = self.watchdog.status_channel
-        if not self._lines and isinstance(channel, MPIStatusChannel):
+        if not self._links and isinstance(channel, MPIStatusChannel):
             self.watchdog.status_channel = None
             channel.close()
 
 
-class Line:
+@functools.cache
+def _key(mpi: Any) -> int:
+    return int(mpi.Comm.Create_keyval())
+
+
+def links_over(mpi: Any, comm: Any) -> Over:
+    """Return the common part of links over a communicator of the user's."""
+    over: Over | None = comm.Get_attr(_key(mpi))
+    if over is None:
+        over = Over(int(comm.rank))
+        comm.Set_attr(_key(mpi), over)
+    return over
+
+
+class Link:
     """One duplicate of a communicator of the user's, and what was made on it."""
 
     def __init__(self) -> None:
         self.comm: Any = None
         """The duplicate; None before the first collective, and when it has been given back."""
         self.dead: str | None = None
-        """Why it can't be used any more."""
+        """The reason for which it can't be used any more."""
         self.mailbox: Mailbox | None = None
         self.duplicates: list[Any] = []
         """Further duplicates, for other threads and libraries."""
         self.number: int | None = None
-        """Which of the lines over the user's communicator it is."""
+        """Its number among the links over the user's communicator."""
         self.name = ""
         """Its name among its replicas."""
         self.members: tuple[int, ...] = ()
         """The ranks of its replicas in the job."""
         self.over: Over | None = None
-        """What it has in common with others."""
+        """The common part of all links over that communicator."""
         self._requests: dict[int, list[Any]] = {}
 
-    def open(self, comm: Any, over: Over, user: Communicator, again: Callable[[Line], Communicator]) -> None:
+    def open(self, comm: Any, over: Over, user: Communicator, again: Callable[[Link], Communicator]) -> None:
         """Note that the duplicate is there, and that its replicas may wait for this one.
 
         Args:
             comm: the duplicate.
-            over: what the line has in common with others.
-            user: who uses the line; when it is gone the line counts as dropped.
-            again: returns another communicator over the line, for its end.
+            over: what the link has in common with others.
+            user: who uses the link; when it is gone the link counts as dropped.
+            again: returns another communicator over the link, for its end.
         """
         self.comm, self.over = comm, over
         self.number = over.add(self)
@@ -107,7 +122,7 @@ class Line:
         self.name = self.name or name
 
     def keep_for(self, transfer: object, requests: list[Any]) -> None:
-        """Keep persistent requests as long as their transfer and the line are there."""
+        """Keep persistent requests as long as their transfer and the link are there."""
         self._requests[id(requests)] = requests
 
         def give_back() -> None:
@@ -131,17 +146,17 @@ class Line:
 
 
 def dropped_among(members: tuple[int, ...]) -> list[str]:
-    """Return the names of lines among these processes that nobody here uses any more."""
-    return [line.name for line in list(_dropped) if line.name and line.members == members and line.dead is None]
+    """Return the names of links among these processes that nobody here uses any more."""
+    return [link.name for link in list(_dropped) if link.name and link.members == members and link.dead is None]
 
 
 def free_dropped(names: Collection[str]) -> None:
-    """Give back lines that no replica uses any more, as all of them have agreed."""
+    """Give back links that no replica uses any more, as all of them have agreed."""
     with _freeing:
-        for line in sorted((line for line in list(_dropped) if line.name in names), key=lambda line: line.name):
-            line.close()
-        for line in [line for line in list(_dropped) if line.dead is not None]:
-            _dropped.remove(line)  # it is given back, or was broken before it was dropped
+        for link in sorted((link for link in list(_dropped) if link.name in names), key=lambda link: link.name):
+            link.close()
+        for link in [link for link in list(_dropped) if link.dead is not None]:
+            _dropped.remove(link)  # it is given back, or was broken before it was dropped
 
 
 def _is_usable() -> bool:
