@@ -8,7 +8,7 @@ import threading
 import numpy as np
 
 from distopt.distribute.strategy import Strategy
-from distopt.distribute.transports.peers import Member, Peers, listen
+from distopt.distribute.transports.connections.peers import Member, Peers, listen
 from distopt.distribute.transports.sockets import RayCommunicator
 from distopt.process.replica import Replica, enter_replica
 from distopt.testing import Replicas

@@ -19,8 +19,8 @@ from typing import Any
 
 import ray
 
-from distopt.distribute.transports.introductions import SECRET_BYTES
-from distopt.distribute.transports.peers import Member, Peers, listen
+from distopt.distribute.transports.connections.introductions import SECRET_BYTES
+from distopt.distribute.transports.connections.peers import Member, Peers, listen
 from distopt.errors import DeadCommunicatorError, DistoptError, MissingExtraError, ReplicaFailedError, ReplicaLostError
 from distopt.program import script
 from distopt.ray.group import announce, current_group, join

@@ -15,7 +15,7 @@ import ray
 from distopt.arguments import as_int
 from distopt.distribute.agreement.goodbye import say_goodbye
 from distopt.distribute.strategy import Strategy
-from distopt.distribute.transports.peers import Member, Peers, listen
+from distopt.distribute.transports.connections.peers import Member, Peers, listen
 from distopt.distribute.transports.sockets import RayCommunicator
 from distopt.errors import InvalidArgumentError, ReplicaFailedError
 from distopt.process import forked

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError
 
-from distopt.distribute.transports.introductions import SECRET_BYTES
+from distopt.distribute.transports.connections.introductions import SECRET_BYTES
 from distopt.errors import InvalidArgumentError, ReplicaError
 
 NAMESPACE = "distopt"

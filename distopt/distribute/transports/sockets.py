@@ -21,10 +21,10 @@ from distopt.distribute.agreement.watchdog import Watchdog
 from distopt.distribute.node.mailbox import RECORD_BYTES
 from distopt.distribute.node.node import Node
 from distopt.distribute.node.staging import Exchange, Staging
-from distopt.distribute.transports.peers import Peers
+from distopt.distribute.transports.connections.peers import Peers
+from distopt.distribute.transports.connections.wire import Message, Wire
 from distopt.distribute.transports.processes import ProcessCommunicator
 from distopt.distribute.transports.sockets_status_channel import RayStatusChannel
-from distopt.distribute.transports.wire import Message, Wire
 from distopt.errors import NoSharedMemoryError
 from distopt.process import forked
 

@@ -16,9 +16,9 @@ from dataclasses import asdict
 from typing import Any
 
 from distopt.distribute.agreement.watchdog import Status, Watchdog
+from distopt.distribute.transports.connections.peers import Peers
+from distopt.distribute.transports.connections.wire import gone
 from distopt.distribute.transports.last_word import as_error, last_word
-from distopt.distribute.transports.peers import Peers
-from distopt.distribute.transports.wire import gone
 from distopt.process.unresponsive import OUT_OF_SIGHT, Unresponsive, explain_process
 
 _LENGTH = struct.Struct("<I")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from distopt.distribute.transports.introductions import MOST_CALLERS, Door, introduce, left
+from distopt.distribute.transports.connections.introductions import MOST_CALLERS, Door, introduce, left
 from distopt.errors import ReplicaError
 
 CONNECT_SECONDS = 60.0

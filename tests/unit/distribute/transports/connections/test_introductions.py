@@ -10,10 +10,10 @@ import pytest
 from connected import connected, make_peers, record, together
 from support import SOON
 
-from distopt.distribute.transports import introductions
-from distopt.distribute.transports import peers as connections
-from distopt.distribute.transports.introductions import Door
-from distopt.distribute.transports.peers import Member, Peers
+from distopt.distribute.transports.connections import introductions
+from distopt.distribute.transports.connections import peers as connections
+from distopt.distribute.transports.connections.introductions import Door
+from distopt.distribute.transports.connections.peers import Member, Peers
 from distopt.errors import ReplicaError
 
 

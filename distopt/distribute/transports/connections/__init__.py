@@ -1,0 +1,1 @@
+"""TCP connections between processes that know a common secret."""
