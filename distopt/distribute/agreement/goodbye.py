@@ -7,6 +7,7 @@ how they end, and all know alike which failure came first.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from distopt.distribute.agreement.communicator import Communicator
 from distopt.distribute.agreement.header import Kind, end_round, goodbye_round
@@ -36,6 +37,16 @@ def say_goodbye(*communicators: Communicator, patience: float | None = None) -> 
         ReplicaFailedError: another one has failed and meets nobody in a header.
     """
     rounds = {communicator: goodbye_round(communicator) for communicator in communicators}
+    try:
+        return _until_all_end(rounds, patience)
+    except BaseException:  # Ctrl-C, say: what has been said can't be taken back, and the next header is none of theirs
+        for communicator in rounds:
+            communicator.abandon()
+        raise
+
+
+def _until_all_end(rounds: dict[Communicator, Iterator[list[Kind] | None]], patience: float | None) -> int | None:
+    """Take part in the rounds, and drop each that is over; return as ``say_goodbye`` does."""
     deadline, next_check, nap = None, 0.0, _NAPS[0]
     while rounds:
         now = time.monotonic()
