@@ -122,7 +122,7 @@ class BucketSums:
 def cut_into_buckets(strategy: Strategy, memory: NodeMemory) -> BucketSums | None:
     """Start the communication thread of a slab (collective); None where sums are better left to the end of the step."""
     communicator, slab = strategy.communicator, memory.slab
-    is_one_node = len(set(communicator.nodes)) == 1  # its memory is enough; a communicator is never given back
+    is_one_node = len(set(communicator.nodes)) == 1  # its memory is enough; clones go with the strategy
     node = Node(communicator if is_one_node else communicator.clone())
     size = bucket_bytes(node)
     if size is None:
