@@ -2,12 +2,13 @@
 
 import pytest
 
-from distopt.process.replica import Replica, enter_replica
+from distopt.process.replica import Replica, current_replica, enter_replica
 
 
 @pytest.fixture(autouse=True)
 def own_names():
     """Each test is a replica of its own, as in a new process."""
+    before = current_replica()
     enter_replica(Replica())
     yield
-    enter_replica(None)
+    enter_replica(before)

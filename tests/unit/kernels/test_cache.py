@@ -142,8 +142,8 @@ def test_nothing_is_run_from_where_others_can_write(
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """A folder that all users reach: those of pytest are for one."""
-    folder = Path(tempfile.mkdtemp(prefix="distopt-test-"))
+    """A folder that all users reach: those of pytest, and TMPDIR under xdist, are for one."""
+    folder = Path(tempfile.mkdtemp(prefix="distopt-test-", dir="/tmp"))
     folder.chmod(0o1777)
     yield folder
     shutil.rmtree(folder)
