@@ -95,7 +95,7 @@ def public(*modules: ModuleType) -> dict[str, Any]:
 
 def made(result: Any) -> Any:
     """Return what a function has made; in a method that an optimizer calls it is a value, as all else there."""
-    return result if current_replica().updating is None else value_of(result)
+    return result if current_replica().of_thread.updating is None else value_of(result)
 
 
 def takes_name(function: Callable[..., Any]) -> Callable[..., Any]:

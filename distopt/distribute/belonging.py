@@ -25,12 +25,13 @@ class Belonging:
     """The strategy that an object belongs to, decided where this is made."""
 
     def __init__(self) -> None:
-        self._own: Strategy | None = current_replica().strategy_in_scope
+        self.own: Strategy | None = current_replica().strategy_in_scope
+        """The strategy that it was made in; None outside of every scope."""
 
     @property
     def strategy(self) -> Strategy:
         """The object's own strategy, else the current one."""
-        return self._own or strategy_of(current_replica())
+        return self.own or strategy_of(current_replica())
 
     def entered(self) -> AbstractContextManager[object]:
         """Return a block in which the object's strategy is the current one."""
@@ -39,7 +40,7 @@ class Belonging:
     @property
     def is_entered(self) -> bool:
         """True where the object's strategy is the current one."""
-        return self._own is None or self._own is current_replica().strategy_in_scope
+        return self.own is None or self.own is current_replica().strategy_in_scope
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Belonging:
         """Return this one: a copy belongs where the original does."""

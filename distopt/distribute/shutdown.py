@@ -82,7 +82,7 @@ def _on_exception(kind: type[BaseException], error: BaseException, trace: Traceb
     elif isinstance(error, KeyboardInterrupt):
         _fail(error, INTERRUPTED, status=130)
     else:
-        _fail(error, format_failure(kind, error, trace), is_consequence=isinstance(error, ReplicaFailedError))
+        _fail(error, format_failure(kind, error, trace), is_consequence=trouble.is_consequence(error))
 
 
 def _on_thread_exception(args: threading.ExceptHookArgs) -> None:
@@ -115,7 +115,8 @@ def _at_exit() -> None:
     if is_finalized():
         return
     if status != 0:
-        _fail(SystemExit(status), f"called sys.exit({status})\n", status=status)
+        is_consequence = trouble.exit_is_consequence()
+        _fail(SystemExit(status), f"called sys.exit({status})\n", status=status, is_consequence=is_consequence)
     if broken_by is not None:
         is_consequence = issubclass(broken_by, ReplicaFailedError)
         _fail(ReplicaError(_CAUGHT_IN_A_STEP.strip()), _CAUGHT_IN_A_STEP, is_consequence=is_consequence)

@@ -115,7 +115,7 @@ class Writing:
     def __init__(self, call: StepCall, gradients: Gradients) -> None:
         self._call, self._gradients = call, gradients
         self._has_begun = False
-        self._outer = call.replica.updating
+        self._outer = call.replica.of_thread.updating
 
     def __enter__(self) -> Writing:
         return self
@@ -124,7 +124,7 @@ class Writing:
         """Note that parameters are written from now on: open tapes must not mix old and new values."""
         slab, entries = self._gradients.slab, self._gradients.entries
         self._has_begun = True
-        self._call.replica.updating = self._call
+        self._call.replica.of_thread.updating = self._call
         note_writes(slab.storages if entries is slab.all_entries else [slab.storages[k] for k in entries])
 
     def publish(self, reducer: Reducer) -> None:
@@ -135,7 +135,7 @@ class Writing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._call.replica.updating = self._outer
+        self._call.replica.of_thread.updating = self._outer
         if error is None or isinstance(error, NonFiniteGradientError | StopAtMoment):
             return
         if isinstance(error, ReplicaLostError) and not (self._has_begun and self._call.shares):
@@ -155,8 +155,8 @@ def _skip(call: StepCall, found: str) -> None:
 
 def _checked(items: Any, call: StepCall) -> float | None:
     """Return ``items`` as a number, where there can be any."""
-    replica = call.replica
-    averaged_loss, replica.averaged_loss = replica.averaged_loss, None
+    thread = call.replica.of_thread
+    averaged_loss, thread.averaged_loss = thread.averaged_loss, None
     return None if items is None else check_items(items, call.strategy is not None, averaged_loss)
 
 

@@ -137,7 +137,7 @@ def averaged(losses: Any, dtype: np.dtype[Any], global_batch_size: int | None, n
     count = _global_count(losses.shape[0], global_batch_size, name)
     result = cast(np.sum(losses) / max(count * per, 1), dtype)
     if isinstance(result, Traced):
-        current_replica().averaged_loss = name
+        current_replica().of_thread.averaged_loss = name
     return result
 
 
@@ -154,7 +154,7 @@ def averaged_locally(losses: Any, dtype: np.dtype[Any], count: Any, name: str, w
         )
     result = cast(np.sum(losses) / np.asarray(count or 1, losses.dtype), dtype)
     if isinstance(result, Traced):
-        current_replica().averaged_loss = name
+        current_replica().of_thread.averaged_loss = name
     return result
 
 

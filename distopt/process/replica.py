@@ -33,8 +33,19 @@ class Work:
     """The numbers of names that nobody gave."""
     batches: list[Any] = field(default_factory=list)
     """The current batches of ``distopt.data``, the one handed out last at the end."""
+
+
+class OfThread(threading.local):
+    """The state that each thread of a replica has for itself; read in every step, so plain attributes."""
+
+    updating: Any = None
+    """The call of the step that updates variables from the sum now, and does the same on all replicas; else None."""
     averaged_loss: str | None = None
     """Name of a loss that was averaged under a tape since the last step (``items=`` would divide twice)."""
+
+    def __init__(self) -> None:
+        self.tapes: list[Any] = []
+        """The open gradient tapes, innermost last."""
 
 
 @dataclass(eq=False, frozen=True)
@@ -72,13 +83,16 @@ class Replica:
     """Its main thread: a thread without a scope of its own is in that one's."""
     _main_scopes: tuple[_Scope, ...] = ()
     _work: Work = field(default_factory=Work)
-    _threads: threading.local = field(default_factory=threading.local)
+    of_thread: OfThread = field(default_factory=OfThread)
+    """The state of the thread that asks."""
 
     @property
     def strategy_in_scope(self) -> Any:
         """The strategy of the innermost scope: of this thread's, else of the main thread's; None outside of all."""
-        scope = self._own_scope() or (self._main_scopes[-1] if self._main_scopes else None)
-        return None if scope is None else scope.strategy
+        scopes = _scopes.get()
+        if not scopes or scopes[-1].replica is not self:
+            scopes = self._main_scopes
+        return scopes[-1].strategy if scopes else None
 
     @contextmanager
     def scope(self, strategy: Any) -> Iterator[None]:
@@ -121,30 +135,9 @@ class Replica:
         return batches[-1] if batches else None
 
     @property
-    def averaged_loss(self) -> str | None:
-        """Name of a loss that was averaged under a tape since the last step."""
-        return self.work.averaged_loss
-
-    @averaged_loss.setter
-    def averaged_loss(self, name: str | None) -> None:
-        self.work.averaged_loss = name
-
-    @property
-    def updating(self) -> Any:
-        """The call of this thread's step that updates variables from the sum, alike on all replicas; else None."""
-        return getattr(self._threads, "updating", None)
-
-    @updating.setter
-    def updating(self, call: Any) -> None:
-        self._threads.updating = call
-
-    @property
     def tapes(self) -> list[Any]:
         """This thread's open gradient tapes, innermost last."""
-        tapes: list[Any] | None = getattr(self._threads, "tapes", None)
-        if tapes is None:
-            tapes = self._threads.tapes = []
-        return tapes
+        return self.of_thread.tapes
 
 
 _process = Replica()

@@ -11,9 +11,10 @@ import sys
 from types import TracebackType
 from typing import Any, NoReturn
 
+from distopt.errors import ReplicaFailedError
 from distopt.process.replica import current_replica
 
-_exit_status = 0
+_exit_status, _exit_is_consequence = 0, False
 
 
 def note_broken_step(error: BaseException) -> None:
@@ -53,15 +54,42 @@ def describe(error: BaseException) -> str:
         return f"{type(error).__name__} (its text can't be shown: {type(trouble).__name__})"
 
 
+def is_consequence(error: BaseException | None) -> bool:
+    """Return whether another replica's failure has led to an error, whatever the program has made of it.
+
+    Programs raise errors of their own from what they catch, gather errors in groups, or log them and exit.
+
+    Example:
+        >>> group = ExceptionGroup("all errors", [ReplicaFailedError("replica 1 failed", 1)])
+        >>> is_consequence(group), is_consequence(ValueError("boom"))
+        (True, False)
+    """
+    pending, seen = [error], set[int]()
+    while pending:
+        each = pending.pop()
+        if isinstance(each, ReplicaFailedError):
+            return True
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            pending += [each.__cause__, each.__context__]
+            pending += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+    return False
+
+
 def exit_status() -> int:
     """Return the status that this process ends with, as far as it is known."""
     return _exit_status
 
 
-def note_exit_status(status: int) -> None:
-    """Note the status that this process ends with."""
-    global _exit_status
-    _exit_status = status
+def exit_is_consequence() -> bool:
+    """Return whether it ends with that status because another replica has failed."""
+    return _exit_is_consequence
+
+
+def note_exit_status(status: int, cause: BaseException | None = None) -> None:
+    """Note the status that this process ends with, and the exit."""
+    global _exit_status, _exit_is_consequence
+    _exit_status, _exit_is_consequence = status, is_consequence(cause)
 
 
 def uncaught() -> tuple[BaseException, TracebackType] | None:
@@ -111,7 +139,7 @@ class _Code:
         status = self._member.__get__(error, owner)
         frame = inspect.currentframe()
         if frame is not None and frame.f_back is None:
-            note_exit_status(status if isinstance(status, int) else int(status is not None))
+            note_exit_status(status if isinstance(status, int) else int(status is not None), error)
         return status
 
     def __set__(self, error: SystemExit, status: Any) -> None:

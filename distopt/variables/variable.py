@@ -128,7 +128,7 @@ class Variable(RowUpdates):
         """Return the value as an expression sees it: live memory, or a traced value where an open tape follows it."""
         value: Any = self._own()
         if not self.owner.tapes:
-            return value if self.owner.updating is None else value_of(value)
+            return value if self.owner.of_thread.updating is None else value_of(value)
         for tape in self.owner.tapes:  # outermost first
             value = tape.follow(self, value)
         # A constant of the trace must not change with later assignments.

@@ -29,7 +29,7 @@ def generator(seed: int | None = None) -> np.random.Generator:
         seed: the seed of the operation, beside that of the program.
     """
     replica, number = current_replica(), 0 if seed is None else int(seed) + 1
-    call = replica.updating
+    call = replica.of_thread.updating
     if call is not None:
         return replica.draws.of_step(call.family.name, call.engine.training.calls, number)
     return replica.draws.of_replica(get_strategy().replica_index, number)

@@ -34,6 +34,9 @@ _RECORD = struct.Struct("<BBxxxxxxqQQQdQB7x")
 _MUST_AGREE = 32
 _AT = "called at"
 
+as_bytes: Callable[[str], bytes] = functools.partial(str.encode, errors="surrogatepass")
+"""Returns a text as it travels. Never raises: names of files and errors may hold half characters (surrogates)."""
+
 
 class Kind(enum.IntEnum):
     """The kinds of records that a replica brings to a header."""
@@ -222,16 +225,6 @@ class telling_the_others:  # noqa: N801 (reads as a statement: with telling_the_
 def exchange_texts(communicator: Communicator, mine: str) -> list[str]:
     """Give every replica everybody's text, whatever it holds."""
     return [_as_text(data) for data in exchange_bytes(communicator, as_bytes(mine))]
-
-
-def as_bytes(text: str) -> bytes:
-    """Return a text as it travels. Never raises: names of files and errors may hold half characters (surrogates).
-
-    Example:
-        >>> as_bytes("w"), len(as_bytes(chr(0xDC80)))
-        (b'w', 3)
-    """
-    return text.encode(errors="surrogatepass")
 
 
 def _as_text(data: bytes) -> str:

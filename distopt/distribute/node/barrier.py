@@ -56,8 +56,9 @@ class FlagBarrier:
         Raises:
             TimeoutError: the deadline passed.
         """
-        self.arrive()
-        counts = self._counts
+        counts, self._arrivals = self._counts, self._arrivals + 1  # ``arrive``, written out: it stands in every step
+        self._fence()
+        counts[self._index] = self._arrivals
         for other in self._others:
             if counts[other] < self._arrivals:
                 self._wait(deadline)

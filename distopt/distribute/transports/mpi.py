@@ -88,9 +88,9 @@ class MPICommunicator(ProcessCommunicator):
         """The number of ranks."""
         return int(self.comm.size)
 
-    @property
+    @cached_property
     def number(self) -> int:
-        """Its number among those over the user's communicator: the next one, as long as it is not open."""
+        """Its number among those over the user's communicator: that of the next one, until it is open."""
         return self._over.opened if self.link.number is None else self.link.number
 
     def say_ended(self) -> None:
@@ -183,7 +183,6 @@ class MPICommunicator(ProcessCommunicator):
     def gathering(self, mine: Array, deadline: float | None = None) -> Iterator[Array | None]:
         """Give every rank everybody's record; None as long as one is missing."""
         if self.link.comm is None:
-            self._check()
             own, request = self.comm.Idup()
             while not request.Test():
                 yield None
@@ -250,24 +249,6 @@ class MPICommunicator(ProcessCommunicator):
         return barrier
 
     def _open(self) -> Any:
-        self._check()
-        if self.link.comm is None:
-            own, request = self.comm.Idup()
-            self._wait([request], [tuple(range(self.size))])
-            self._note_opened(own)
-        return self.link.comm
-
-    def _note_opened(self, own: Any) -> None:
-        cls, nodes = type(self), self._nodes
-        self.link.open(own, self._over, self, lambda link: cls(link.comm, nodes).go_on(link))
-
-    def go_on(self, link: Link) -> Self:
-        """Use a link that another communicator has opened, and whose user is gone."""
-        assert link.over is not None
-        self.link, self._mailbox, self._over = link, link.mailbox, link.over
-        return self
-
-    def _check(self) -> None:
         if forked.in_child:
             forked.refuse(f"replica {self.index}")
         if self.link.dead is not None:
@@ -276,6 +257,21 @@ class MPICommunicator(ProcessCommunicator):
             self._user.hand_over()
         if self.watchdog.lost is not None:
             raise self.watchdog.lost
+        if self.link.comm is None:
+            own, request = self.comm.Idup()
+            self._wait([request], [tuple(range(self.size))])
+            self._note_opened(own)
+        return self.link.comm
+
+    def _note_opened(self, own: Any) -> None:
+        cls, nodes = type(self), self._nodes
+        self.number = self.link.open(own, self._over, self, lambda link: cls(link.comm, nodes).go_on(link))
+
+    def go_on(self, link: Link) -> Self:
+        """Use a link that another communicator has opened, and whose user is gone."""
+        assert link.over is not None
+        self.link, self._mailbox, self._over = link, link.mailbox, link.over
+        return self
 
     def _wait(
         self, requests: list[Any], peers: Sequence[tuple[int, ...]] = ((),), *, deadline: float | None = None

@@ -98,7 +98,7 @@ class Link:
         """The common part of all links over that communicator."""
         self._requests: dict[int, list[Any]] = {}
 
-    def open(self, comm: Any, over: Over, user: Communicator, again: Callable[[Link], Communicator]) -> None:
+    def open(self, comm: Any, over: Over, user: Communicator, again: Callable[[Link], Communicator]) -> int:
         """Note that the duplicate is there, and that its replicas may wait for this one.
 
         Args:
@@ -106,9 +106,12 @@ class Link:
             over: what the link has in common with others.
             user: who uses the link; when it is gone the link counts as dropped.
             again: returns another communicator over the link, for its end.
+
+        Returns:
+            Its number among the links over the user's communicator.
         """
         self.comm, self.over = comm, over
-        self.number = over.add(self)
+        self.number = number = over.add(self)
         group, job = comm.Get_group(), load_mpi().COMM_WORLD.Get_group()
         self.members = tuple(group.Translate_ranks(None, job))
         group.Free()
@@ -116,6 +119,7 @@ class Link:
         found = weakref.ref(user)
         note_opened(self, lambda: found() or again(self))
         weakref.finalize(user, _dropped.append, self).atexit = False
+        return number
 
     def note_name(self, name: str) -> None:
         """Note the name that the replicas have agreed on."""

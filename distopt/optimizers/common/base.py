@@ -59,9 +59,12 @@ class BaseOptimizer(Face):
     def _distopt_refuse_limit(self, name: str, value: float) -> None:
         """Raise if a limit can't be combined with the limits and hooks that are set already."""
 
-    @in_own_scope
     def _distopt_do_step(self, grads_and_vars: Iterable[Pair], *, aggregates: bool, items: float | None) -> None:
         """Do one step: ``distopt/engine/step.py`` shows it from top to bottom."""
+        if (made := self._distopt_belonging) is not None and made.own is not None and not made.is_entered:
+            with made.entered():
+                self._distopt_do_step(grads_and_vars, aggregates=aggregates, items=items)
+            return
         if ACTIVE and observe(Moment.STEP, self) is SKIP:
             return
         call = self._distopt_call_of("apply_gradients", aggregates=aggregates)
@@ -70,7 +73,7 @@ class BaseOptimizer(Face):
     def _distopt_call_of(self, name: str, *, aggregates: bool) -> StepCall:
         replica = current_replica()
         strategy = strategy_of(replica)
-        aggregates = aggregates and replica.updating is None
+        aggregates = aggregates and replica.of_thread.updating is None
         communicator = strategy.ready() if aggregates else None
         if "_distopt_engine" not in self.__dict__:
             with telling_the_others(communicator):
@@ -306,12 +309,12 @@ class BaseOptimizer(Face):
         ``copy.deepcopy((variables, optimizer))`` copies both, in this order; in the other order the copied optimizer
         does not know the copies of the variables and refuses them. ``pickle`` keeps both together in any order.
         """
-        known = [*self._distopt_trained(), *self._distopt_streamed_variables]
-        kept = {id(variable): variable for variable in known if id(variable) not in memo}
+        known = {id(each): each for each in (*self._distopt_trained(), *self._distopt_streamed_variables)}
+        kept = {key: variable for key, variable in known.items() if key not in memo}
         inner = memo | kept
         twin = memo[id(self)] = inner[id(self)] = type(self).__new__(type(self))
         twin.__setstate__(copy.deepcopy(self.__getstate__(), inner) | {"_distopt_is_copy": True})
-        # What copy keeps alive is listed under the id of its memo: another object may get that of this one.
+        # Copy lists what it keeps alive under the id of its memo: another object may get that of this one.
         memo.setdefault(id(memo), []).extend(inner.pop(id(inner), ()))
         memo.update((key, value) for key, value in inner.items() if key not in kept)
         return twin

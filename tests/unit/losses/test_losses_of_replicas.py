@@ -157,10 +157,10 @@ def test_a_traced_average_is_remembered_by_name():
         (lambda: MeanSquaredError("sum")(np.zeros(3), y), None),
         (lambda: scale_regularization_loss(y * 2), None),
     ]:
-        replica.averaged_loss = None
+        replica.of_thread.averaged_loss = None
         call()
-        assert replica.averaged_loss is None  # no tape is open
+        assert replica.of_thread.averaged_loss is None  # no tape is open
         with distopt.GradientTape():
             call()
-        assert replica.averaged_loss == name
-    replica.averaged_loss = None
+        assert replica.of_thread.averaged_loss == name
+    replica.of_thread.averaged_loss = None
