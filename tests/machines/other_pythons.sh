@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Run the quick part and tests/failing on other Pythons: tests/machines/other_pythons.sh 3.13
+# TARGETS in the environment names other targets of make.
 # Each comes from a bare machine of Debian, where root has debootstrap, else from PATH or pyenv; else it is left out.
 set -uo pipefail
 
@@ -7,6 +8,7 @@ here=$(dirname "$0")
 declare -A releases=([3.13]=trixie [3.14]=sid)
 results=()
 status=0
+: "${TARGETS:=lint types test-unit test-failing}"
 
 [ $# -gt 0 ] || set -- 3.12 3.13 3.14
 for version in "$@"; do
@@ -24,7 +26,8 @@ for version in "$@"; do
         run=("$here/as_a_stranger.sh")
         source=$(type -P "$PYTHON")
     fi
-    if "${run[@]}" make lint types test-unit test-failing; then
+    # shellcheck disable=SC2086  # several targets
+    if "${run[@]}" make $TARGETS; then
         results+=("Python $version ($source): passed")
     else
         results+=("Python $version ($source): FAILED")
