@@ -39,6 +39,7 @@ def end_job(text: str, status: int, *, is_first: bool = True) -> NoReturn:
         status: what this process ends with.
         is_first: whether no other replica's failure has come before, so that this one is to be printed last.
     """
+    status = status & 0xFF or 1  # all that the system keeps of it: sys.exit(256) is no success
     index, mpi = index_in_job(), sys.modules.get("mpi4py.MPI")
     if mpi is None or not mpi.Is_initialized():
         give_way()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import find_spec
 from types import ModuleType, TracebackType
 from typing import Any
+
+from distopt.speaking import say
 
 
 def main(command: Sequence[str]) -> None:
@@ -29,7 +32,10 @@ def main(command: Sequence[str]) -> None:
     except BaseException as error:
         trace = in_program(error.__traceback__)
         error.__traceback__ = trace
-        sys.excepthook(type(error), error, trace)
+        try:
+            sys.excepthook(type(error), error, trace)
+        except Exception:  # the program's own hook: the job ends by the first failure all the same
+            say(f"Error in sys.excepthook:\n{traceback.format_exc()}")
         if sys.excepthook is not ending and ending is not sys.__excepthook__:
             ending(type(error), error, trace)
         sys.exit(1)

@@ -44,6 +44,18 @@ except Exception:
     logging.exception("training failed")
     sys.exit(3)
 """,
+    "a hook that fails": """
+def hook(*_):
+    raise RuntimeError("the hook is broken")
+sys.excepthook = hook
+train()
+""",
+    "an exit of 256": """
+try:
+    train()
+except ValueError:
+    sys.exit(256)
+""",
     "a guard that exits": """
 @contextlib.contextmanager
 def guard():
@@ -61,6 +73,6 @@ with guard():
 def test_the_first_failure_is_where_it_began(end):
     with script_file(BEGIN + ENDS[end]) as path:
         result = run([DISTOPT, "run", "-n", "3", path])
-    assert result.status == (3 if "exit" in end else 1)
+    assert result.status == (3 if end in ("log and exit", "a guard that exits") else 1)
     *_, last = result.errors.split("\nReplica ")
     assert last.startswith("1 failed:")
