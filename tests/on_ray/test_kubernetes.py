@@ -1,7 +1,6 @@
 """launch/k8s_rayjob.yaml: its pods by Kubernetes' schema, its command by our own reading."""
 
 import shlex
-from pathlib import Path
 
 import kubernetes_validate
 import yaml
@@ -28,7 +27,7 @@ def test_the_ray_job_fits_into_its_cluster():
     assert command[:2] == ["distopt", "run"]
     values = distopt_run.make_context("run", command[2:]).params
     assert values["backend"] == "ray"
-    assert values["script"] == Path("examples/train.py")
+    assert values["script"] == "examples/train.py"
     (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
     assert values["replicas"] == group["replicas"] * int(container["resources"]["limits"]["cpu"])
