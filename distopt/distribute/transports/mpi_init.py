@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -28,7 +27,6 @@ WAITING, JOINED = b"w", b"j"
 """The words to ``distopt run``: this process initialises MPI, or has done it."""
 
 _MODULE = "mpi4py.MPI"
-
 
 ASKING = getattr(signal, "SIGRTMAX", 64) - 4
 """The signal by which ``distopt run`` asks a replica for its stacks."""
@@ -53,7 +51,7 @@ def install_clock() -> None:
             os.replace(path + ".new", path)
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds mpi4py.MPI as the others do, and puts the clock around its execution."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
