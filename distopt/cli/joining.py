@@ -14,6 +14,7 @@ from pathlib import Path
 from distopt.cli.records import Records
 from distopt.distribute.agreement.checks import Deadlines
 from distopt.distribute.transports.mpi_init import ASKING, JOINED, WAITING, stack_file
+from distopt.process.unresponsive import is_stopped
 
 _GONE_SECONDS = 3.0
 """The time in which the launcher ends the job itself, if a replica has ended in a way that it takes for a failure."""
@@ -72,10 +73,9 @@ class Joining:
             return
         self._next_look = now + _LOOK_SECONDS
         # One that is stopped holds up MPI_Init from inside, too.
-        missing = [r for r in range(self._replicas) if r not in self._waiting or self._is_stopped(r)]
-        waited, limit = now - self._since, self._deadlines.end
-        if any(self._is_stopped(replica) for replica in missing):
-            limit = self._deadlines.silent
+        stopped = {replica for replica in range(self._replicas) if self._is_stopped(replica)}
+        missing = [r for r in range(self._replicas) if r not in self._waiting or r in stopped]
+        waited, limit = now - self._since, self._deadlines.silent if stopped else self._deadlines.end
         if any(now - self._gone.get(replica, now) > _GONE_SECONDS for replica in missing):
             limit = 0.0
         if waited >= limit:
@@ -109,11 +109,8 @@ class Joining:
         return f"{name}, which has not called it" + (f" and is at {where}" if where else "")
 
     def _is_stopped(self, replica: int) -> bool:
-        try:
-            state = Path(f"/proc/{self._records.pid_here(replica)}/stat").read_text(errors="replace")
-        except OSError:
-            return False
-        return state.rpartition(")")[2].split()[0] in "Tt"
+        pid = self._records.pid_here(replica)
+        return pid is not None and is_stopped(pid)
 
     def _stacks(self, missing: list[int]) -> list[str]:
         shown = [replica for replica in missing[:_MOST_NAMED] if replica not in self._gone]
