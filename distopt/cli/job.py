@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import subprocess
@@ -11,8 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-
-import click
 
 from distopt.cli.deaths import ReplicaMonitor, cause_of_sigkill, killed
 from distopt.cli.joining import Joining
@@ -23,6 +20,7 @@ from distopt.cli.streams import Stream
 from distopt.distribute.agreement.checks import Deadlines
 from distopt.process.system import control_group
 from distopt.settings import DEADLINES, RUN_DIR
+from distopt.speaking import say
 
 GRACE_SECONDS = 30.0
 """The time in which replicas that were told to stop can save their state."""
@@ -115,8 +113,7 @@ class Job:
         for stream in self._streams:
             if stream.failure is not None:
                 text = f"distopt run: the output of the job could not be written: {stream.failure.strerror}"
-                with contextlib.suppress(OSError):
-                    click.echo("\n" + text, err=True)
+                _say(text)
                 return Outcome(code or 1, text.removeprefix("distopt run: "), is_stopped=bool(stops))
         if code == 0 and not failures and not stops and not self._stalled:
             return Outcome(0, "", is_stopped=False)
@@ -205,7 +202,5 @@ class Job:
 
 
 def _say(text: str) -> None:
-    """Print a text after an empty line, whatever characters it holds and the terminal shows."""
-    encoding = getattr(sys.stderr, "encoding", None) or "ascii"
-    with contextlib.suppress(OSError):
-        click.echo("\n" + text.encode(encoding, "backslashreplace").decode(encoding), err=True)
+    """Print a text after an empty line."""
+    say(f"\n{text}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import click
+from distopt.speaking import say
 
 
 @dataclass(frozen=True)
@@ -36,4 +36,4 @@ def repeat(attempt: Callable[[int], Outcome], restarts: int) -> int:
         if outcome.status == 0 or outcome.is_stopped or number == restarts:
             return outcome.status
         number += 1
-        click.echo(f"\ndistopt run: starts again ({number} of at most {restarts}), since {outcome.reason}", err=True)
+        say(f"\ndistopt run: starts again ({number} of at most {restarts}), since {outcome.reason}")

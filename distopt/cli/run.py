@@ -18,6 +18,7 @@ from distopt.cli.restarts import Outcome, repeat
 from distopt.errors import DistoptError
 from distopt.process.launcher import scrubbed_environment
 from distopt.settings import RECEIPT
+from distopt.speaking import say
 
 
 @dataclass(frozen=True)
@@ -126,5 +127,5 @@ def _run_on_ray(request: _Request) -> int:
     script = Script(command, os.getcwd(), request.faults, request.has_prefix)
     status, failure = run_job(script, request.replicas, request.max_restarts)
     if failure:
-        click.echo(f"\n{failure}", err=True)
+        say(f"\n{failure}")
     return status
