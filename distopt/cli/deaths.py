@@ -20,7 +20,6 @@ _MPICH = re.compile(r"PID (\d+) RUNNING AT (\S+)(?:(?!RUNNING AT).)*?\(signal (\
 _KILLED = f"was killed by signal {signal.SIGKILL:d} (SIGKILL)"
 _OPEN_MPI = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited on\s+signal (\d+)")
 
-
 _LAST_SECONDS = 1.0
 """The time that a replica may take to end after its launcher."""
 

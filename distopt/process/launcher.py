@@ -23,10 +23,7 @@ _STEP_VARIABLE = (
     r"|FLUX_(JOB_ID|JOB_SIZE|JOB_NNODES|TASK_RANK|TASK_LOCAL_ID)"
     r"|SLURM_(STEP|SRUN|LAUNCH|CPU_BIND|PMIX|MPI_TYPE|PROCID|LOCALID|NODEID|GTIDS|TASK_PID|DISTRIBUTION)\w*"
 )
-_pipes: list[int] = []
-"""The pipe to ``distopt run``, if that is on this host: it ends with this process."""
 _SETTING = r"OMPI_ALLOW_RUN_AS_ROOT\w*|OMPI_MCA_(pml|btl|mtl|osc|smsc|coll)(_\w+)?|(PRTE|PMIX)_MCA_\w+|MPIR_CVAR_\w+"
-
 
 _BEFORE_SLURM = (
     ("mvapich", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
@@ -34,6 +31,9 @@ _BEFORE_SLURM = (
     ("flux", "FLUX_JOB_SIZE", "FLUX_TASK_RANK"),
 )
 _WITHOUT_SIZE = (("pals", "PALS_RANKID"), ("pmix", "PMIX_RANK"))
+
+_pipes: list[int] = []
+"""The pipe to ``distopt run``, if that is on this host: it ends with this process."""
 
 
 @dataclass(frozen=True)

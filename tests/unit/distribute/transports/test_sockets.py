@@ -69,15 +69,6 @@ def test_the_bits_are_those_of_simulated_replicas(nodes, update, monkeypatch):
 
 
 @pytest.fixture
-def two():
-    """Two replicas on two nodes that have not connected."""
-    ends = make_peers((0, 1))
-    yield ends
-    for each in ends:
-        each.close()
-
-
-@pytest.fixture
 def pair(two):
     """Two replicas on two nodes."""
     return connected(two)

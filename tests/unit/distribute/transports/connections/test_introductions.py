@@ -18,15 +18,6 @@ from distopt.errors import ReplicaError
 
 
 @pytest.fixture
-def two():
-    """Two replicas on two nodes that have not connected."""
-    ends = make_peers((0, 1))
-    yield ends
-    for each in ends:
-        each.close()
-
-
-@pytest.fixture
 def knocking():
     """Begin strangers that send their data piece by piece until they are turned away, or the test is over."""
     over, threads = threading.Event(), []
