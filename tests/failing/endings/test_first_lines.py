@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_an_injected_kill_is_not_taken_for_want_of_memory():
 
 
 def test_mpirun_without_an_mpi_library_names_the_cure(tmp_path):
-    command = [str(mpirun().path), "-n", "1", DISTOPT.replace("distopt", "python"), "-c"]
+    command = [str(mpirun().path), "-n", "1", sys.executable, "-c"]
     script = "import distopt; distopt.num_replicas()"
     result = run([*command, script], env={"MPI4PY_LIBMPI": str(tmp_path / "libmpi.so")})
     assert result.status != 0
